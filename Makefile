@@ -1,0 +1,74 @@
+# The commands a person types. `make` alone lists them.
+#
+# Needs make, a POSIX shell and Python 3.11 or newer with venv (PYTHON=… chooses one). Everything else is
+# installed below the repository, in .tools/ and .venv/, on the first use of any target.
+
+.POSIX:
+SHELL := /bin/sh
+UV_VERSION := 0.13.8
+VENV := .venv
+BIN := $(VENV)/bin
+# The uv on PATH, or a pinned one in .tools/.
+UV := $(shell command -v uv || echo .tools/bin/uv)
+# The first interpreter that starts and is new enough; pyenv's shims exist for versions that do not start.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	if $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then command -v $$p; break; fi; done)
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+ARGS ?=
+
+.PHONY: help setup demo test check format lock bench clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.installed ## Install everything into .venv (every other command does this by itself)
+
+demo: setup ## Run the whole system on this machine and show it work (ARGS=--once ends by itself)
+	@$(BIN)/python -m tests.e2e.demo $(ARGS)
+
+test: setup ## Run all tests (ARGS="-k name" for some)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## Formatting, lint, types, and whether the locks are up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@echo "locks up to date?"
+	@rm -rf .tools/lock && mkdir -p .tools/lock && cp requirements/*.txt .tools/lock/
+	@$(MAKE) --no-print-directory lock-into DIR=.tools/lock
+	@diff -ru requirements .tools/lock || { echo "requirements/ is not what pyproject.toml asks for: run 'make lock'" >&2; exit 1; }
+
+format: setup ## Format the code and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(UV) ## Write the locks in requirements/ anew (ARGS=--upgrade for newer versions)
+	@$(MAKE) --no-print-directory lock-into DIR=requirements
+
+# dev.txt decides the versions; the two images' locks are subsets of it, so that what is tested is what is shipped.
+.PHONY: lock-into
+lock-into: $(UV)
+	$(LOCK) $(ARGS) proxy/pyproject.toml operator/pyproject.toml --group pyproject.toml:dev -o $(DIR)/dev.txt
+	$(LOCK) -c $(DIR)/dev.txt proxy/pyproject.toml -o $(DIR)/proxy.txt
+	$(LOCK) -c $(DIR)/dev.txt operator/pyproject.toml -o $(DIR)/operator.txt
+
+bench: setup ## Measure the proxy against a direct connection (ratios; see tests/bench)
+	@$(BIN)/python -m tests.bench.run $(ARGS)
+
+clean: ## Remove everything that these commands made below the repository
+	rm -rf .venv .tools .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.tools/bin/uv:
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer with venv (PYTHON=… names one)" >&2; exit 1; }
+	@echo "installing uv $(UV_VERSION) into .tools/"
+	@$(PYTHON) -m venv .tools
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(VENV)/.installed: $(UV) requirements/dev.txt proxy/pyproject.toml operator/pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer with venv (PYTHON=… names one)" >&2; exit 1; }
+	@echo "installing into $(VENV)/ with $$($(PYTHON) --version)"
+	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --require-hashes -r requirements/dev.txt
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps -e proxy -e operator
+	@touch $@

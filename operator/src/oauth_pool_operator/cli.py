@@ -1,2 +1,167 @@
-def main() -> int:
+"""The command line: settings, logging, run Kopf. No logic."""
+
+import argparse
+import asyncio
+import errno
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from prometheus_client import start_http_server
+
+from .accounts import rfc3339
+from .cluster import Cluster
+from .config import DEFAULT_PATH, Config, load_config, split_address
+from .controller import Controller
+from .errors import ConfigError, StoreFailed
+from .grants import TokenEndpoint
+from .handlers import run
+from .pool_index import IndexPublisher
+from .reconcile import Reconciler
+from .store import Store
+
+log = logging.getLogger(__name__)
+
+LEVELS = {
+    "error": logging.ERROR,
+    "warn": logging.WARNING,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+    "trace": logging.DEBUG,
+}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, as the proxy writes them: timestamp, level, target, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "timestamp": rfc3339(datetime.fromtimestamp(record.created, UTC)),
+            "level": record.levelname,
+            "target": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script; returns the exit code: 0 after SIGTERM or SIGINT, 1 for what a person has to mend."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load_config(options.config, namespace=options.namespace)
+        _set_up_logging(options.log_level)
+        if options.check:
+            sys.stdout.write(_summary(options.config, config))
+            return 0
+        asyncio.run(_run(config))
+    except (ConfigError, StoreFailed) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 0
+    except Exception as error:
+        log.debug("the operator ended", exc_info=True)
+        return _fail(f"the operator ended: {type(error).__name__}: {error}")
+    log.info("shutdown complete")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="oauth-pool-operator",
+        description="Logs OAuthAccount objects in, keeps their tokens fresh and publishes them to the proxies.",
+        epilog="The cluster is the pod's own, or what KUBECONFIG names.",
+    )
+    default = os.environ.get("CONFIG_PATH", DEFAULT_PATH)
+    parser.add_argument(
+        "--config", type=Path, default=Path(default), help="the TOML file (env CONFIG_PATH; default %(default)s)"
+    )
+    parser.add_argument(
+        "--namespace",
+        default=os.environ.get("NAMESPACE"),
+        help="the namespace to serve (env NAMESPACE; default: the pod's)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        default=os.environ.get("LOG_LEVEL", "info").lower(),
+        help="env LOG_LEVEL; default info",
+    )
+    parser.add_argument("--check", action="store_true", help="read the configuration, say what would run, and end")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('oauth-pool-operator')}")
+    return parser
+
+
+def _set_up_logging(level: str) -> None:
+    if level not in LEVELS:
+        raise ConfigError(f"LOG_LEVEL: {level!r} is not one of {', '.join(LEVELS)}")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # Only our own lines get more talkative: at debug level, Kopf and the HTTP clients print bodies and URLs.
+    logging.getLogger("oauth_pool_operator").setLevel(LEVELS[level])
+    logging.getLogger("kopf").setLevel(max(logging.WARNING, LEVELS[level]))
+
+
+def _summary(path: Path, config: Config) -> str:
+    lines = [f"{path}: ok", f"namespace {config.operator.namespace}, index {config.operator.config_map}"]
+    for name, profile in sorted(config.providers.items()):
+        lines.append(f"provider {name}: {', '.join(sorted(profile.grants))}")
+    return "\n".join(lines) + "\n"
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"oauth-pool-operator: {message}\n")
+    return 1
+
+
+async def _run(config: Config) -> None:
+    settings = config.operator
+    log.info("starting oauth-pool-operator in namespace %s", settings.namespace)
+    store = Store(settings.state_dir, settings.access_dir)
+    await asyncio.to_thread(store.check)
+    _must_be_free("operator.health_listen_addr", settings.health_listen_addr)
+    _must_be_free("operator.metrics_listen_addr", settings.metrics_listen_addr)
+    host, port = split_address(settings.metrics_listen_addr)
+    server, _ = start_http_server(port, host)
+    cluster = Cluster(settings.namespace, settings.config_map)
+    agent = f"oauth-pool-operator/{version('oauth-pool-operator')}"
+    endpoints = {name: TokenEndpoint(profile, user_agent=agent) for name, profile in config.providers.items()}
+    index = IndexPublisher(cluster)
+    reconciler = Reconciler(
+        store=store, profiles=config.providers, endpoints=endpoints, index=index, cluster=cluster, clock=now
+    )
+    controller = Controller(reconciler, cluster=cluster, index=index, clock=now)
+    try:
+        await run(controller, namespace=settings.namespace, health_address=settings.health_listen_addr)
+    finally:
+        server.shutdown()
+        server.server_close()
+        for endpoint in endpoints.values():
+            await endpoint.close()
+        await cluster.close()
+
+
+def now() -> datetime:
+    """The wall clock: what is stored and published is compared with other machines' clocks."""
+    return datetime.now(UTC)
+
+
+def _must_be_free(setting: str, address: str) -> None:
+    """Kopf would log a traceback and the metrics server an OSError without the setting's name."""
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be bound: {os.strerror(error.errno or 0)}"
+        raise ConfigError(f"{setting}: {address} {what}") from error

@@ -1,0 +1,157 @@
+"""The only module that talks to the API server, except for the watch, which is Kopf's.
+
+Whatever it raises is an `httpx2.HTTPError` (an answer of the API server, or none); callers try again later.
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
+
+import httpx2
+from lightkube.config.kubeconfig import KubeConfig
+from lightkube.core.async_client import AsyncClient
+from lightkube.core.exceptions import ApiError
+from lightkube.generic_resource import create_namespaced_resource
+from lightkube.models.authentication_v1 import TokenRequestSpec
+from lightkube.models.core_v1 import EventSource, ObjectReference
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.core_v1 import ConfigMap, Event, ServiceAccountToken
+from lightkube.types import PatchType
+
+from .accounts import GROUP, KIND, PLURAL, VERSION, Account, parse_account
+from .errors import ServiceAccountTokenRefused
+
+FIELD_MANAGER = "oauth-pool-operator"
+INDEX_LABEL = f"{GROUP}/index"
+
+OAuthAccount = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
+
+# The shortest life that the API server grants (TokenRequest: at least 10 minutes); it is used once, at once.
+_ASSERTION_SECONDS = 600
+
+
+class Cluster:
+    """The operator's namespace."""
+
+    def __init__(self, namespace: str, config_map: str) -> None:
+        self._namespace = namespace
+        self._config_map = config_map
+        self._client = AsyncClient(
+            config=KubeConfig.from_env(),
+            namespace=namespace,
+            timeout=httpx2.Timeout(30, connect=5),
+            field_manager=FIELD_MANAGER,
+            trust_env=True,
+        )
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def account_names(self) -> set[str]:
+        return {
+            item.metadata.name async for item in self._client.list(OAuthAccount) if item.metadata and item.metadata.name
+        }
+
+    async def patch_metadata(self, account: Account, metadata: dict[str, Any]) -> Account:
+        """Merge into metadata; refused (409) when the object has changed since `account` was observed."""
+        patch = {"metadata": {**metadata, "resourceVersion": account.resource_version}}
+        return self._account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
+
+    async def remove_annotation(self, account: Account, annotation: str) -> Account:
+        """Remove it whatever else has changed; an object that is gone has none."""
+        patch = {"metadata": {"uid": account.uid, "annotations": {annotation: None}}}
+        return self._account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
+
+    async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
+        """Merge into status; reports, which belong to proxies, are never part of it."""
+        patch = {"metadata": {"uid": account.uid}, "status": changes}
+        return self._account(
+            await self._client.patch(OAuthAccount.Status, account.name, patch, patch_type=PatchType.MERGE)
+        )
+
+    async def post_event(self, account: Account, kind: str, reason: str, message: str, now: datetime) -> None:
+        """One Event about the account; `kind` is Normal or Warning."""
+        await self._client.create(
+            Event(
+                metadata=ObjectMeta(generateName=f"{account.name}.", namespace=account.namespace),
+                involvedObject=ObjectReference(
+                    apiVersion=f"{GROUP}/{VERSION}",
+                    kind=KIND,
+                    name=account.name,
+                    namespace=account.namespace,
+                    uid=account.uid,
+                ),
+                type=kind,
+                reason=reason,
+                message=message,
+                source=EventSource(component=FIELD_MANAGER),
+                reportingComponent=FIELD_MANAGER,
+                reportingInstance=os.environ.get("POD_NAME", FIELD_MANAGER),
+                firstTimestamp=now,
+                lastTimestamp=now,
+                count=1,
+            )
+        )
+
+    async def service_account_token(self, name: str, audience: str) -> str:
+        """A fresh token of the ServiceAccount for the audience (TokenRequest)."""
+        try:
+            answer = await self._client.create(
+                ServiceAccountToken(spec=TokenRequestSpec(audiences=[audience], expirationSeconds=_ASSERTION_SECONDS)),
+                name,
+            )
+        except ApiError as error:
+            raise self._explained(error, name) from error
+        assert answer.status is not None and answer.status.token is not None
+        return answer.status.token
+
+    async def read_index(self) -> dict[str, str]:
+        try:
+            found = await self._client.get(ConfigMap, self._config_map)
+        except ApiError as error:
+            if error.response.status_code == HTTPStatus.NOT_FOUND:
+                return {}
+            raise
+        return dict(found.data or {})
+
+    async def write_index(self, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
+        """Merge the changes into the ConfigMap; when it is not there, make it with all of `whole`."""
+        metadata = {"labels": {INDEX_LABEL: "1"}}
+        try:
+            await self._client.patch(
+                ConfigMap,
+                self._config_map,
+                {"metadata": metadata, "data": dict(changes)},
+                patch_type=PatchType.MERGE,
+            )
+        except ApiError as error:
+            if error.response.status_code != HTTPStatus.NOT_FOUND:
+                raise
+            await self._client.create(
+                ConfigMap(metadata=ObjectMeta(name=self._config_map, labels=metadata["labels"]), data=dict(whole))
+            )
+
+    def _explained(self, error: ApiError, name: str) -> Exception:
+        where = f"ServiceAccount {name} in namespace {self._namespace}"
+        if error.response.status_code == HTTPStatus.NOT_FOUND:
+            return ServiceAccountTokenRefused(f"there is no {where}; create it, or correct spec.workloadIdentity")
+        if error.response.status_code == HTTPStatus.FORBIDDEN:
+            return ServiceAccountTokenRefused(
+                f"the operator may not ask for a token of {where}; its Role needs the verb create on "
+                f"serviceaccounts/token with resourceNames [{name}]"
+            )
+        if error.response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return ServiceAccountTokenRefused(
+                f"the API server refused a token of {where} ({error.response.status_code} {error.status.reason})"
+            )
+        return error
+
+    def _account(self, body: Any) -> Account:
+        return parse_account(body)
+
+
+def is_gone(error: httpx2.HTTPError) -> bool:
+    """True when the API server said that the object does not exist."""
+    return isinstance(error, ApiError) and error.response.status_code == HTTPStatus.NOT_FOUND

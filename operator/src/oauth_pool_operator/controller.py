@@ -1,0 +1,125 @@
+"""The accounts as last observed, and what runs for all of them: the scheduler and the index publisher."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import httpx2
+import msgspec
+
+from . import conditions as c
+from . import metrics
+from .accounts import Account, parse_account
+from .cluster import Cluster, is_gone
+from .policies import NEVER
+from .pool_index import IndexPublisher
+from .reconcile import Memory, Reconciler
+from .scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+INDEX_RETRY_SECONDS = 2.0
+
+
+@dataclass
+class _Known:
+    account: Account
+    memory: Memory = field(default_factory=Memory)
+
+
+class Controller:
+    """Takes events, keeps the newest version of every account, and has them reconciled."""
+
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        *,
+        cluster: Cluster,
+        index: IndexPublisher,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._reconciler = reconciler
+        self._cluster = cluster
+        self._index = index
+        self._known: dict[str, _Known] = {}
+        self.scheduler = Scheduler(self._reconcile, clock=clock)
+
+    def observe(self, kind: str | None, body: dict[str, Any]) -> None:
+        """An event of the watch (`kind` is None for what was listed)."""
+        try:
+            account = parse_account(body)
+        except msgspec.ValidationError as error:
+            name = body.get("metadata", {}).get("name")
+            log.error("%s: this operator does not understand its spec: %s", name, error)
+            return
+        if kind == "DELETED":  # gone, whoever removed our finalizer: what we hold of it goes, too
+            account = msgspec.structs.replace(account, deleting=True, finalizers=[])
+        known = self._known.setdefault(account.uid, _Known(account))
+        if account.is_older_than(known.account):
+            return  # our own patches are known before their events arrive
+        known.account = account
+        self.scheduler.wake(account.uid)
+
+    def seconds_since_last_turn(self) -> float:
+        return time.monotonic() - self.scheduler.last_turn
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The background tasks, for as long as the context lasts."""
+        tasks = [
+            asyncio.create_task(self._load_index(), name="index loader"),
+            asyncio.create_task(self._index.run(), name="index publisher"),
+            asyncio.create_task(self.scheduler.run(), name="scheduler"),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    async def _load_index(self) -> None:
+        while True:
+            try:
+                await self._index.load(await self._cluster.account_names())
+                return
+            except httpx2.HTTPError as error:
+                log.warning("the pool index cannot be read yet (%s)", type(error).__name__)
+                await asyncio.sleep(INDEX_RETRY_SECONDS)
+
+    async def _reconcile(self, uid: str) -> datetime | None:
+        known = self._known.get(uid)
+        if known is None:
+            return None
+        before = known.account
+        with metrics.RECONCILE_SECONDS.time():
+            try:
+                account, due = await self._reconciler.reconcile(before, known.memory)
+            except httpx2.HTTPError as error:
+                metrics.RECONCILES.labels("error").inc()
+                if is_gone(error):  # the event of its deletion is on its way
+                    return NEVER
+                raise
+        metrics.RECONCILES.labels("success").inc()
+        if before.deleting:
+            del self._known[uid]
+            self._count()
+            return None
+        if known.account.is_older_than(account):
+            known.account = account
+        self._count()
+        return due
+
+    def _count(self) -> None:
+        words = Counter(c.reason_of(known.account.conditions, c.READY) or "New" for known in self._known.values())
+        metrics.ACCOUNTS.clear()
+        for word, number in words.items():
+            metrics.ACCOUNTS.labels(word).set(number)

@@ -1,0 +1,47 @@
+"""What can go wrong, typed by what should happen next.
+
+Every message here may end in a condition, an Event or a log line, so it names the account's parts and the remote
+side's error word, never a body, a token, a code or a URL with a query.
+"""
+
+from datetime import timedelta
+
+
+class ConfigError(Exception):
+    """The configuration file cannot be used; the text is one line that says what, where and what is allowed."""
+
+
+class TokenEndpointUnavailable(Exception):
+    """Transient: the token endpoint did not answer, was cut off, or answered 429 or 5xx. Try again later.
+
+    With `may_be_done`, the request may have been carried out although no answer came: a refresh token may be redeemed.
+    """
+
+    def __init__(self, what: str, *, may_be_done: bool, retry_after: timedelta | None = None) -> None:
+        super().__init__(what)
+        self.may_be_done = may_be_done
+        self.retry_after = retry_after
+
+
+class GrantRejected(Exception):
+    """`invalid_grant` (RFC 6749 5.2): the code or refresh token is dead; only a new login helps."""
+
+
+class ExchangeRejected(Exception):
+    """Any other refusal of the token endpoint (RFC 6749 5.2): a configuration mistake, not a dead account."""
+
+
+class ServiceAccountTokenRefused(Exception):
+    """The API server gave no token for the ServiceAccount: it does not exist, or the operator may not ask."""
+
+
+class StoreFailed(Exception):
+    """The state or access volume could not be read or written. No token was spent."""
+
+
+class StoreCorrupt(StoreFailed):
+    """A file is there but is not what was written."""
+
+
+class StoreConflict(Exception):
+    """Somebody else wrote a newer credential since it was read."""

@@ -1,0 +1,100 @@
+"""Kopf's part: settings, and the watch of accounts. It unpacks what happened and hands it to the controller.
+
+There are no create, update or delete handlers: everything is level-based, so Kopf keeps no state on the objects, and the
+finalizer is our own.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from itertools import chain, repeat
+from typing import Any
+
+import kopf
+
+from .accounts import GROUP, PLURAL, VERSION
+from .controller import Controller
+
+log = logging.getLogger(__name__)
+
+# SIGTERM waits this long for refreshes in flight; terminationGracePeriodSeconds has to be longer.
+DRAIN_SECONDS = 50.0
+# A loop that has not turned for this long is stuck (it turns at least every 30 s).
+STUCK_SECONDS = 90.0
+
+
+class Backoffs:
+    """Delays between tries of Kopf's requests, without an end: an API server that is away must not end the operator,
+    because tokens have to be refreshed meanwhile."""
+
+    def __iter__(self) -> Iterator[float]:
+        return chain((1, 1, 2, 3, 5, 8, 13), repeat(15))
+
+
+class SpecOnlyDiffBase(kopf.AnnotationsDiffBaseStorage):
+    """If Kopf ever stores what it has handled, then without annotations: a pasted code may be among them."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        essence: Any = super().build(body=body, extra_fields=extra_fields)
+        essence.pop("metadata", None)
+        return essence
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """The settings measured for this operator: namespaced, alone, patient with the API server."""
+    settings.scanning.disabled = True
+    settings.peering.standalone = True
+    settings.networking.connect_timeout = 10
+    settings.networking.request_timeout = 60
+    settings.networking.error_backoffs = Backoffs()
+    settings.watching.server_timeout = 290
+    settings.watching.client_timeout = 320
+    settings.watching.reconnect_backoff = 1.0
+    settings.posting.enabled = False
+    settings.persistence.finalizer = f"{GROUP}/kopf"
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"kopf.{GROUP}", v1=False)
+    settings.persistence.diffbase_storage = SpecOnlyDiffBase(prefix=f"kopf.{GROUP}", v1=False)
+    settings.process.ultimate_exiting_timeout = DRAIN_SECONDS + 30
+
+
+def register(controller: Controller) -> kopf.OperatorRegistry:
+    """Kopf's registry with this operator's handlers, bound to `controller`."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def log_in(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def observe(event: kopf.RawEvent, **_: Any) -> None:
+        controller.observe(event["type"], dict(event["object"]))
+
+    @kopf.on.cleanup(registry=registry)
+    async def drain(**_: Any) -> None:
+        if not await controller.scheduler.stop(DRAIN_SECONDS):
+            log.error("a refresh is still in flight after %d s; ending without it", DRAIN_SECONDS)
+
+    @kopf.on.probe(registry=registry, id="loop")
+    async def is_turning(**_: Any) -> str:
+        # any other exception would be tried again within the probe's request, which would then hang
+        if controller.seconds_since_last_turn() > STUCK_SECONDS:
+            raise kopf.PermanentError("the reconcile loop is stuck")
+        return "turning"
+
+    return registry
+
+
+async def run(controller: Controller, *, namespace: str, health_address: str) -> None:
+    """Watch and reconcile until SIGTERM or SIGINT; raises when the API server does not let us in."""
+    settings = kopf.OperatorSettings()
+    configure(settings)
+    # These exist before Kopf's own tasks do, so that Kopf leaves them alone when it cancels its tasks at the end.
+    async with controller.running():
+        await kopf.operator(
+            registry=register(controller),
+            settings=settings,
+            standalone=True,
+            namespaces=[namespace],
+            liveness_endpoint=f"http://{health_address}/healthz",
+        )
+        await asyncio.sleep(0)

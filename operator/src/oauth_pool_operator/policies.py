@@ -1,0 +1,242 @@
+"""The decisions about one account: should we refresh, is it ready, what is asked of a person, when to look again.
+
+Pure functions of what was gathered (`Facts`); the clock is a value. The account's life:
+
+    (new) ──▶ LoginRequired ──code──▶ Available ◀───────────────┐
+                 ▲     ▲                │   │   quota reported  │ until passed
+                 │     │                │   └─────────────▶ CoolingDown
+     login       │     └── first use    │
+     requested   │                      │ refresh answered invalid_grant
+     again       └────── Disabled ◀─────┘
+                                             Suspended: from anywhere, and back
+
+    An access token lives like this (AuthorizationCode; WorkloadIdentity exchanges anew instead of refreshing):
+
+    obtained ─────────────────────────────┬── refresh due ──┬─────── expires
+              used by proxies             │  still used     │  Refreshing: not used
+                                          └─ margin: max(10 min, 20 % of the lifetime), at most half of it
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from . import conditions as c
+from .accounts import Account, Report, Window, parse_duration, rfc3339
+from .login import HOW_TO_ASK_AGAIN
+from .store import Credential, LoginSession
+
+# A report's `untilTime` further away than this is not believed: it would bench an account for good.
+LONGEST_COOLDOWN = timedelta(days=8)
+
+# The official SDKs exchange anew 120 s before expiry (the provider's workload identity guide).
+WORKLOAD_IDENTITY_MARGIN = timedelta(seconds=120)
+REFRESH_MARGIN = timedelta(minutes=10)
+
+NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What kept this reconcile from finishing its work: a reason, its text, and when to try again."""
+
+    reason: str
+    message: str
+    retry_at: datetime
+    is_stalled: bool  # True: a person has to change something. False: it passes by itself
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """Until when proxies leave the account alone, and why."""
+
+    until: datetime
+    reason: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a decision looks at."""
+
+    account: Account
+    now: datetime
+    credential: Credential | None = None
+    session: LoginSession | None = None
+    trouble: Trouble | None = None
+
+    @property
+    def cooldown(self) -> Cooldown | None:
+        return longest_cooldown(self.account, self.now)
+
+    @property
+    def storage_is_unavailable(self) -> bool:
+        """The state volume could not be read: a missing credential or session means nothing."""
+        return self.trouble is not None and self.trouble.reason == c.STORAGE_UNAVAILABLE
+
+    @property
+    def login_is_impossible(self) -> bool:
+        """Nothing a person could do at the provider would help now."""
+        blocking = (c.UNKNOWN_PROVIDER, c.INVALID_SPEC, c.STORAGE_UNAVAILABLE)
+        return self.trouble is not None and self.trouble.reason in blocking
+
+    @property
+    def session_is_open(self) -> bool:
+        return self.session is not None and not self.session.is_over and self.session.expires > self.now
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """May the pool use the account now; `reason` is the word shown as STATUS."""
+
+    is_ready: bool
+    reason: str
+    message: str
+
+
+def next_refresh(credential: Credential, account: Account) -> datetime:
+    """When the access token is due: a margin before it expires, spread a little so that accounts do not come at once."""
+    lifetime = credential.expires - credential.obtained
+    if account.spec.grant == "WorkloadIdentity":
+        margin = WORKLOAD_IDENTITY_MARGIN
+    else:
+        margin = max(REFRESH_MARGIN, lifetime * 0.2)
+    margin = min(margin, lifetime / 2)
+    # the same for every look at the same token, different for every account and token
+    spread = zlib.crc32(f"{account.uid}/{credential.generation}".encode()) / 2**32
+    return credential.expires - margin * (1 + 0.1 * spread)
+
+
+def refresh_is_due(facts: Facts) -> bool:
+    """True when a new access token should be obtained now, be it by refresh or by exchanging an assertion."""
+    account, credential = facts.account, facts.credential
+    if account.spec.suspend:
+        return False
+    if credential is None:
+        return account.spec.grant == "WorkloadIdentity"
+    if credential.dead is not None:
+        return False
+    if account.spec.grant == "AuthorizationCode" and credential.refresh_token is None:
+        return credential.expires <= facts.now  # nothing to refresh with: used up to its end
+    return next_refresh(credential, account) <= facts.now or token_was_refused(account.reports, credential)
+
+
+def token_was_refused(reports: Sequence[Report], credential: Credential) -> bool:
+    """A proxy was refused with the very token that is stored; a report about an older one says nothing any more."""
+    return any(
+        report.reason in ("Unauthorized", "Forbidden") and report.token_generation == credential.generation
+        for report in reports
+    )
+
+
+def longest_cooldown(account: Account, now: datetime) -> Cooldown | None:
+    """The longest cooldown that any proxy reports and that still lasts."""
+    longest: Cooldown | None = None
+    for report in account.reports:
+        if report.reason not in (c.QUOTA_EXHAUSTED, c.RATE_LIMITED):
+            continue
+        until = report.until_time or report.observed_time + parse_duration(account.spec.cooldown)
+        until = min(until, report.observed_time + LONGEST_COOLDOWN)
+        if until > now and (longest is None or until > longest.until):
+            longest = Cooldown(until, report.reason)
+    return longest
+
+
+def latest_windows(account: Account) -> tuple[list[Window], datetime | None]:
+    """The quota windows as last seen by any proxy, and when that was."""
+    seen = [report for report in account.reports if report.windows]
+    if not seen:
+        return [], None
+    latest = max(seen, key=lambda report: report.observed_time)
+    return sorted(latest.windows, key=lambda window: window.name), latest.observed_time
+
+
+def readiness(facts: Facts) -> Readiness:
+    """The word for STATUS and its explanation; the order of the checks is the order of importance."""
+    account, credential, trouble = facts.account, facts.credential, facts.trouble
+    if trouble is not None and trouble.reason in (c.UNKNOWN_PROVIDER, c.INVALID_SPEC):
+        return Readiness(False, trouble.reason, trouble.message)
+    if account.spec.suspend:
+        return Readiness(False, c.SUSPENDED, "spec.suspend is true")
+    if facts.storage_is_unavailable and trouble is not None:
+        return Readiness(False, c.STORAGE_UNAVAILABLE, trouble.message)
+    if credential is None or credential.dead is not None:
+        return _without_grant(facts)
+    if credential.expires <= facts.now:
+        why = f": {trouble.message}" if trouble is not None else ""
+        return Readiness(False, c.REFRESHING, f"the access token has expired and a new one is being obtained{why}")
+    if (cooldown := facts.cooldown) is not None:
+        return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} until {rfc3339(cooldown.until)}")
+    why = f"; refreshing it fails: {trouble.message}" if trouble is not None else ""
+    return Readiness(True, c.AVAILABLE, f"access token valid until {rfc3339(credential.expires)}{why}")
+
+
+def _without_grant(facts: Facts) -> Readiness:
+    if facts.account.spec.grant == "WorkloadIdentity":
+        trouble = facts.trouble
+        if trouble is not None and trouble.is_stalled:
+            return Readiness(False, trouble.reason, trouble.message)
+        why = f": {trouble.message}" if trouble is not None else ""
+        return Readiness(False, c.REFRESHING, f"exchanging a ServiceAccount token for the first access token{why}")
+    _, _, message = login_required(facts)
+    if facts.credential is not None and not facts.session_is_open:
+        return Readiness(False, c.DISABLED, message)
+    return Readiness(False, c.LOGIN_REQUIRED, message)
+
+
+def login_required(facts: Facts) -> tuple[bool, str, str]:
+    """Condition LoginRequired: whether, why, and what the person should do."""
+    account, credential, session = facts.account, facts.credential, facts.session
+    if account.spec.grant != "AuthorizationCode" or account.spec.suspend or facts.login_is_impossible:
+        return False, c.NOT_REQUIRED, ""
+    is_alive = credential is not None and credential.dead is None
+    if session is not None and session.problem is not None and not is_alive:
+        return True, session.problem, session.problem_message
+    if is_alive:
+        return False, c.NOT_REQUIRED, _about_second_login(facts)
+    ask_again = HOW_TO_ASK_AGAIN.format(name=account.name)
+    if facts.session_is_open:
+        return True, c.AWAITING_CODE, _AWAITING.format(name=account.name)
+    if credential is not None and credential.dead is not None and (session is None or session.is_over):
+        return True, credential.dead, f"{_DEAD.get(credential.dead, 'the grant is dead')}; log in again: {ask_again}"
+    if session is None:
+        return True, c.AWAITING_CODE, "a login is about to be opened"
+    return True, c.LOGIN_EXPIRED, f"the login was not completed in time; ask for a new one: {ask_again}"
+
+
+_AWAITING = (
+    "open status.login.authorizationURL in a browser, then hand over what the page shows: "
+    "kubectl annotate oauthaccount {name} oauthpool.dev/authorization-code='<code>#<state>'"
+)
+_DEAD = {
+    c.GRANT_REVOKED: "the provider no longer accepts the refresh token (invalid_grant)",
+    c.REFRESH_OUTCOME_UNKNOWN: (
+        "the answer to a refresh was lost, and the provider no longer accepts the refresh token that was sent"
+    ),
+}
+
+
+def _about_second_login(facts: Facts) -> str:
+    session = facts.session
+    if session is not None and session.problem is not None:
+        return session.problem_message
+    if facts.session_is_open:
+        return "a new login was asked for; the present one goes on working until it is completed"
+    return ""
+
+
+def next_check(facts: Facts) -> datetime:
+    """The next instant at which something changes by itself."""
+    account, credential, session = facts.account, facts.credential, facts.session
+    instants = []
+    if facts.trouble is not None:
+        instants.append(facts.trouble.retry_at)
+    if facts.session_is_open and session is not None:
+        instants.append(session.expires)
+    if credential is not None and credential.dead is None:
+        instants.append(credential.expires)
+        if not account.spec.suspend and facts.trouble is None:
+            instants.append(next_refresh(credential, account))
+    if (cooldown := facts.cooldown) is not None:
+        instants.append(cooldown.until)
+    return min((instant for instant in instants if instant > facts.now), default=NEVER)

@@ -1,0 +1,429 @@
+"""One account, from what is there to what should be: the steps, in order.
+
+    finalizer -> gather -> log in -> refresh -> publish (access file, index) -> status and Events
+
+Every step is safe to run twice, and a crash between any two leaves something that the next run completes: what can be
+lost (a refresh token) is on the state volume before anybody hears of it. Errors of the API server are raised and the
+scheduler calls again; everything else becomes part of the facts and ends in a condition.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import httpx2
+import msgspec
+
+from . import conditions as c
+from . import login, metrics, policies
+from .accounts import CODE_ANNOTATION, FINALIZER, Account, rfc3339
+from .cluster import Cluster, is_gone
+from .config import Profile
+from .errors import (
+    ExchangeRejected,
+    GrantRejected,
+    ServiceAccountTokenRefused,
+    StoreConflict,
+    StoreFailed,
+    TokenEndpointUnavailable,
+)
+from .grants import TokenAnswer, TokenEndpoint
+from .policies import NEVER, Facts, Trouble
+from .pool_index import IndexPublisher, render_entry
+from .status import OWNED, happenings, merge_patch, render_status
+from .store import AccessFile, Credential, Journal, Store, fingerprint
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY = timedelta(seconds=1)
+LAST_RETRY = timedelta(minutes=5)
+SAVE_RETRY_SECONDS = 1.0
+REVOCATION_SECONDS = 10
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class Memory:
+    """What the operator remembers of an account between reconciles; all of it may be lost."""
+
+    failures: int = 0
+    trouble: Trouble | None = None
+    generation: int = 0
+
+    def holds_back(self, now: datetime) -> Trouble | None:
+        """The last failure, for as long as its time to try again has not come."""
+        return self.trouble if self.trouble is not None and now < self.trouble.retry_at else None
+
+    def failed(self, reason: str, error: Exception, now: datetime, *, is_stalled: bool) -> Trouble:
+        """Remember a failure; the next try comes later each time (1 s to 5 min), or when the server said."""
+        delay = min(FIRST_RETRY * 2**self.failures, LAST_RETRY)
+        if isinstance(error, TokenEndpointUnavailable) and error.retry_after is not None:
+            delay = max(delay, error.retry_after)
+        self.failures = min(self.failures + 1, 16)
+        retry_at = now + delay
+        self.trouble = Trouble(reason, f"{error}; next try at {rfc3339(retry_at)}", retry_at, is_stalled)
+        return self.trouble
+
+    def succeeded(self) -> None:
+        self.failures, self.trouble = 0, None
+
+
+class Reconciler:
+    """Everything that a reconcile needs, and `reconcile` itself."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        profiles: Mapping[str, Profile],
+        endpoints: Mapping[str, TokenEndpoint],
+        index: IndexPublisher,
+        cluster: Cluster,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._profiles = profiles
+        self._endpoints = endpoints
+        self._index = index
+        self._cluster = cluster
+        self._clock = clock
+
+    async def reconcile(self, account: Account, memory: Memory) -> tuple[Account, datetime]:
+        """Bring one account up to date; returns it as last written, and when to look at it again."""
+        if account.deleting:
+            await self._remove(account)
+            return account, NEVER
+        if memory.generation != account.generation:
+            memory.succeeded()  # the spec has changed: what failed before may work now
+            memory.generation = account.generation
+        account = await self._ensure_finalizer(account)
+        facts = await self._gather(account, memory)
+        facts = await self._log_in(facts, memory)
+        facts = await self._refresh(facts, memory)
+        facts = await self._publish(facts, memory)
+        account = await self._report(facts)
+        if facts.trouble is None:
+            memory.succeeded()
+        return account, policies.next_check(facts)
+
+    # --- finalizer and removal ---------------------------------------------------------------------------------------
+
+    async def _ensure_finalizer(self, account: Account) -> Account:
+        """Nothing is stored for an object before Kubernetes has promised to tell us of its deletion."""
+        if FINALIZER in account.finalizers:
+            return account
+        return await self._cluster.patch_metadata(account, {"finalizers": [*account.finalizers, FINALIZER]})
+
+    async def _remove(self, account: Account) -> None:
+        """Index first, so that no proxy picks it; then the access file, the grant, the state, and the finalizer."""
+        await self._index.withdraw(account)
+        await _in_thread(self._store.remove_access, account.uid)
+        if account.spec.deletion_policy == "Revoke":
+            await self._revoke(account)
+            await _in_thread(self._store.remove_state, account.uid)
+        metrics.forget(account.name)
+        if FINALIZER in account.finalizers:
+            rest = [finalizer for finalizer in account.finalizers if finalizer != FINALIZER]
+            try:
+                await self._cluster.patch_metadata(account, {"finalizers": rest or None})
+            except httpx2.HTTPError as error:
+                if not is_gone(error):
+                    raise
+        log.info("%s: removed", account.name)
+
+    async def _revoke(self, account: Account) -> None:
+        """Best effort and bounded: a provider that does not answer must not keep a namespace from going."""
+        endpoint = self._endpoints.get(account.spec.provider)
+        try:
+            credential = await _in_thread(self._store.credential, account.uid)
+            if endpoint is None or credential is None or credential.refresh_token is None or credential.dead:
+                return
+            async with asyncio.timeout(REVOCATION_SECONDS):
+                await endpoint.revoke(credential.refresh_token)
+        except (TokenEndpointUnavailable, ExchangeRejected, StoreFailed, TimeoutError) as error:
+            log.warning("%s: its grant was not revoked at the provider: %s", account.name, error or "no answer in time")
+
+    # --- gather ------------------------------------------------------------------------------------------------------
+
+    async def _gather(self, account: Account, memory: Memory) -> Facts:
+        facts = Facts(account, self._clock(), trouble=self._spec_trouble(account))
+        try:
+            credential = await _in_thread(self._store.credential, account.uid)
+            session = await _in_thread(self._store.session, account.uid)
+        except StoreFailed as error:
+            trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
+            return replace(facts, trouble=facts.trouble or trouble)
+        return replace(facts, credential=credential, session=session)
+
+    def _spec_trouble(self, account: Account) -> Trouble | None:
+        provider, grant = account.spec.provider, account.spec.grant
+        profile = self._profiles.get(provider)
+        if profile is None:
+            known = ", ".join(sorted(self._profiles))
+            message = f"the operator's configuration has no provider {provider!r}; it knows {known}"
+            return Trouble(c.UNKNOWN_PROVIDER, message, NEVER, is_stalled=True)
+        if grant not in profile.grants:
+            offered = ", ".join(sorted(profile.grants))
+            message = f"provider {provider!r} is not configured for grant {grant}; it is for {offered}"
+            return Trouble(c.INVALID_SPEC, message, NEVER, is_stalled=True)
+        return None
+
+    # --- log in ------------------------------------------------------------------------------------------------------
+
+    async def _log_in(self, facts: Facts, memory: Memory) -> Facts:
+        """Open a login session when one is due, take what was pasted off the object, and exchange a good code."""
+        account = facts.account
+        if account.spec.grant != "AuthorizationCode" or facts.storage_is_unavailable:
+            return facts
+        try:
+            facts = await self._take_pasted_code(facts)
+            if facts.trouble is None and not account.spec.suspend:
+                facts = await self._open_session(facts)
+                facts = await self._exchange_code(facts, memory)
+        except StoreFailed as error:
+            trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
+            return replace(facts, trouble=facts.trouble or trouble)
+        return facts
+
+    async def _take_pasted_code(self, facts: Facts) -> Facts:
+        """The code moves to the state volume first, then leaves the object: lost in neither case, public in none."""
+        account, session, pasted = facts.account, facts.session, facts.account.pasted_code
+        if pasted is None:
+            return facts
+        if session is None or session.handled_code != login.digest(pasted):
+            session = login.judge(session, pasted, facts.now, account.name)
+            await _in_thread(self._store.save_session, account.uid, session)
+            if session.problem is not None:
+                log.warning("%s: %s", account.name, session.problem_message)
+        account = await self._cluster.remove_annotation(account, CODE_ANNOTATION)
+        return replace(facts, account=account, session=session)
+
+    async def _open_session(self, facts: Facts) -> Facts:
+        account, session, request = facts.account, facts.session, facts.account.login_request or ""
+        handled = session.request if session is not None else account.status.get("lastHandledLoginRequest", "")
+        is_first = session is None and facts.credential is None
+        is_asked_for = bool(request) and request != handled
+        if not is_first and not is_asked_for:
+            return facts
+        session = login.open_session(facts.now, request)
+        await _in_thread(self._store.save_session, account.uid, session)
+        log.info("%s: login %s is open until %s", account.name, session.session_id, rfc3339(session.expires))
+        return replace(facts, session=session)
+
+    async def _exchange_code(self, facts: Facts, memory: Memory) -> Facts:
+        account, session = facts.account, facts.session
+        if session is None or session.code is None:
+            return facts
+        if (trouble := memory.holds_back(facts.now)) is not None:
+            return replace(facts, trouble=trouble)
+        endpoint, code = self._endpoints[account.spec.provider], session.code
+        await _in_thread(self._store.begin_exchange, account.uid, None)
+        try:
+            with _counted(account.name):
+                answer = await endpoint.exchange_code(code, session)
+        except TokenEndpointUnavailable as error:
+            return replace(facts, trouble=memory.failed(c.EXCHANGING, error, facts.now, is_stalled=False))
+        except (GrantRejected, ExchangeRejected) as error:
+            return await self._start_over(facts, error)
+        credential = await self._save_answer(facts, answer)
+        session = login.end_session(session)
+        await _in_thread(self._store.save_session, account.uid, session)
+        log.info("%s: logged in, token generation %d", account.name, credential.generation)
+        return replace(facts, credential=credential, session=session)
+
+    async def _start_over(self, facts: Facts, error: Exception) -> Facts:
+        """A code is good for one exchange; after a refusal there is a new session, so that the person has a fresh URL."""
+        account, session = facts.account, facts.session
+        assert session is not None
+        log.warning("%s: the code was refused: %s", account.name, error)
+        fresh = msgspec.structs.replace(
+            login.open_session(facts.now, session.request),
+            handled_code=session.handled_code,
+            problem=c.CODE_REJECTED,
+            problem_message=f"{error}; log in again with the new status.login.authorizationURL",
+        )
+        await _in_thread(self._store.save_session, account.uid, fresh)
+        return replace(facts, session=fresh)
+
+    # --- refresh -----------------------------------------------------------------------------------------------------
+
+    async def _refresh(self, facts: Facts, memory: Memory) -> Facts:
+        """A new access token, when one is due: by the refresh token, or by a ServiceAccount token."""
+        if facts.trouble is not None or not policies.refresh_is_due(facts):
+            return facts
+        if (held := memory.holds_back(facts.now)) is not None:
+            return replace(facts, trouble=held)
+        facts = await self._announce(facts)
+        is_refresh = facts.account.spec.grant == "AuthorizationCode"
+        try:
+            if is_refresh:
+                facts = await self._refresh_grant(facts)
+            else:
+                facts = await self._exchange_assertion(facts)
+        except TokenEndpointUnavailable as error:
+            reason = c.REFRESHING if is_refresh else c.EXCHANGING
+            trouble = memory.failed(reason, error, facts.now, is_stalled=False)
+        except (GrantRejected, ExchangeRejected) as error:
+            trouble = memory.failed(c.EXCHANGE_REJECTED, error, facts.now, is_stalled=True)
+        except ServiceAccountTokenRefused as error:
+            trouble = memory.failed(c.SERVICE_ACCOUNT_TOKEN_REFUSED, error, facts.now, is_stalled=True)
+        except (StoreFailed, StoreConflict) as error:
+            trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
+        else:
+            return facts
+        log.warning("%s: no new access token: %s", facts.account.name, trouble.message)
+        return replace(facts, trouble=trouble)
+
+    async def _announce(self, facts: Facts) -> Facts:
+        """An account that cannot be used meanwhile says what it waits for; one that can says nothing of routine."""
+        if policies.readiness(facts).reason != c.REFRESHING:
+            return facts
+        return replace(facts, account=await self._report(facts))
+
+    async def _refresh_grant(self, facts: Facts) -> Facts:
+        """Design section 4: journal and room on the disk first, then the request, then the answer on the disk."""
+        account, credential = facts.account, facts.credential
+        assert credential is not None
+        if credential.refresh_token is None:
+            return await self._bury(facts, c.GRANT_REVOKED)
+        used = fingerprint(credential.refresh_token)
+        journal = await _in_thread(self._store.journal, account.uid)
+        outcome_was_unknown = journal is not None and journal.refresh_token_fingerprint == used
+        await _in_thread(self._store.begin_exchange, account.uid, Journal(facts.now, credential.generation, used))
+        try:
+            with _counted(account.name):
+                answer = await self._endpoints[account.spec.provider].refresh(credential.refresh_token)
+        except GrantRejected:
+            return await self._confirm_death(facts, outcome_was_unknown)
+        except TokenEndpointUnavailable as error:
+            if not error.may_be_done and not outcome_was_unknown:
+                await _in_thread(self._store.end_journal, account.uid)
+            raise
+        credential = await self._save_answer(facts, answer)
+        log.info("%s: refreshed, token generation %d", account.name, credential.generation)
+        return replace(facts, credential=credential)
+
+    async def _confirm_death(self, facts: Facts, outcome_was_unknown: bool) -> Facts:
+        """`invalid_grant`: dead only if what was sent is still what is stored."""
+        account, credential = facts.account, facts.credential
+        assert credential is not None
+        stored = await _in_thread(self._store.credential, account.uid)
+        if stored is not None and stored.refresh_token != credential.refresh_token:
+            log.warning("%s: the refresh token was replaced meanwhile; going on with the newer one", account.name)
+            await _in_thread(self._store.end_journal, account.uid)
+            return replace(facts, credential=stored)
+        return await self._bury(facts, c.REFRESH_OUTCOME_UNKNOWN if outcome_was_unknown else c.GRANT_REVOKED)
+
+    async def _bury(self, facts: Facts, reason: str) -> Facts:
+        account, credential = facts.account, facts.credential
+        assert credential is not None
+        dead = msgspec.structs.replace(credential, dead=reason)
+        await self._save(account, dead, replaces=credential.generation)
+        log.error("%s: the grant is dead (%s); somebody has to log in again", account.name, reason)
+        return replace(facts, credential=dead)
+
+    async def _exchange_assertion(self, facts: Facts) -> Facts:
+        account = facts.account
+        workload, profile = account.spec.workload_identity, self._profiles[account.spec.provider].workload_identity
+        assert workload is not None and profile is not None  # the CRD's rule, and `_spec_trouble`
+        assertion = await self._cluster.service_account_token(workload.service_account_name, profile.audience)
+        await _in_thread(self._store.begin_exchange, account.uid, None)
+        with _counted(account.name):
+            answer = await self._endpoints[account.spec.provider].exchange_assertion(assertion, workload)
+        if answer.subject is None:
+            answer = replace(answer, subject=workload.service_account_id or workload.service_account_name)
+        credential = await self._save_answer(facts, answer)
+        log.info("%s: exchanged, token generation %d", account.name, credential.generation)
+        return replace(facts, credential=credential)
+
+    async def _save_answer(self, facts: Facts, answer: TokenAnswer) -> Credential:
+        """The new credential, on the disk. Its life is counted from before the request, so that it never seems longer."""
+        before = facts.credential
+        is_new_grant = facts.session is not None and facts.session.code is not None
+        credential = Credential(
+            generation=(before.generation if before else 0) + 1,
+            access_token=answer.access_token,
+            expires=facts.now + answer.lifetime,
+            obtained=facts.now,
+            refresh_token=answer.refresh_token,
+            previous_refresh_token=before.refresh_token if before and not is_new_grant else None,
+            subject=answer.subject or (before.subject if before and not is_new_grant else None),
+        )
+        await self._save(facts.account, credential, replaces=before.generation if before else 0)
+        return credential
+
+    async def _save(self, account: Account, credential: Credential, *, replaces: int) -> None:
+        """Does not give up: what is to be saved may exist nowhere else. Only a newer credential on the disk ends it."""
+        while True:
+            try:
+                await _in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
+                return
+            except StoreFailed as error:
+                log.error("%s: the new credential is not on the disk yet: %s", account.name, error)
+                await asyncio.sleep(SAVE_RETRY_SECONDS)
+
+    # --- publish and report ------------------------------------------------------------------------------------------
+
+    async def _publish(self, facts: Facts, memory: Memory) -> Facts:
+        """The access file before the index that sends proxies to read it."""
+        account, credential = facts.account, facts.credential
+        if facts.storage_is_unavailable:
+            return facts  # what is published stays: nothing is known that would be better
+        try:
+            if credential is not None and credential.dead is None:
+                wanted = AccessFile(credential.generation, credential.access_token, rfc3339(credential.expires))
+                if await _in_thread(self._store.access, account.uid) != wanted:
+                    await _in_thread(self._store.save_access, account.uid, wanted)
+                metrics.TOKEN_EXPIRES.labels(account.name).set(credential.expires.timestamp())
+            else:
+                await _in_thread(self._store.remove_access, account.uid)
+        except StoreFailed as error:
+            trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
+            log.error("%s: %s", account.name, trouble.message)
+            return replace(facts, trouble=facts.trouble or trouble)
+        await self._index.publish(render_entry(facts))
+        return facts
+
+    async def _report(self, facts: Facts) -> Account:
+        """Status, once, and only what differs; Events for what a person would want to know of it."""
+        account, session = facts.account, facts.session
+        url = None
+        if session is not None and facts.session_is_open and account.spec.provider in self._endpoints:
+            url = self._endpoints[account.spec.provider].authorization_url(session)
+        desired = render_status(facts, url)
+        current = {name: value for name, value in account.status.items() if name in OWNED}
+        patch = merge_patch(current, desired)
+        if not patch:
+            return account
+        written = await self._cluster.patch_status(account, patch)
+        for happening in happenings(account.conditions, desired["conditions"]):
+            log.info("%s: %s: %s", account.name, happening.reason, happening.message)
+            try:
+                await self._cluster.post_event(account, happening.kind, happening.reason, happening.message, facts.now)
+            except httpx2.HTTPError as error:
+                log.warning("%s: Event %s was not posted: %s", account.name, happening.reason, type(error).__name__)
+        return written
+
+
+class _counted:
+    """Counts and times one request to the token endpoint."""
+
+    def __init__(self, account_id: str) -> None:
+        self._account_id = account_id
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        metrics.REFRESH_SECONDS.observe(time.monotonic() - self._start)
+        metrics.TOKEN_REFRESHES.labels(self._account_id, "failure" if kind else "success").inc()
+
+
+def _in_thread(function: Callable[..., _T], *arguments: object) -> Awaitable[_T]:
+    """The volumes may hang; the event loop must not."""
+    return asyncio.to_thread(function, *arguments)

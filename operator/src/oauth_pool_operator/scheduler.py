@@ -1,0 +1,129 @@
+"""When each account is reconciled: at once when something happened, and again when it is due.
+
+One task with a heap of due times for all accounts. An account is never reconciled twice at a time; what happens meanwhile
+is looked at once more afterwards. An unexpected failure is tried again, later each time.
+"""
+
+import asyncio
+import heapq
+import logging
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from .policies import NEVER
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY = timedelta(seconds=1)
+LAST_RETRY = timedelta(minutes=1)
+# How long the heap's task sleeps at most: wall-clock times are due even after the clock was set.
+LONGEST_SLEEP = 30.0
+
+
+@dataclass
+class _Entry:
+    due: datetime | None = None
+    is_running: bool = False
+    is_wanted: bool = False
+    failures: int = 0
+
+
+class Scheduler:
+    """Calls `reconcile(uid)`, which returns the next due time, or None when there will be none."""
+
+    def __init__(
+        self, reconcile: Callable[[str], Awaitable[datetime | None]], *, clock: Callable[[], datetime]
+    ) -> None:
+        self._reconcile = reconcile
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._heap: list[tuple[datetime, str]] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._is_stopping = False
+        self.last_turn = time.monotonic()
+
+    def wake(self, uid: str) -> None:
+        """Reconcile the account as soon as possible."""
+        self._set_due(uid, self._entries.setdefault(uid, _Entry()), self._clock())
+
+    def forget(self, uid: str) -> None:
+        """Stop looking at the account once what runs for it has ended."""
+        entry = self._entries.get(uid)
+        if entry is not None and not entry.is_running:
+            del self._entries[uid]
+
+    async def run(self) -> None:
+        """Start what is due, until cancelled."""
+        while True:
+            self.last_turn = time.monotonic()
+            self._changed.clear()
+            self._start_due()
+            timeout = LONGEST_SLEEP
+            if self._heap:
+                timeout = min(timeout, max(0.0, (self._heap[0][0] - self._clock()).total_seconds()))
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def stop(self, grace: float) -> bool:
+        """Start nothing more and wait for what runs; True when all of it has ended within `grace` seconds."""
+        self._is_stopping = True
+        if not self._running:
+            return True
+        log.info("waiting for %d reconciles in flight", len(self._running))
+        _, pending = await asyncio.wait(self._running, timeout=grace)
+        return not pending
+
+    def _set_due(self, uid: str, entry: _Entry, due: datetime) -> None:
+        if entry.is_running:
+            entry.is_wanted = True
+        elif entry.due is None or due < entry.due:
+            entry.due = due
+            heapq.heappush(self._heap, (due, uid))
+            self._changed.set()
+
+    def _start_due(self) -> None:
+        now = self._clock()
+        while self._heap and self._heap[0][0] <= now:
+            due, uid = heapq.heappop(self._heap)
+            entry = self._entries.get(uid)
+            if entry is None or entry.due != due or entry.is_running or self._is_stopping:
+                continue  # superseded by an earlier due time, or gone
+            entry.due, entry.is_running = None, True
+            task = asyncio.create_task(self._run_one(uid, entry), name=f"reconcile {uid}")
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run_one(self, uid: str, entry: _Entry) -> None:
+        try:
+            due = await self._reconcile(uid)
+            entry.failures = 0
+        except Exception as error:  # noqa: BLE001 (one account must not end the loop)
+            due = self._clock() + min(FIRST_RETRY * 2**entry.failures, LAST_RETRY)
+            entry.failures = min(entry.failures + 1, 16)
+            # the traceback names code, not data; the error's own text may quote an object, so only its kind is logged
+            log.warning(
+                "reconcile of %s failed (%s); again at %s", uid, _kind(error), due.isoformat(timespec="seconds")
+            )
+            log.debug("where it failed: %s", "".join(traceback.format_tb(error.__traceback__)))
+        finally:
+            entry.is_running = False
+        if entry.is_wanted:
+            entry.is_wanted = False
+            due = self._clock() if entry.failures == 0 else due
+        if due is None:
+            self._entries.pop(uid, None)
+        elif due < NEVER:
+            self._set_due(uid, entry, due)
+
+
+def _kind(error: Exception) -> str:
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    return f"{type(error).__name__}, {status}" if status is not None else type(error).__name__

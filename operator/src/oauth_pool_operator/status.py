@@ -1,0 +1,161 @@
+"""What the operator writes into `status`, rendered from the facts, and the Events that follow from a change of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from . import conditions as c
+from . import policies
+from .accounts import Window, rfc3339
+from .policies import Facts
+from .store import fingerprint
+
+# What the operator owns below `status`. `reports` is the proxies'.
+OWNED = (
+    "observedGeneration",
+    "subject",
+    "login",
+    "token",
+    "quota",
+    "cooldown",
+    "columns",
+    "lastHandledLoginRequest",
+    "conditions",
+)
+
+
+def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]:
+    """All of the operator's part of status; a member that has nothing to say is left out."""
+    account, credential, session, cooldown = facts.account, facts.credential, facts.session, facts.cooldown
+    windows, observed = policies.latest_windows(account)
+    status: dict[str, Any] = {"observedGeneration": account.generation, "conditions": render_conditions(facts)}
+    if credential is not None:
+        if credential.subject:
+            status["subject"] = credential.subject
+        status["token"] = {
+            "generation": credential.generation,
+            "fingerprint": fingerprint(credential.access_token),
+            "refreshTime": rfc3339(credential.obtained),
+            "expirationTime": rfc3339(credential.expires),
+        }
+        if credential.dead is None:
+            status["token"]["nextRefreshTime"] = rfc3339(policies.next_refresh(credential, account))
+    if session is not None and facts.session_is_open and authorization_url is not None:
+        status["login"] = {
+            "authorizationURL": authorization_url,
+            "sessionID": session.session_id,
+            "startTime": rfc3339(session.start),
+            "expirationTime": rfc3339(session.expires),
+        }
+    if session is not None and session.request:
+        status["lastHandledLoginRequest"] = session.request
+    if observed is not None:
+        status["quota"] = {"windows": [_window(window) for window in windows], "observedTime": rfc3339(observed)}
+    if cooldown is not None:
+        status["cooldown"] = {"untilTime": rfc3339(cooldown.until), "reason": cooldown.reason}
+    if columns := render_columns(facts, windows):
+        status["columns"] = columns
+    return status
+
+
+def render_conditions(facts: Facts) -> list[dict[str, Any]]:
+    account = facts.account
+
+    def condition(kind: str, is_true: bool, reason: str, message: str) -> dict[str, Any]:
+        return c.condition(account.conditions, kind, is_true, reason, message, account.generation, facts.now)
+
+    ready = policies.readiness(facts)
+    conditions = [
+        condition(c.READY, ready.is_ready, ready.reason, ready.message),
+        condition(c.LOGIN_REQUIRED, *policies.login_required(facts)),
+    ]
+    if (cooldown := facts.cooldown) is not None:
+        conditions.append(condition(c.QUOTA_AVAILABLE, False, cooldown.reason, f"until {rfc3339(cooldown.until)}"))
+    else:
+        conditions.append(condition(c.QUOTA_AVAILABLE, True, c.AVAILABLE, ""))
+    if facts.trouble is not None:
+        kind = c.STALLED if facts.trouble.is_stalled else c.RECONCILING
+        conditions.append(condition(kind, True, facts.trouble.reason, facts.trouble.message))
+    elif ready.reason == c.REFRESHING:
+        conditions.append(condition(c.RECONCILING, True, c.EXCHANGING, ready.message))
+    return conditions
+
+
+def render_columns(facts: Facts, windows: list[Window]) -> dict[str, str]:
+    """What `kubectl get` prints; instants in the future are strings, because kubectl prints such dates as <invalid>."""
+    columns = {}
+    for name, column in (("5h", "fiveHour"), ("7d", "sevenDay")):
+        window = next((window for window in windows if window.name == name), None)
+        if window is not None and window.utilization is not None:
+            columns[column] = f"{window.utilization:.0%}"
+    resets = [window.reset_time for window in windows if window.reset_time is not None]
+    if facts.cooldown is not None:
+        columns["resets"] = _minute(facts.cooldown.until)
+    elif upcoming := [instant for instant in resets if instant > facts.now]:
+        columns["resets"] = _minute(min(upcoming))
+    if facts.credential is not None and facts.credential.dead is None:
+        columns["tokenExpires"] = _minute(facts.credential.expires)
+    return columns
+
+
+def merge_patch(current: dict[str, Any], desired: dict[str, Any]) -> dict[str, Any]:
+    """The JSON merge patch (RFC 7396) that turns `current` into `desired`; empty when there is nothing to change."""
+    patch: dict[str, Any] = dict.fromkeys(current.keys() - desired.keys())
+    for name, value in desired.items():
+        before = current.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if inner := merge_patch(before, value):
+                patch[name] = inner
+        elif before != value:
+            patch[name] = value
+    return patch
+
+
+@dataclass(frozen=True)
+class Happening:
+    """One Event to post."""
+
+    kind: str
+    reason: str
+    message: str
+
+
+def happenings(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator[Happening]:
+    """What a person would want to know of the change from one list of conditions to the next; nothing for routine."""
+    login, ready, stalled = (c.find(after, kind) for kind in (c.LOGIN_REQUIRED, c.READY, c.STALLED))
+    was_ready, was_login = c.reason_of(before, c.READY), c.reason_of(before, c.LOGIN_REQUIRED)
+    if login is not None and login["status"] == "True" and login["reason"] != was_login:
+        name = {c.AWAITING_CODE: "LoginOpened"}.get(login["reason"], login["reason"])
+        kind = "Normal" if login["reason"] == c.AWAITING_CODE else "Warning"
+        yield Happening(kind, name, login["message"])
+    if ready is not None and ready["reason"] != was_ready:
+        yield from _readiness_changed(was_ready, ready)
+    if stalled is not None and stalled["reason"] != c.reason_of(before, c.STALLED):
+        yield Happening("Warning", stalled["reason"], stalled["message"])
+
+
+def _readiness_changed(before: str | None, ready: dict[str, Any]) -> Iterator[Happening]:
+    reason, message = ready["reason"], ready["message"]
+    if reason == c.AVAILABLE:
+        names = {c.COOLING_DOWN: "Recovered", c.SUSPENDED: "Resumed"}
+        yield Happening("Normal", names.get(before or "", "LoggedIn"), message)
+    elif reason in (c.COOLING_DOWN, c.SUSPENDED):
+        yield Happening("Normal", reason, message)
+    elif reason == c.DISABLED:
+        yield Happening("Warning", reason, message)
+
+
+def _window(window: Window) -> dict[str, Any]:
+    rendered: dict[str, Any] = {"name": window.name}
+    if window.utilization is not None:
+        rendered["utilization"] = window.utilization
+    if window.status is not None:
+        rendered["status"] = window.status
+    if window.reset_time is not None:
+        rendered["resetTime"] = rfc3339(window.reset_time)
+    return rendered
+
+
+def _minute(instant: datetime) -> str:
+    return rfc3339(instant)[:16] + "Z"

@@ -1,0 +1,103 @@
+"""Builders for the operator's tests: say only what matters to the test, everything else is ordinary."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from oauth_pool_operator.accounts import Account, Report, Spec, Window, WorkloadIdentity
+from oauth_pool_operator.policies import Facts, Trouble
+from oauth_pool_operator.store import Credential, LoginSession
+
+NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
+UID = "3f8b7c1e-0000-4000-8000-000000000001"
+
+
+def account(
+    *,
+    name: str = "claude-1",
+    uid: str = UID,
+    grant: Any = "AuthorizationCode",
+    reports: tuple[Report, ...] = (),
+    annotations: dict[str, str] | None = None,
+    status: dict[str, Any] | None = None,
+    resource_version: str = "1",
+    **spec: Any,
+) -> Account:
+    workload = WorkloadIdentity("inference", "fdrl_1", "00000000-0000-0000-0000-000000000000")
+    return Account(
+        name=name,
+        namespace="pool",
+        uid=uid,
+        generation=1,
+        resource_version=resource_version,
+        deleting=False,
+        finalizers=[],
+        annotations=annotations or {},
+        spec=Spec(
+            provider=spec.pop("provider", "anthropic"),
+            grant=grant,
+            workload_identity=workload if grant == "WorkloadIdentity" else None,
+            **spec,
+        ),
+        reports=list(reports),
+        status=status or {},
+    )
+
+
+def credential(
+    *, expires_in: timedelta = timedelta(hours=7), lifetime: timedelta = timedelta(hours=8), **members: Any
+) -> Credential:
+    return Credential(
+        **{
+            "generation": 1,
+            "access_token": "access-token-of-a-test",
+            "refresh_token": "refresh-token-of-a-test",
+            "expires": NOW + expires_in,
+            "obtained": NOW + expires_in - lifetime,
+            **members,
+        }
+    )
+
+
+def session(*, age: timedelta = timedelta(0), **members: Any) -> LoginSession:
+    start = NOW - age
+    return LoginSession(
+        **{
+            "session_id": "abc",
+            "start": start,
+            "expires": start + timedelta(minutes=10),
+            "state": "state-of-a-test",
+            "verifier": "verifier-of-a-test",
+            **members,
+        }
+    )
+
+
+def report(reason: str | None = "QuotaExhausted", *, until: timedelta | None = None, **members: Any) -> Report:
+    return Report(
+        **{
+            "reporter": "proxy-a",
+            "observed_time": NOW,
+            "reason": reason,
+            "until_time": NOW + until if until is not None else None,
+            "token_generation": 1,
+            **members,
+        }
+    )
+
+
+def window(name: str = "5h", utilization: float = 0.28, resets_in: timedelta = timedelta(hours=2)) -> Window:
+    return Window(name=name, utilization=utilization, status="allowed", reset_time=NOW + resets_in)
+
+
+def trouble(reason: str = "Refreshing", *, is_stalled: bool = False) -> Trouble:
+    return Trouble(reason, "the token endpoint answered 503", NOW + timedelta(seconds=4), is_stalled)
+
+
+def facts(of: Account | None = None, **members: Any) -> Facts:
+    return Facts(of if of is not None else account(), members.pop("now", NOW), **members)
+
+
+def with_annotation(of: Account, name: str, value: str) -> Account:
+    return msgspec.structs.replace(of, annotations={**of.annotations, name: value})

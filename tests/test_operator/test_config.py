@@ -1,0 +1,122 @@
+"""The configuration file: what is accepted, and the one line that says what is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oauth_pool_operator.config import load_config
+from oauth_pool_operator.errors import ConfigError
+
+GOOD = """
+[operator]
+namespace = "pool"
+state_dir = "/tmp/state"
+
+[providers.anthropic.authorization_code]
+client_id = "me"
+authorization_endpoint = "https://provider.example/authorize"
+token_endpoint = "https://provider.example/token"
+redirect_uri = "https://provider.example/callback"
+
+[providers.anthropic.workload_identity]
+token_endpoint = "http://127.0.0.1:8000/token"
+audience = "https://provider.example"
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, GOOD))
+    assert config.operator.namespace == "pool"
+    assert config.operator.state_dir == Path("/tmp/state")
+    assert config.providers["anthropic"].grants == {"AuthorizationCode", "WorkloadIdentity"}
+
+
+def test_the_shipped_example_is_a_good_file() -> None:
+    example = Path(__file__).parents[2] / "examples/operator.toml"
+    assert set(load_config(example, namespace="pool").providers) == {"simulator"}
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, GOOD), namespace="other").operator.namespace == "other"
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        pytest.param(("[operator]", "[operator"), "not valid TOML", id="not TOML"),
+        pytest.param(('client_id = "me"', ""), "`client_id`", id="missing key"),
+        pytest.param(
+            ("state_dir", "state_folder"),
+            "[operator]: unknown key 'state_folder'; known are access_dir, config_map",
+            id="unknown key",
+        ),
+        pytest.param(("[providers.anthropic.work", "[providers.anthropic.wrok"), "'wrokload_identity'", id="misspelt"),
+        pytest.param(("[operator]", "[oprator]"), "unknown key 'oprator'", id="unknown table"),
+        pytest.param(
+            ("https://provider.example/token", "provider/token"),
+            "providers.anthropic.authorization_code.token_endpoint: 'provider/token' is not a URL",
+            id="bad URL",
+        ),
+        pytest.param(
+            ("http://127.0.0.1:8000", "http://provider.example"),
+            "providers.anthropic.workload_identity.token_endpoint: must be https",
+            id="http where tokens travel",
+        ),
+        pytest.param(
+            ('namespace = "pool"', 'namespace = "pool"\nmetrics_listen_addr = "0.0.0.0:99999"'),
+            "operator.metrics_listen_addr: '0.0.0.0:99999' is not host:port",
+            id="bad port",
+        ),
+        pytest.param(('client_id = "me"', "client_id = 7"), "providers[...].authorization_code.client_id", id="type"),
+        pytest.param(('client_id = "me"', 'client_id = ""'), "client_id: must not be empty", id="empty client id"),
+        pytest.param(('namespace = "pool"', ""), "operator.namespace: is missing", id="no namespace"),
+        pytest.param(('"me"', '"me"\ntoken_body = "xml"'), "authorization_code.token_body", id="unknown body format"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, broken: tuple[str, str], says: str) -> None:
+    assert broken[0] in GOOD
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, GOOD.replace(*broken)))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "config.toml"))
+
+
+def operator(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "oauth_pool_operator", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_the_command_ends_with_1_and_one_line(tmp_path: Path) -> None:
+    ended = operator("--config", str(written(tmp_path, GOOD.replace("[operator]", "[oprator]"))))
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert "unknown key 'oprator'" in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    ended = operator("--config", str(tmp_path / "nowhere.toml"))
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "nowhere.toml: cannot be read: No such file or directory" in ended.stderr
+
+
+def test_check_says_what_would_run(tmp_path: Path) -> None:
+    ended = operator("--check", "--config", str(written(tmp_path, GOOD)))
+    assert ended.returncode == 0
+    assert "provider anthropic: AuthorizationCode, WorkloadIdentity" in ended.stdout
+
+
+def test_a_volume_that_is_not_there_is_named(tmp_path: Path) -> None:
+    text = GOOD.replace("/tmp/state", str(tmp_path / "nowhere"))
+    ended = operator("--config", str(written(tmp_path, text)))
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert f"cannot write to {tmp_path / 'nowhere'}: No such file or directory" in ended.stderr

@@ -1,0 +1,220 @@
+"""The decisions, as tables: what was gathered on the left, what a person and a proxy are told on the right."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oauth_pool_operator import policies
+from oauth_pool_operator.policies import Facts
+from tests.support.builders import NOW, account, credential, facts, report, session, trouble, window
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("given_facts", "is_ready", "reason"),
+    [
+        pytest.param(facts(session=session()), False, "LoginRequired", id="new account with an open login"),
+        pytest.param(
+            facts(session=session(age=HOUR)), False, "LoginRequired", id="new account whose login has expired"
+        ),
+        pytest.param(facts(credential=credential()), True, "Available", id="logged in"),
+        pytest.param(
+            facts(credential=credential(expires_in=-HOUR)), False, "Refreshing", id="access token has expired"
+        ),
+        pytest.param(
+            facts(credential=credential(), trouble=trouble()), True, "Available", id="refresh fails, token still good"
+        ),
+        pytest.param(
+            facts(account(reports=(report(until=HOUR),)), credential=credential()),
+            False,
+            "CoolingDown",
+            id="a proxy reports an exhausted quota",
+        ),
+        pytest.param(
+            facts(account(reports=(report(until=-HOUR),)), credential=credential()),
+            True,
+            "Available",
+            id="the cooldown has passed",
+        ),
+        pytest.param(
+            facts(credential=credential(dead="GrantRevoked")), False, "Disabled", id="the grant is dead, no login asked"
+        ),
+        pytest.param(
+            facts(credential=credential(dead="GrantRevoked"), session=session()),
+            False,
+            "LoginRequired",
+            id="the grant is dead, a login is open",
+        ),
+        pytest.param(facts(account(suspend=True), credential=credential()), False, "Suspended", id="suspended"),
+        pytest.param(
+            facts(trouble=trouble("UnknownProvider", is_stalled=True)), False, "UnknownProvider", id="unknown provider"
+        ),
+        pytest.param(
+            facts(trouble=trouble("StorageUnavailable", is_stalled=True)),
+            False,
+            "StorageUnavailable",
+            id="state volume cannot be read",
+        ),
+        pytest.param(
+            facts(account(grant="WorkloadIdentity")), False, "Refreshing", id="workload identity, no token yet"
+        ),
+        pytest.param(
+            facts(account(grant="WorkloadIdentity"), trouble=trouble("ExchangeRejected", is_stalled=True)),
+            False,
+            "ExchangeRejected",
+            id="workload identity, exchange refused",
+        ),
+    ],
+)
+def test_status_word(given_facts: Facts, is_ready: bool, reason: str) -> None:
+    verdict = policies.readiness(given_facts)
+    assert (verdict.is_ready, verdict.reason) == (is_ready, reason)
+
+
+@pytest.mark.parametrize(
+    ("given_facts", "is_required", "reason", "says"),
+    [
+        pytest.param(
+            facts(session=session()), True, "AwaitingAuthorizationCode", "authorization-code=", id="login is open"
+        ),
+        pytest.param(
+            facts(session=session(age=HOUR)), True, "LoginExpired", "login-requested=", id="login was not completed"
+        ),
+        pytest.param(
+            facts(session=session(problem="CodeRejected", problem_message="wrong")),
+            True,
+            "CodeRejected",
+            "wrong",
+            id="the last code was refused",
+        ),
+        pytest.param(
+            facts(credential=credential(dead="GrantRevoked")), True, "GrantRevoked", "login-requested=", id="dead"
+        ),
+        pytest.param(
+            facts(credential=credential(dead="RefreshOutcomeUnknown")),
+            True,
+            "RefreshOutcomeUnknown",
+            "answer to a refresh was lost",
+            id="dead after a lost answer",
+        ),
+        pytest.param(facts(credential=credential()), False, "NotRequired", "", id="logged in"),
+        pytest.param(
+            facts(credential=credential(), session=session()),
+            False,
+            "NotRequired",
+            "the present one goes on working",
+            id="second login of a live account",
+        ),
+        pytest.param(facts(account(grant="WorkloadIdentity")), False, "NotRequired", "", id="workload identity"),
+    ],
+)
+def test_what_is_asked_of_a_person(given_facts: Facts, is_required: bool, reason: str, says: str) -> None:
+    required, why, message = policies.login_required(given_facts)
+    assert (required, why) == (is_required, reason)
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("given_facts", "is_due"),
+    [
+        pytest.param(facts(credential=credential()), False, id="fresh"),
+        pytest.param(facts(credential=credential(expires_in=timedelta(minutes=30))), True, id="within 20 % of 8 h"),
+        pytest.param(
+            facts(credential=credential(expires_in=timedelta(hours=2))), False, id="outside 20 % of 8 h plus spread"
+        ),
+        pytest.param(
+            facts(credential=credential(expires_in=timedelta(seconds=50), lifetime=timedelta(minutes=1))),
+            False,
+            id="a token that lives a minute is not refreshed for ever",
+        ),
+        pytest.param(
+            facts(account(suspend=True), credential=credential(expires_in=-HOUR)), False, id="suspended: never"
+        ),
+        pytest.param(facts(credential=credential(expires_in=-HOUR, dead="GrantRevoked")), False, id="dead: never"),
+        pytest.param(
+            facts(account(reports=(report("Unauthorized"),)), credential=credential()),
+            True,
+            id="a proxy was refused with this very token",
+        ),
+        pytest.param(
+            facts(account(reports=(report("Unauthorized"),)), credential=credential(generation=2)),
+            False,
+            id="a report about an older token says nothing",
+        ),
+        pytest.param(facts(account(grant="WorkloadIdentity")), True, id="workload identity: first token"),
+        pytest.param(
+            facts(account(grant="WorkloadIdentity"), credential=credential(expires_in=timedelta(minutes=10))),
+            False,
+            id="workload identity: 120 s before expiry, not earlier",
+        ),
+        pytest.param(
+            facts(account(reports=(report(until=HOUR),)), credential=credential(expires_in=timedelta(minutes=5))),
+            True,
+            id="a cooling account is refreshed all the same",
+        ),
+        pytest.param(
+            facts(credential=credential(expires_in=timedelta(minutes=5), refresh_token=None)),
+            False,
+            id="nothing to refresh with: used to its end",
+        ),
+    ],
+)
+def test_refresh_is_due(given_facts: Facts, is_due: bool) -> None:
+    assert policies.refresh_is_due(given_facts) is is_due
+
+
+@given(lifetime=st.integers(1, 7 * 24 * 3600), generation=st.integers(1, 10_000))
+def test_the_refresh_comes_after_the_token_and_before_its_end(lifetime: int, generation: int) -> None:
+    token = credential(
+        expires_in=timedelta(seconds=lifetime), lifetime=timedelta(seconds=lifetime), generation=generation
+    )
+    assert token.obtained < policies.next_refresh(token, account()) < token.expires
+
+
+def test_the_longest_reported_cooldown_wins() -> None:
+    reports = (report(until=HOUR), report(until=3 * HOUR, reporter="b"), report(until=2 * HOUR, reporter="c"))
+    cooldown = policies.longest_cooldown(account(reports=reports), NOW)
+    assert cooldown is not None
+    assert cooldown.until == NOW + 3 * HOUR
+
+
+def test_a_report_cannot_bench_an_account_for_years() -> None:
+    cooldown = policies.longest_cooldown(account(reports=(report(until=timedelta(days=900)),)), NOW)
+    assert cooldown is not None
+    assert cooldown.until == NOW + policies.LONGEST_COOLDOWN
+
+
+def test_without_a_reset_the_cooldown_of_the_spec_counts() -> None:
+    cooldown = policies.longest_cooldown(account(cooldown="90m", reports=(report(),)), NOW)
+    assert cooldown is not None
+    assert cooldown.until == NOW + timedelta(minutes=90)
+
+
+def test_windows_are_those_seen_last() -> None:
+    old = report(None, observed_time=NOW - HOUR, windows=[window("5h", 0.9)])
+    new = report(None, reporter="b", windows=[window("7d", 0.5), window("5h", 0.1)])
+    windows, observed = policies.latest_windows(account(reports=(new, old)))
+    assert ([w.name for w in windows], observed) == (["5h", "7d"], NOW)
+
+
+@pytest.mark.parametrize(
+    ("given_facts", "expected"),
+    [
+        pytest.param(facts(session=session()), timedelta(minutes=10), id="the login expires"),
+        pytest.param(facts(credential=credential(), trouble=trouble()), timedelta(seconds=4), id="next try"),
+        pytest.param(
+            facts(account(reports=(report(until=timedelta(minutes=3)),)), credential=credential()),
+            timedelta(minutes=3),
+            id="the cooldown ends",
+        ),
+    ],
+)
+def test_next_check_is_when_something_changes_by_itself(given_facts: Facts, expected: timedelta) -> None:
+    assert policies.next_check(given_facts) == NOW + expected
+
+
+def test_a_dead_account_is_not_looked_at_again_without_an_event() -> None:
+    assert policies.next_check(facts(credential=credential(dead="GrantRevoked"))) == policies.NEVER

@@ -1,0 +1,123 @@
+"""Both volumes, on a real file system."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from oauth_pool_operator.errors import StoreConflict, StoreCorrupt, StoreFailed
+from oauth_pool_operator.store import PREFLIGHT_BYTES, AccessFile, Journal, Store, fingerprint
+from tests.support.builders import NOW, UID, credential, session
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    state, access = tmp_path / "state", tmp_path / "access"
+    state.mkdir()
+    access.mkdir()
+    return state, access
+
+
+@pytest.fixture
+def store(folders: tuple[Path, Path]) -> Store:
+    return Store(*folders)
+
+
+def test_what_is_saved_is_read_back(store: Store) -> None:
+    store.save_credential(UID, credential(), replaces=0)
+    store.save_session(UID, session(code="c"))
+    store.save_access(UID, AccessFile(1, "token", "2026-11-20T20:00:00Z"))
+    assert store.credential(UID) == credential()
+    assert store.session(UID) == session(code="c")
+    assert store.access(UID) == AccessFile(1, "token", "2026-11-20T20:00:00Z")
+
+
+def test_files_are_for_whom_they_should_be(store: Store, folders: tuple[Path, Path]) -> None:
+    state, access = folders
+    before = os.umask(0)  # the modes must not depend on it
+    try:
+        store.begin_exchange(UID, Journal(NOW, 1, "f"))
+        store.save_session(UID, session())
+        store.save_access(UID, AccessFile(1, "token", "x"))
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (*state.rglob("*"), *access.iterdir())}
+    finally:
+        os.umask(before)
+    assert modes == {
+        UID: 0o700,
+        "credential.json.new": 0o600,
+        "journal.json": 0o600,
+        "login.json": 0o600,
+        f"{UID}.json": 0o640,
+    }
+
+
+def test_a_credential_is_not_written_over_a_newer_one(store: Store) -> None:
+    store.save_credential(UID, credential(generation=1), replaces=0)
+    store.save_credential(UID, credential(generation=2, refresh_token="newer"), replaces=1)
+    with pytest.raises(StoreConflict):
+        store.save_credential(UID, credential(generation=2, refresh_token="stale"), replaces=1)
+    assert store.credential(UID) == credential(generation=2, refresh_token="newer")
+
+
+def test_room_is_reserved_before_a_token_is_spent_and_the_journal_ends_with_the_answer(
+    store: Store, folders: tuple[Path, Path]
+) -> None:
+    folder = folders[0] / UID
+    store.begin_exchange(UID, Journal(NOW, 1, "f"))
+    assert (folder / "credential.json.new").stat().st_size == PREFLIGHT_BYTES
+    assert store.journal(UID) == Journal(NOW, 1, "f")
+    store.save_credential(UID, credential(), replaces=0)
+    assert store.journal(UID) is None
+    assert sorted(path.name for path in folder.iterdir()) == ["credential.json"]
+    assert store.credential(UID) == credential()  # nothing of the padding is left
+
+
+def test_a_full_disk_shows_before_a_token_is_spent(store: Store, folders: tuple[Path, Path]) -> None:
+    (folders[0] / UID).mkdir()
+    (folders[0] / UID / "credential.json.new").symlink_to("/dev/full")  # not followed: it could lead anywhere
+    with pytest.raises(StoreFailed, match="reserve room"):
+        store.begin_exchange(UID, None)
+
+
+def test_a_damaged_file_is_said_to_be_so_without_its_content(store: Store, folders: tuple[Path, Path]) -> None:
+    store.save_credential(UID, credential(), replaces=0)
+    path = folders[0] / UID / "credential.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(StoreCorrupt) as caught:
+        store.credential(UID)
+    assert "access-token-of-a-test" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_damaged_access_file_counts_as_missing(store: Store, folders: tuple[Path, Path]) -> None:
+    (folders[1] / f"{UID}.json").write_text("{")
+    assert store.access(UID) is None
+
+
+def test_removal_leaves_nothing_and_may_be_repeated(store: Store, folders: tuple[Path, Path]) -> None:
+    store.save_credential(UID, credential(), replaces=0)
+    store.save_access(UID, AccessFile(1, "token", "x"))
+    for _ in range(2):
+        store.remove_access(UID)
+        store.remove_state(UID)
+    assert [*folders[0].iterdir(), *folders[1].iterdir()] == []
+
+
+@pytest.mark.parametrize("uid", ["../evil", "a/b", "", ".", "x" * 65])
+def test_only_a_uid_becomes_a_path(store: Store, uid: str) -> None:
+    with pytest.raises(StoreFailed):
+        store.save_access(uid, AccessFile(1, "token", "x"))
+
+
+def test_a_missing_volume_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreFailed, match=str(tmp_path / "nowhere")):
+        Store(tmp_path / "nowhere", tmp_path).check()
+
+
+def test_secrets_are_not_printed() -> None:
+    assert "of-a-test" not in repr(credential()) + repr(AccessFile(1, "access-token-of-a-test", "x"))
+
+
+def test_a_fingerprint_is_the_start_of_the_sha256() -> None:
+    assert fingerprint("test") == "9f86d081884c7d65"

@@ -99,7 +99,10 @@ class Cluster:
         """A fresh token of the ServiceAccount for the audience (TokenRequest)."""
         try:
             answer = await self._client.create(
-                ServiceAccountToken(spec=TokenRequestSpec(audiences=[audience], expirationSeconds=_ASSERTION_SECONDS)),
+                ServiceAccountToken(
+                    metadata=ObjectMeta(),
+                    spec=TokenRequestSpec(audiences=[audience], expirationSeconds=_ASSERTION_SECONDS),
+                ),
                 name,
             )
         except ApiError as error:
@@ -152,6 +155,13 @@ class Cluster:
         return parse_account(body)
 
 
-def is_gone(error: httpx2.HTTPError) -> bool:
+def describe(error: BaseException) -> str:
+    """A failure of the API server in a few words: its text may quote an object, so it is not repeated."""
+    if isinstance(error, ApiError):
+        return f"the API server answered {error.response.status_code}"
+    return f"the API server cannot be reached ({type(error).__name__})"
+
+
+def is_gone(error: BaseException) -> bool:
     """True when the API server said that the object does not exist."""
     return isinstance(error, ApiError) and error.response.status_code == HTTPStatus.NOT_FOUND

@@ -16,7 +16,8 @@ import msgspec
 from . import conditions as c
 from . import metrics
 from .accounts import Account, parse_account
-from .cluster import Cluster, is_gone
+from .cluster import Cluster, describe, is_gone
+from .errors import ClusterUnavailable
 from .policies import NEVER
 from .pool_index import IndexPublisher
 from .reconcile import Memory, Reconciler
@@ -24,7 +25,7 @@ from .scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-INDEX_RETRY_SECONDS = 2.0
+INDEX_RETRY_SECONDS = 0.5
 
 
 @dataclass
@@ -58,6 +59,8 @@ class Controller:
             name = body.get("metadata", {}).get("name")
             log.error("%s: this operator does not understand its spec: %s", name, error)
             return
+        if kind == "DELETED" and account.uid not in self._known:
+            return  # we let it go ourselves
         if kind == "DELETED":  # gone, whoever removed our finalizer: what we hold of it goes, too
             account = msgspec.structs.replace(account, deleting=True, finalizers=[])
         known = self._known.setdefault(account.uid, _Known(account))
@@ -92,7 +95,7 @@ class Controller:
                 await self._index.load(await self._cluster.account_names())
                 return
             except httpx2.HTTPError as error:
-                log.warning("the pool index cannot be read yet (%s)", type(error).__name__)
+                log.warning("the pool index cannot be read yet: %s", describe(error))
                 await asyncio.sleep(INDEX_RETRY_SECONDS)
 
     async def _reconcile(self, uid: str) -> datetime | None:
@@ -103,9 +106,9 @@ class Controller:
         with metrics.RECONCILE_SECONDS.time():
             try:
                 account, due = await self._reconciler.reconcile(before, known.memory)
-            except httpx2.HTTPError as error:
+            except (httpx2.HTTPError, ClusterUnavailable) as error:
                 metrics.RECONCILES.labels("error").inc()
-                if is_gone(error):  # the event of its deletion is on its way
+                if is_gone(error.__cause__ or error):  # the event of its deletion is on its way
                     return NEVER
                 raise
         metrics.RECONCILES.labels("success").inc()

@@ -4,7 +4,7 @@ Every message here may end in a condition, an Event or a log line, so it names t
 side's error word, never a body, a token, a code or a URL with a query.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 
 class ConfigError(Exception):
@@ -45,3 +45,11 @@ class StoreCorrupt(StoreFailed):
 
 class StoreConflict(Exception):
     """Somebody else wrote a newer credential since it was read."""
+
+
+class ClusterUnavailable(Exception):
+    """The API server did not take the index or the status. Tokens are refreshed all the same: `next_check` says when."""
+
+    def __init__(self, next_check: datetime) -> None:
+        super().__init__("the API server did not take the index or the status")
+        self.next_check = next_check

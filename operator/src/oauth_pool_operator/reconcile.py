@@ -3,17 +3,16 @@
     finalizer -> gather -> log in -> refresh -> publish (access file, index) -> status and Events
 
 Every step is safe to run twice, and a crash between any two leaves something that the next run completes: what can be
-lost (a refresh token) is on the state volume before anybody hears of it. Errors of the API server are raised and the
-scheduler calls again; everything else becomes part of the facts and ends in a condition.
+lost (a refresh token) is on the state volume before anybody hears of it. What goes wrong becomes part of the facts
+and ends in a condition; only the API server's failures are raised, and the scheduler calls again.
 """
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 import httpx2
 import msgspec
@@ -23,7 +22,9 @@ from . import login, metrics, policies
 from .accounts import CODE_ANNOTATION, FINALIZER, Account, rfc3339
 from .cluster import Cluster, is_gone
 from .config import Profile
+from .credentials import Credentials, in_thread
 from .errors import (
+    ClusterUnavailable,
     ExchangeRejected,
     GrantRejected,
     ServiceAccountTokenRefused,
@@ -31,20 +32,17 @@ from .errors import (
     StoreFailed,
     TokenEndpointUnavailable,
 )
-from .grants import TokenAnswer, TokenEndpoint
+from .grants import TokenEndpoint
 from .policies import NEVER, Facts, Trouble
 from .pool_index import IndexPublisher, render_entry
 from .status import OWNED, happenings, merge_patch, render_status
-from .store import AccessFile, Credential, Journal, Store, fingerprint
+from .store import AccessFile, Store
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY = timedelta(seconds=1)
 LAST_RETRY = timedelta(minutes=5)
-SAVE_RETRY_SECONDS = 1.0
 REVOCATION_SECONDS = 10
-
-_T = TypeVar("_T")
 
 
 @dataclass
@@ -89,12 +87,16 @@ class Reconciler:
         self._store = store
         self._profiles = profiles
         self._endpoints = endpoints
+        self._credentials = Credentials(store=store, profiles=profiles, endpoints=endpoints, cluster=cluster)
         self._index = index
         self._cluster = cluster
         self._clock = clock
 
     async def reconcile(self, account: Account, memory: Memory) -> tuple[Account, datetime]:
-        """Bring one account up to date; returns it as last written, and when to look at it again."""
+        """Bring one account up to date; returns it as last written, and when to look at it again.
+
+        Raises `ClusterUnavailable` when the tokens are up to date but the cluster does not know yet.
+        """
         if account.deleting:
             await self._remove(account)
             return account, NEVER
@@ -105,8 +107,12 @@ class Reconciler:
         facts = await self._gather(account, memory)
         facts = await self._log_in(facts, memory)
         facts = await self._refresh(facts, memory)
-        facts = await self._publish(facts, memory)
-        account = await self._report(facts)
+        facts = await self._write_access_file(facts, memory)
+        try:
+            await self._publish(facts)
+            account = await self._report(facts)
+        except httpx2.HTTPError as error:
+            raise ClusterUnavailable(policies.next_check(facts)) from error
         if facts.trouble is None:
             memory.succeeded()
         return account, policies.next_check(facts)
@@ -122,10 +128,10 @@ class Reconciler:
     async def _remove(self, account: Account) -> None:
         """Index first, so that no proxy picks it; then the access file, the grant, the state, and the finalizer."""
         await self._index.withdraw(account)
-        await _in_thread(self._store.remove_access, account.uid)
+        await in_thread(self._store.remove_access, account.uid)
         if account.spec.deletion_policy == "Revoke":
             await self._revoke(account)
-            await _in_thread(self._store.remove_state, account.uid)
+            await in_thread(self._store.remove_state, account.uid)
         metrics.forget(account.name)
         if FINALIZER in account.finalizers:
             rest = [finalizer for finalizer in account.finalizers if finalizer != FINALIZER]
@@ -140,24 +146,25 @@ class Reconciler:
         """Best effort and bounded: a provider that does not answer must not keep a namespace from going."""
         endpoint = self._endpoints.get(account.spec.provider)
         try:
-            credential = await _in_thread(self._store.credential, account.uid)
+            credential = await in_thread(self._store.credential, account.uid)
             if endpoint is None or credential is None or credential.refresh_token is None or credential.dead:
                 return
             async with asyncio.timeout(REVOCATION_SECONDS):
                 await endpoint.revoke(credential.refresh_token)
         except (TokenEndpointUnavailable, ExchangeRejected, StoreFailed, TimeoutError) as error:
-            log.warning("%s: its grant was not revoked at the provider: %s", account.name, error or "no answer in time")
+            why = str(error) or "no answer in time"
+            log.warning("%s: its grant was not revoked at the provider: %s", account.name, why)
 
     # --- gather ------------------------------------------------------------------------------------------------------
 
     async def _gather(self, account: Account, memory: Memory) -> Facts:
         facts = Facts(account, self._clock(), trouble=self._spec_trouble(account))
         try:
-            credential = await _in_thread(self._store.credential, account.uid)
-            session = await _in_thread(self._store.session, account.uid)
+            credential = await in_thread(self._store.credential, account.uid)
+            session = await in_thread(self._store.session, account.uid)
         except StoreFailed as error:
             trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
-            return replace(facts, trouble=facts.trouble or trouble)
+            return replace(facts, trouble=trouble)
         return replace(facts, credential=credential, session=session)
 
     def _spec_trouble(self, account: Account) -> Trouble | None:
@@ -185,9 +192,8 @@ class Reconciler:
             if facts.trouble is None and not account.spec.suspend:
                 facts = await self._open_session(facts)
                 facts = await self._exchange_code(facts, memory)
-        except StoreFailed as error:
-            trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
-            return replace(facts, trouble=facts.trouble or trouble)
+        except (StoreFailed, StoreConflict) as error:
+            return replace(facts, trouble=memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True))
         return facts
 
     async def _take_pasted_code(self, facts: Facts) -> Facts:
@@ -197,7 +203,7 @@ class Reconciler:
             return facts
         if session is None or session.handled_code != login.digest(pasted):
             session = login.judge(session, pasted, facts.now, account.name)
-            await _in_thread(self._store.save_session, account.uid, session)
+            await in_thread(self._store.save_session, account.uid, session)
             if session.problem is not None:
                 log.warning("%s: %s", account.name, session.problem_message)
         account = await self._cluster.remove_annotation(account, CODE_ANNOTATION)
@@ -211,30 +217,21 @@ class Reconciler:
         if not is_first and not is_asked_for:
             return facts
         session = login.open_session(facts.now, request)
-        await _in_thread(self._store.save_session, account.uid, session)
+        await in_thread(self._store.save_session, account.uid, session)
         log.info("%s: login %s is open until %s", account.name, session.session_id, rfc3339(session.expires))
         return replace(facts, session=session)
 
     async def _exchange_code(self, facts: Facts, memory: Memory) -> Facts:
-        account, session = facts.account, facts.session
-        if session is None or session.code is None:
+        if facts.session is None or facts.session.code is None:
             return facts
-        if (trouble := memory.holds_back(facts.now)) is not None:
-            return replace(facts, trouble=trouble)
-        endpoint, code = self._endpoints[account.spec.provider], session.code
-        await _in_thread(self._store.begin_exchange, account.uid, None)
+        if (held := memory.holds_back(facts.now)) is not None:
+            return replace(facts, trouble=held)
         try:
-            with _counted(account.name):
-                answer = await endpoint.exchange_code(code, session)
+            return await self._credentials.from_code(facts)
         except TokenEndpointUnavailable as error:
             return replace(facts, trouble=memory.failed(c.EXCHANGING, error, facts.now, is_stalled=False))
         except (GrantRejected, ExchangeRejected) as error:
             return await self._start_over(facts, error)
-        credential = await self._save_answer(facts, answer)
-        session = login.end_session(session)
-        await _in_thread(self._store.save_session, account.uid, session)
-        log.info("%s: logged in, token generation %d", account.name, credential.generation)
-        return replace(facts, credential=credential, session=session)
 
     async def _start_over(self, facts: Facts, error: Exception) -> Facts:
         """A code is good for one exchange; after a refusal there is a new session, so that the person has a fresh URL."""
@@ -247,7 +244,7 @@ class Reconciler:
             problem=c.CODE_REJECTED,
             problem_message=f"{error}; log in again with the new status.login.authorizationURL",
         )
-        await _in_thread(self._store.save_session, account.uid, fresh)
+        await in_thread(self._store.save_session, account.uid, fresh)
         return replace(facts, session=fresh)
 
     # --- refresh -----------------------------------------------------------------------------------------------------
@@ -262,132 +259,53 @@ class Reconciler:
         is_refresh = facts.account.spec.grant == "AuthorizationCode"
         try:
             if is_refresh:
-                facts = await self._refresh_grant(facts)
-            else:
-                facts = await self._exchange_assertion(facts)
+                return await self._credentials.from_refresh_token(facts)
+            return await self._credentials.from_service_account(facts)
         except TokenEndpointUnavailable as error:
-            reason = c.REFRESHING if is_refresh else c.EXCHANGING
-            trouble = memory.failed(reason, error, facts.now, is_stalled=False)
+            trouble = memory.failed(c.REFRESHING if is_refresh else c.EXCHANGING, error, facts.now, is_stalled=False)
         except (GrantRejected, ExchangeRejected) as error:
             trouble = memory.failed(c.EXCHANGE_REJECTED, error, facts.now, is_stalled=True)
         except ServiceAccountTokenRefused as error:
             trouble = memory.failed(c.SERVICE_ACCOUNT_TOKEN_REFUSED, error, facts.now, is_stalled=True)
         except (StoreFailed, StoreConflict) as error:
             trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
-        else:
-            return facts
         log.warning("%s: no new access token: %s", facts.account.name, trouble.message)
         return replace(facts, trouble=trouble)
 
     async def _announce(self, facts: Facts) -> Facts:
         """An account that cannot be used meanwhile says what it waits for; one that can says nothing of routine."""
-        if policies.readiness(facts).reason != c.REFRESHING:
-            return facts
-        return replace(facts, account=await self._report(facts))
-
-    async def _refresh_grant(self, facts: Facts) -> Facts:
-        """Design section 4: journal and room on the disk first, then the request, then the answer on the disk."""
-        account, credential = facts.account, facts.credential
-        assert credential is not None
-        if credential.refresh_token is None:
-            return await self._bury(facts, c.GRANT_REVOKED)
-        used = fingerprint(credential.refresh_token)
-        journal = await _in_thread(self._store.journal, account.uid)
-        outcome_was_unknown = journal is not None and journal.refresh_token_fingerprint == used
-        await _in_thread(self._store.begin_exchange, account.uid, Journal(facts.now, credential.generation, used))
-        try:
-            with _counted(account.name):
-                answer = await self._endpoints[account.spec.provider].refresh(credential.refresh_token)
-        except GrantRejected:
-            return await self._confirm_death(facts, outcome_was_unknown)
-        except TokenEndpointUnavailable as error:
-            if not error.may_be_done and not outcome_was_unknown:
-                await _in_thread(self._store.end_journal, account.uid)
-            raise
-        credential = await self._save_answer(facts, answer)
-        log.info("%s: refreshed, token generation %d", account.name, credential.generation)
-        return replace(facts, credential=credential)
-
-    async def _confirm_death(self, facts: Facts, outcome_was_unknown: bool) -> Facts:
-        """`invalid_grant`: dead only if what was sent is still what is stored."""
-        account, credential = facts.account, facts.credential
-        assert credential is not None
-        stored = await _in_thread(self._store.credential, account.uid)
-        if stored is not None and stored.refresh_token != credential.refresh_token:
-            log.warning("%s: the refresh token was replaced meanwhile; going on with the newer one", account.name)
-            await _in_thread(self._store.end_journal, account.uid)
-            return replace(facts, credential=stored)
-        return await self._bury(facts, c.REFRESH_OUTCOME_UNKNOWN if outcome_was_unknown else c.GRANT_REVOKED)
-
-    async def _bury(self, facts: Facts, reason: str) -> Facts:
-        account, credential = facts.account, facts.credential
-        assert credential is not None
-        dead = msgspec.structs.replace(credential, dead=reason)
-        await self._save(account, dead, replaces=credential.generation)
-        log.error("%s: the grant is dead (%s); somebody has to log in again", account.name, reason)
-        return replace(facts, credential=dead)
-
-    async def _exchange_assertion(self, facts: Facts) -> Facts:
-        account = facts.account
-        workload, profile = account.spec.workload_identity, self._profiles[account.spec.provider].workload_identity
-        assert workload is not None and profile is not None  # the CRD's rule, and `_spec_trouble`
-        assertion = await self._cluster.service_account_token(workload.service_account_name, profile.audience)
-        await _in_thread(self._store.begin_exchange, account.uid, None)
-        with _counted(account.name):
-            answer = await self._endpoints[account.spec.provider].exchange_assertion(assertion, workload)
-        if answer.subject is None:
-            answer = replace(answer, subject=workload.service_account_id or workload.service_account_name)
-        credential = await self._save_answer(facts, answer)
-        log.info("%s: exchanged, token generation %d", account.name, credential.generation)
-        return replace(facts, credential=credential)
-
-    async def _save_answer(self, facts: Facts, answer: TokenAnswer) -> Credential:
-        """The new credential, on the disk. Its life is counted from before the request, so that it never seems longer."""
-        before = facts.credential
-        is_new_grant = facts.session is not None and facts.session.code is not None
-        credential = Credential(
-            generation=(before.generation if before else 0) + 1,
-            access_token=answer.access_token,
-            expires=facts.now + answer.lifetime,
-            obtained=facts.now,
-            refresh_token=answer.refresh_token,
-            previous_refresh_token=before.refresh_token if before and not is_new_grant else None,
-            subject=answer.subject or (before.subject if before and not is_new_grant else None),
-        )
-        await self._save(facts.account, credential, replaces=before.generation if before else 0)
-        return credential
-
-    async def _save(self, account: Account, credential: Credential, *, replaces: int) -> None:
-        """Does not give up: what is to be saved may exist nowhere else. Only a newer credential on the disk ends it."""
-        while True:
-            try:
-                await _in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
-                return
-            except StoreFailed as error:
-                log.error("%s: the new credential is not on the disk yet: %s", account.name, error)
-                await asyncio.sleep(SAVE_RETRY_SECONDS)
+        if policies.readiness(facts).reason == c.REFRESHING:
+            with suppress(httpx2.HTTPError):  # the token matters more than the word for it
+                return replace(facts, account=await self._report(facts))
+        return facts
 
     # --- publish and report ------------------------------------------------------------------------------------------
 
-    async def _publish(self, facts: Facts, memory: Memory) -> Facts:
-        """The access file before the index that sends proxies to read it."""
+    async def _write_access_file(self, facts: Facts, memory: Memory) -> Facts:
+        """The access token for the proxies, and none of an account that has none that works."""
         account, credential = facts.account, facts.credential
         if facts.storage_is_unavailable:
-            return facts  # what is published stays: nothing is known that would be better
+            return facts
         try:
-            if credential is not None and credential.dead is None:
-                wanted = AccessFile(credential.generation, credential.access_token, rfc3339(credential.expires))
-                if await _in_thread(self._store.access, account.uid) != wanted:
-                    await _in_thread(self._store.save_access, account.uid, wanted)
-                metrics.TOKEN_EXPIRES.labels(account.name).set(credential.expires.timestamp())
-            else:
-                await _in_thread(self._store.remove_access, account.uid)
+            if credential is None or credential.dead is not None:
+                await in_thread(self._store.remove_access, account.uid)
+                return facts
+            wanted = AccessFile(credential.generation, credential.access_token, rfc3339(credential.expires))
+            if await in_thread(self._store.access, account.uid) != wanted:
+                await in_thread(self._store.save_access, account.uid, wanted)
+            metrics.TOKEN_EXPIRES.labels(account.name).set(credential.expires.timestamp())
+            return facts
         except StoreFailed as error:
             trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
             log.error("%s: %s", account.name, trouble.message)
-            return replace(facts, trouble=facts.trouble or trouble)
+            return replace(facts, trouble=trouble)
+
+    async def _publish(self, facts: Facts) -> None:
+        """The index sends proxies to the access file, so it changes only when that could be written."""
+        trouble = facts.trouble
+        if trouble is not None and trouble.reason in (c.STORAGE_UNAVAILABLE, c.STORAGE_WRITE_FAILED):
+            return  # what is published stays: nothing is known that would be better
         await self._index.publish(render_entry(facts))
-        return facts
 
     async def _report(self, facts: Facts) -> Account:
         """Status, once, and only what differs; Events for what a person would want to know of it."""
@@ -408,22 +326,3 @@ class Reconciler:
             except httpx2.HTTPError as error:
                 log.warning("%s: Event %s was not posted: %s", account.name, happening.reason, type(error).__name__)
         return written
-
-
-class _counted:
-    """Counts and times one request to the token endpoint."""
-
-    def __init__(self, account_id: str) -> None:
-        self._account_id = account_id
-
-    def __enter__(self) -> None:
-        self._start = time.monotonic()
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        metrics.REFRESH_SECONDS.observe(time.monotonic() - self._start)
-        metrics.TOKEN_REFRESHES.labels(self._account_id, "failure" if kind else "success").inc()
-
-
-def _in_thread(function: Callable[..., _T], *arguments: object) -> Awaitable[_T]:
-    """The volumes may hang; the event loop must not."""
-    return asyncio.to_thread(function, *arguments)

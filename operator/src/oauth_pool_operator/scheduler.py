@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from .errors import ClusterUnavailable
 from .policies import NEVER
 
 log = logging.getLogger(__name__)
@@ -49,12 +50,6 @@ class Scheduler:
     def wake(self, uid: str) -> None:
         """Reconcile the account as soon as possible."""
         self._set_due(uid, self._entries.setdefault(uid, _Entry()), self._clock())
-
-    def forget(self, uid: str) -> None:
-        """Stop looking at the account once what runs for it has ended."""
-        entry = self._entries.get(uid)
-        if entry is not None and not entry.is_running:
-            del self._entries[uid]
 
     async def run(self) -> None:
         """Start what is due, until cancelled."""
@@ -106,6 +101,9 @@ class Scheduler:
             entry.failures = 0
         except Exception as error:  # noqa: BLE001 (one account must not end the loop)
             due = self._clock() + min(FIRST_RETRY * 2**entry.failures, LAST_RETRY)
+            if isinstance(error, ClusterUnavailable):
+                due = min(due, error.next_check)
+                error = error.__cause__ if isinstance(error.__cause__, Exception) else error
             entry.failures = min(entry.failures + 1, 16)
             # the traceback names code, not data; the error's own text may quote an object, so only its kind is logged
             log.warning(

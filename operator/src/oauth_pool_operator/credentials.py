@@ -1,0 +1,165 @@
+"""How an account's credential comes to be and is replaced, so that at no instant a kill loses a refresh token.
+
+Each way is: room on the disk (and, for a refresh, a journal) first, then the request, then the answer on the disk, and only
+then anybody hears of it. Failures are raised as the errors of `errors`; `reconcile` decides what they mean.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import msgspec
+
+from . import conditions as c
+from . import login, metrics
+from .accounts import Account
+from .cluster import Cluster
+from .config import Profile
+from .errors import GrantRejected, StoreFailed, TokenEndpointUnavailable
+from .grants import TokenAnswer, TokenEndpoint
+from .policies import Facts
+from .store import Credential, Journal, Store, fingerprint
+
+log = logging.getLogger(__name__)
+
+SAVE_RETRY_SECONDS = 1.0
+
+_T = TypeVar("_T")
+
+
+class Credentials:
+    """Obtains credentials from token endpoints and keeps them in the store."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        profiles: Mapping[str, Profile],
+        endpoints: Mapping[str, TokenEndpoint],
+        cluster: Cluster,
+    ) -> None:
+        self._store = store
+        self._profiles = profiles
+        self._endpoints = endpoints
+        self._cluster = cluster
+
+    async def from_code(self, facts: Facts) -> Facts:
+        """Exchange the code of the session; afterwards the session is over."""
+        account, session = facts.account, facts.session
+        assert session is not None and session.code is not None
+        await in_thread(self._store.begin_exchange, account.uid, None)
+        with _counted(account.name):
+            answer = await self._endpoint(account).exchange_code(session.code, session)
+        credential = await self._save_answer(facts, answer, is_new_grant=True)
+        session = login.end_session(session)
+        await in_thread(self._store.save_session, account.uid, session)
+        log.info("%s: logged in, token generation %d", account.name, credential.generation)
+        return replace(facts, credential=credential, session=session)
+
+    async def from_refresh_token(self, facts: Facts) -> Facts:
+        """Refresh. A grant that turns out to be dead is not an error here: the credential says so from then on."""
+        account, credential = facts.account, facts.credential
+        assert credential is not None
+        if credential.refresh_token is None:
+            return await self._bury(facts, c.GRANT_REVOKED)
+        used = fingerprint(credential.refresh_token)
+        journal = await in_thread(self._store.journal, account.uid)
+        outcome_was_unknown = journal is not None and journal.refresh_token_fingerprint == used
+        await in_thread(self._store.begin_exchange, account.uid, Journal(facts.now, credential.generation, used))
+        try:
+            with _counted(account.name):
+                answer = await self._endpoint(account).refresh(credential.refresh_token)
+        except GrantRejected:
+            return await self._confirm_death(facts, outcome_was_unknown)
+        except TokenEndpointUnavailable as error:
+            if not error.may_be_done and not outcome_was_unknown:
+                await in_thread(self._store.end_journal, account.uid)
+            raise
+        credential = await self._save_answer(facts, answer, is_new_grant=False)
+        log.info("%s: refreshed, token generation %d", account.name, credential.generation)
+        return replace(facts, credential=credential)
+
+    async def from_service_account(self, facts: Facts) -> Facts:
+        """Exchange a fresh token of the ServiceAccount. Nothing is lost if the answer is: the next exchange gives another."""
+        account = facts.account
+        workload, profile = account.spec.workload_identity, self._profiles[account.spec.provider].workload_identity
+        assert workload is not None and profile is not None  # the CRD's rule, and `reconcile` has looked
+        assertion = await self._cluster.service_account_token(workload.service_account_name, profile.audience)
+        await in_thread(self._store.begin_exchange, account.uid, None)
+        with _counted(account.name):
+            answer = await self._endpoint(account).exchange_assertion(assertion, workload)
+        if answer.subject is None:
+            answer = replace(answer, subject=workload.service_account_id or workload.service_account_name)
+        credential = await self._save_answer(facts, answer, is_new_grant=False)
+        log.info("%s: exchanged, token generation %d", account.name, credential.generation)
+        return replace(facts, credential=credential)
+
+    def _endpoint(self, account: Account) -> TokenEndpoint:
+        return self._endpoints[account.spec.provider]
+
+    async def _confirm_death(self, facts: Facts, outcome_was_unknown: bool) -> Facts:
+        """`invalid_grant`: dead only if what was sent is still what is stored."""
+        account, credential = facts.account, facts.credential
+        assert credential is not None
+        stored = await in_thread(self._store.credential, account.uid)
+        if stored is not None and stored.refresh_token != credential.refresh_token:
+            log.warning("%s: the refresh token was replaced meanwhile; going on with the newer one", account.name)
+            await in_thread(self._store.end_journal, account.uid)
+            return replace(facts, credential=stored)
+        return await self._bury(facts, c.REFRESH_OUTCOME_UNKNOWN if outcome_was_unknown else c.GRANT_REVOKED)
+
+    async def _bury(self, facts: Facts, reason: str) -> Facts:
+        account, credential = facts.account, facts.credential
+        assert credential is not None
+        dead = msgspec.structs.replace(credential, dead=reason)
+        await self._save(account, dead, replaces=credential.generation)
+        log.error("%s: the grant is dead (%s); somebody has to log in again", account.name, reason)
+        return replace(facts, credential=dead)
+
+    async def _save_answer(self, facts: Facts, answer: TokenAnswer, *, is_new_grant: bool) -> Credential:
+        """The new credential, on the disk. Its life is counted from before the request, so that it never seems longer."""
+        before = facts.credential
+        kept = before if not is_new_grant else None
+        credential = Credential(
+            generation=(before.generation if before else 0) + 1,
+            access_token=answer.access_token,
+            expires=facts.now + answer.lifetime,
+            obtained=facts.now,
+            refresh_token=answer.refresh_token,
+            previous_refresh_token=kept.refresh_token if kept else None,
+            subject=answer.subject or (kept.subject if kept else None),
+        )
+        await self._save(facts.account, credential, replaces=before.generation if before else 0)
+        return credential
+
+    async def _save(self, account: Account, credential: Credential, *, replaces: int) -> None:
+        """Does not give up: what is to be saved may exist nowhere else. Only a newer credential on the disk ends it."""
+        while True:
+            try:
+                await in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
+                return
+            except StoreFailed as error:
+                log.error("%s: the new credential is not on the disk yet: %s", account.name, error)
+                await asyncio.sleep(SAVE_RETRY_SECONDS)
+
+
+async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:
+    """The volumes may hang; the event loop must not."""
+    return await asyncio.to_thread(function, *arguments)
+
+
+class _counted:
+    """Counts and times one request to the token endpoint."""
+
+    def __init__(self, account_id: str) -> None:
+        self._account_id = account_id
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        metrics.REFRESH_SECONDS.observe(time.monotonic() - self._start)
+        metrics.TOKEN_REFRESHES.labels(self._account_id, "failure" if kind else "success").inc()

@@ -1,0 +1,28 @@
+"""The demo, as a person starts it."""
+
+import subprocess
+
+from tests.support.stack import ROOT
+
+
+def test_the_demo_shows_the_main_job_and_ends_well() -> None:
+    ended = subprocess.run(
+        ["make", "--no-print-directory", "demo", "ARGS=--once"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
+    stages = [line for line in ended.stdout.splitlines() if line.startswith("=== ")]
+    assert len(stages) == 8, stages
+    assert "cold start to first answer" in ended.stdout
+    assert ended.stdout.count("CoolingDown") >= 2  # both ways of `kubectl get`, at the end
+
+
+def test_the_demo_explains_itself() -> None:
+    ended = subprocess.run(
+        ["make", "--no-print-directory", "demo", "ARGS=--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "--once" in ended.stdout

@@ -1,0 +1,146 @@
+"""From `kubectl apply` to a streamed answer: all processes real, the client the provider's official SDK."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import anthropic
+import httpx2
+import pytest
+from anthropic.types import TextBlock
+
+from tests.support.control_plane import ControlPlane
+from tests.support.stack import Stack, running_stack, wait_until
+
+ALICE = "alice@example.com"
+MODEL = "claude-test"
+
+
+@pytest.fixture(scope="module")
+def stack(control_plane: ControlPlane) -> Iterator[Stack]:
+    with running_stack(control_plane, log_level="debug") as stack:
+        stack.apply(stack.account("alice", cooldown="45m"))
+        stack.apply(stack.workload_account("workload"))
+        stack.log_in("alice", ALICE)
+        stack.wait_for_reason("workload", "Ready", "Available")
+        wait_until(lambda: health(stack)["pool"]["accounts_available"] == 2, "the proxy to have both accounts")
+        yield stack
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[anthropic.Anthropic]:
+    """As a user has it: a key that means nothing to the pool, and no retries that would hide a failure."""
+    with anthropic.Anthropic(base_url=stack.proxy_url, api_key="unused", max_retries=0) as client:
+        yield client
+
+
+def health(stack: Stack) -> dict[str, dict[str, object]]:
+    document: dict[str, dict[str, object]] = httpx2.get(f"{stack.proxy_url}/health").json()
+    return document
+
+
+def ask(client: anthropic.Anthropic, text: str) -> str:
+    message = client.messages.create(model=MODEL, max_tokens=64, messages=[{"role": "user", "content": text}])
+    (block,) = message.content
+    assert isinstance(block, TextBlock)
+    return block.text
+
+
+def test_the_official_sdk_gets_a_message(client: anthropic.Anthropic) -> None:
+    assert "a question of mine" in ask(client, "a question of mine")
+
+
+def test_the_official_sdk_gets_a_stream(client: anthropic.Anthropic) -> None:
+    messages = [{"role": "user", "content": "a streamed question"}]
+    with client.messages.stream(model=MODEL, max_tokens=64, messages=messages) as stream:  # type: ignore[arg-type]
+        pieces = list(stream.text_stream)
+        final = stream.get_final_message()
+    assert len(pieces) > 1
+    assert "a streamed question" in "".join(pieces)
+    assert final.usage.output_tokens > 0
+
+
+def test_counting_tokens_and_listing_models_go_through(client: anthropic.Anthropic) -> None:
+    counted = client.messages.count_tokens(model=MODEL, messages=[{"role": "user", "content": "how many"}])
+    assert counted.input_tokens > 0
+    assert [model.id for model in client.models.list()]
+
+
+def test_both_accounts_take_turns(stack: Stack, client: anthropic.Anthropic) -> None:
+    answers = [ask(client, "whose turn") for _ in range(4)]
+    assert sum(ALICE in answer for answer in answers) == 2
+
+
+def test_the_client_s_own_credentials_never_reach_the_upstream(stack: Stack, client: anthropic.Anthropic) -> None:
+    ask(client, "with a key")
+    headers = stack.simulator.requests("/v1/messages")[-1]["headers"]
+    assert "unused" not in json.dumps(headers)
+    assert [name.lower() for name, _ in headers].count("authorization") == 1
+
+
+def test_an_error_of_the_api_arrives_as_its_typed_exception(client: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.BadRequestError):
+        client.messages.create(model=MODEL, max_tokens=64, messages=[])
+
+
+def test_an_exhausted_account_is_left_and_everybody_hears_of_it(stack: Stack, client: anthropic.Anthropic) -> None:
+    stack.simulator.exhaust(ALICE, reset_in=1800)
+    answers = [ask(client, "still there?") for _ in range(3)]
+    assert not any(ALICE in answer for answer in answers)
+
+    # the report arrives in status, the operator folds it into the index, and kubectl shows it
+    stack.wait_for_reason("alice", "Ready", "CoolingDown")
+    entry = wait_until(lambda: e if (e := stack.index()["alice"])["status"] == "CoolingDown" else None, "the index")
+    until = time.strptime(entry["cooldownUntil"], "%Y-%m-%dT%H:%M:%SZ")
+    assert until > time.gmtime(time.time() + 1500)
+    (report,) = stack.get("alice")["status"]["reports"]
+    assert (report["reporter"], report["reason"], report["tokenGeneration"]) == ("proxy-0", "QuotaExhausted", 1)
+    columns = stack.kubectl("get", "oauthaccounts").splitlines()
+    assert columns[0].split() == ["NAME", "STATUS", "5H", "7D", "RESETS", "TOKEN-EXPIRES", "AGE"]
+    assert columns[1].split()[:3] == ["alice", "CoolingDown", "100%"]
+    assert health(stack)["status"] == "degraded"  # type: ignore[comparison-overlap]
+    metrics = httpx2.get(f"{stack.proxy_url}/metrics").text
+    assert 'pool_quota_exhaustions_total{account_id="alice"} 1.0' in metrics
+    assert 'pool_failovers_total{from_account="alice"' in metrics
+
+
+def test_with_every_account_exhausted_the_client_is_told_when_to_come_back(
+    stack: Stack, client: anthropic.Anthropic
+) -> None:
+    workload = stack.get("workload")["status"]["subject"]
+    subject = next(a["subject"] for a in stack.simulator.call("GET", "accounts") if a["subject"] != ALICE)
+    assert workload
+    stack.simulator.exhaust(subject, reset_in=900)
+    with pytest.raises(anthropic.RateLimitError) as caught:
+        ask(client, "anybody?")
+    assert 0 < int(caught.value.response.headers["retry-after"]) <= 960
+
+
+def test_no_secret_is_anywhere_but_on_the_two_volumes(stack: Stack) -> None:
+    """Runs last: everything above was logged at debug level."""
+    # a wrong code as well, whose handling has texts of its own
+    stack.apply(stack.account("carol"))
+    good = stack.simulator.approve(stack.authorization_url("carol"), "carol@example.com")
+    wrong_code = "a-code-that-was-never-issued"
+    stack.paste("carol", f"{wrong_code}#{good.partition('#')[2]}")
+    stack.wait_for_reason("carol", "LoginRequired", "CodeRejected")
+    stack.log_in("carol", "carol@example.com")
+
+    secrets = [*stack.simulator.secrets(), wrong_code]
+    assert len(secrets) > 12
+    kinds = "oauthaccounts,configmaps,events,serviceaccounts,roles,rolebindings,secrets"
+    places = {
+        "objects": stack.kubectl("get", kinds, "-o", "json", "--show-managed-fields"),
+        "events as kubectl shows them": stack.kubectl("get", "events"),
+        "the operator's output": stack.operator.output,
+        "the proxy's output": stack.proxy.output,
+        "the operator's metrics": httpx2.get(f"{stack.metrics_url}/metrics").text,
+        "the proxy's metrics": httpx2.get(f"{stack.proxy_url}/metrics").text,
+        "health": httpx2.get(f"{stack.proxy_url}/health").text,
+    }
+    assert "reconcile" in places["the operator's output"] or "index: wrote" in places["the operator's output"]
+    leaks = [(place, index) for place, text in places.items() for index, secret in enumerate(secrets) if secret in text]
+    assert leaks == []
+    # the search finds what is there: the volumes do hold them
+    stored = "".join(path.read_text() for path in stack.state_dir.rglob("credential.json"))
+    assert any(secret in stored for secret in secrets)

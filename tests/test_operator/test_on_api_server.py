@@ -1,0 +1,334 @@
+"""The real operator process against a real API server and the provider's simulator: accounts from birth to deletion."""
+
+import json
+import stat
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from tests.support.control_plane import ControlPlane
+from tests.support.stack import Stack, running_stack, wait_until
+
+
+@pytest.fixture(scope="module")
+def stack(control_plane: ControlPlane) -> Iterator[Stack]:
+    with running_stack(control_plane, with_proxy=False) as stack:
+        yield stack
+
+
+@pytest.fixture(autouse=True)
+def tidy(stack: Stack) -> Iterator[None]:
+    yield
+    stack.kubectl("delete", "oauthaccounts", "--all", "--timeout=30s")
+    stack.simulator.reset()
+
+
+def reasons_of_events(stack: Stack, name: str) -> list[str]:
+    events = json.loads(stack.kubectl("get", "events", "-o", "json"))["items"]
+    return [event["reason"] for event in events if event["involvedObject"]["name"] == name]
+
+
+def test_a_person_logs_in(stack: Stack) -> None:
+    stack.apply(stack.account("alice", priority=3))
+    url = stack.authorization_url("alice")
+    assert stack.condition("alice", "Ready")["reason"] == "LoginRequired"
+    assert stack.condition("alice", "LoginRequired")["reason"] == "AwaitingAuthorizationCode"
+    assert stack.index()["alice"]["status"] == "LoginRequired"
+
+    stack.paste("alice", stack.simulator.approve(url, "alice@example.com"))
+    stack.wait_for_reason("alice", "Ready", "Available")
+
+    account = stack.get("alice")
+    assert "oauthpool.dev/authorization-code" not in account["metadata"].get("annotations", {})
+    assert account["status"]["subject"] == "alice@example.com"
+    assert "login" not in account["status"]
+    entry, token = stack.index()["alice"], account["status"]["token"]
+    assert (entry["status"], entry["priority"], entry["generation"]) == ("Available", 3, 1)
+    assert entry["fingerprint"] == token["fingerprint"]
+    assert reasons_of_events(stack, "alice") == ["LoginOpened", "LoggedIn"]
+
+
+def test_files_are_where_the_design_says_with_the_modes_it_says(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    uid = stack.get("alice")["metadata"]["uid"]
+    modes = {
+        str(path.relative_to(stack.folder)): stat.S_IMODE(path.stat().st_mode)
+        for path in (*stack.state_dir.rglob("*.json"), *stack.access_dir.rglob("*.json"))
+    }
+    assert modes == {
+        f"state/{uid}/credential.json": 0o600,
+        f"state/{uid}/login.json": 0o600,
+        f"access/{uid}.json": 0o640,
+    }
+    access = json.loads((stack.access_dir / f"{uid}.json").read_text())
+    assert access.keys() == {"generation", "access_token", "expires"}
+
+
+def test_a_workload_exchanges_its_service_account_token(stack: Stack) -> None:
+    stack.apply(stack.workload_account("workload"))
+    stack.wait_for_reason("workload", "Ready", "Available")
+    request = stack.simulator.requests("/v1/oauth/token")[-1]
+    assert list(json.loads(request["body"])) == ["grant_type", "assertion", "federation_rule_id", "organization_id"]
+    assert stack.condition("workload", "LoginRequired")["status"] == "False"
+    uid = stack.get("workload")["metadata"]["uid"]
+    assert json.loads((stack.state_dir / uid / "credential.json").read_text())["refresh_token"] is None
+
+
+def test_a_workload_without_its_service_account_says_which(stack: Stack) -> None:
+    manifest = stack.workload_account("workload")
+    manifest["spec"]["workloadIdentity"]["serviceAccountName"] = "nobody"
+    stack.apply(manifest)
+    stalled = stack.wait_for_reason("workload", "Stalled", "ServiceAccountTokenRefused")
+    assert "resourceNames [nobody]" in stalled["message"]  # forbidden comes before not found
+
+
+def test_a_refused_exchange_is_a_mistake_in_the_configuration_not_a_dead_account(stack: Stack) -> None:
+    manifest = stack.workload_account("workload")
+    manifest["spec"]["workloadIdentity"]["federationRuleID"] = "fdrl_unknown"
+    stack.apply(manifest)
+    stalled = stack.wait_for_reason("workload", "Stalled", "ExchangeRejected")
+    assert stalled["status"] == "True"
+    assert stack.condition("workload", "Ready")["reason"] == "ExchangeRejected"
+
+
+def test_tokens_are_refreshed_before_they_expire(stack: Stack) -> None:
+    stack.simulator.set(expires_in=4)
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    stack.apply(stack.workload_account("workload"))
+    for name in ("alice", "workload"):
+        wait_until(lambda n=name: stack.index().get(n, {}).get("generation", 0) >= 3, f"third token of {name}")  # type: ignore[misc]
+        assert stack.index()[name]["status"] == "Available"
+        assert stack.condition(name, "Ready")["reason"] == "Available"
+    # routine is not an Event
+    assert set(reasons_of_events(stack, "alice")) <= {"LoginOpened", "LoggedIn", "CoolingDown", "Recovered"}
+    metrics = httpx2.get(f"{stack.metrics_url}/metrics").text
+    assert 'pool_token_refreshes_total{account_id="alice",result="success"}' in metrics
+
+
+def test_a_slow_token_endpoint_does_not_stop_the_old_token(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    stack.simulator.set(token_endpoint_delay=2.0)
+    stack.apply(stack.account("bob"))  # the loop is not blocked by one slow answer
+    stack.authorization_url("bob")
+    assert stack.condition("alice", "Ready")["reason"] == "Available"
+
+
+def test_a_wrong_state_is_refused_and_the_same_login_goes_on(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    url = stack.authorization_url("alice")
+    pasted = stack.simulator.approve(url, "alice@example.com")
+    code = pasted.partition("#")[0]
+    stack.paste("alice", f"{code}#not-the-state")
+    rejected = stack.wait_for_reason("alice", "LoginRequired", "CodeRejected")
+    assert "belongs to another login" in rejected["message"]
+    assert code not in json.dumps(stack.get("alice"))
+    assert stack.authorization_url("alice") == url
+    stack.paste("alice", pasted)
+    stack.wait_for_reason("alice", "Ready", "Available")
+
+
+def test_a_code_that_the_provider_refuses_opens_a_fresh_login(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    url = stack.authorization_url("alice")
+    state = stack.simulator.approve(url, "alice@example.com").partition("#")[2]
+    stack.paste("alice", f"no-such-code#{state}")
+    rejected = stack.wait_for_reason("alice", "LoginRequired", "CodeRejected")
+    assert "invalid_grant" in rejected["message"]
+    fresh = stack.authorization_url("alice")
+    assert fresh != url
+    stack.paste("alice", stack.simulator.approve(fresh, "alice@example.com"))
+    stack.wait_for_reason("alice", "Ready", "Available")
+
+
+def test_a_new_login_is_asked_for_by_annotation_and_ends_the_old_one(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    old_url = stack.authorization_url("alice")
+    old = stack.simulator.approve(old_url, "alice@example.com")
+    stack.kubectl("annotate", "oauthaccount", "alice", "oauthpool.dev/login-requested=again")
+    wait_until(lambda: stack.get("alice")["status"].get("lastHandledLoginRequest") == "again", "the answer")
+    assert stack.authorization_url("alice") != old_url
+    stack.paste("alice", old)
+    stack.wait_for_reason("alice", "LoginRequired", "CodeRejected")
+
+
+def test_a_login_that_nobody_completes_expires_and_says_what_to_do(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.authorization_url("alice")
+    uid = stack.get("alice")["metadata"]["uid"]
+    login = stack.state_dir / uid / "login.json"
+    session = json.loads(login.read_text()) | {"expires": "2026-01-01T00:00:00Z"}
+    login.write_text(json.dumps(session))
+    stack.kubectl("annotate", "oauthaccount", "alice", "example.com/poke=1")
+    expired = stack.wait_for_reason("alice", "LoginRequired", "LoginExpired")
+    assert "oauthpool.dev/login-requested=" in expired["message"]
+    assert "login" not in stack.get("alice")["status"]
+    stack.paste("alice", f"some-code#{session['state']}")
+    wait_until(
+        lambda: "authorization-code" not in json.dumps(stack.get("alice")["metadata"].get("annotations", {})),
+        "the code to be taken off",
+    )
+    assert stack.condition("alice", "LoginRequired")["reason"] == "LoginExpired"
+
+
+def test_a_login_survives_a_restart_of_the_operator(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    url = stack.authorization_url("alice")
+    assert stack.operator.stop() == 0
+    stack.start_operator()
+    assert stack.authorization_url("alice") == url
+    stack.log_in("alice", "alice@example.com")
+
+
+def test_sigterm_waits_for_an_exchange_in_flight(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    pasted = stack.simulator.approve(stack.authorization_url("alice"), "alice@example.com")
+    stack.simulator.set(token_endpoint_delay=7.0)  # longer than Kopf waits for what it started itself
+    stack.paste("alice", pasted)
+    wait_until(lambda: refresh_in_flight(stack), "the exchange to begin")
+    assert stack.operator.stop() == 0
+    stack.simulator.set(token_endpoint_delay=0.0)
+    uid = stack.get("alice")["metadata"]["uid"]
+    assert json.loads((stack.state_dir / uid / "credential.json").read_text())["refresh_token"]
+    stack.start_operator()
+    stack.wait_for_reason("alice", "Ready", "Available")
+
+
+def refresh_in_flight(stack: Stack) -> bool:
+    return any((path / "credential.json.new").exists() for path in stack.state_dir.iterdir())
+
+
+def test_a_dead_grant_disables_until_a_new_login(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    uid = stack.get("alice")["metadata"]["uid"]
+    credential = json.loads((stack.state_dir / uid / "credential.json").read_text())
+    # somebody else uses the refresh token up: the next refresh is a replay
+    stack.simulator.redeem(credential["refresh_token"])
+    report(stack, "alice", "Unauthorized", generation=1)
+    stack.wait_for_reason("alice", "Ready", "Disabled")
+    assert stack.condition("alice", "LoginRequired")["reason"] == "GrantRevoked"
+    assert stack.index()["alice"]["status"] == "Disabled"
+    assert not (stack.access_dir / f"{uid}.json").exists()
+    assert "Disabled" in reasons_of_events(stack, "alice")
+    stack.kubectl("annotate", "oauthaccount", "alice", "oauthpool.dev/login-requested=1")
+    stack.log_in("alice", "alice@example.com")
+    assert stack.index()["alice"]["generation"] == 2
+
+
+def report(stack: Stack, name: str, reason: str, *, generation: int, until: str | None = None) -> None:
+    """What a proxy writes, the way it writes it."""
+    entry = {
+        "reporter": "proxy-9",
+        "observedTime": "2026-11-21T00:00:00Z",
+        "reason": reason,
+        "tokenGeneration": generation,
+        **({"untilTime": until} if until else {}),
+    }
+    manifest = {
+        "apiVersion": "oauthpool.dev/v1alpha1",
+        "kind": "OAuthAccount",
+        "metadata": {"name": name, "namespace": stack.namespace},
+        "status": {"reports": [entry]},
+    }
+    stack.kubectl(
+        *("apply", "--server-side", "--subresource=status", "--field-manager=oauth-pool-proxy-proxy-9", "-f", "-"),
+        stdin=json.dumps(manifest),
+    )
+
+
+def test_a_refused_token_is_refreshed_at_once_and_the_account_lives(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    report(stack, "alice", "Unauthorized", generation=1)
+    wait_until(lambda: stack.index()["alice"]["generation"] == 2, "a new token")
+    assert stack.condition("alice", "Ready")["reason"] == "Available"
+
+
+def test_an_unknown_provider_names_the_known_ones(stack: Stack) -> None:
+    stack.apply(stack.account("alice", provider="nobody"))
+    stalled = stack.wait_for_reason("alice", "Stalled", "UnknownProvider")
+    assert stalled["message"].endswith("it knows simulator")
+    assert stack.condition("alice", "Ready")["reason"] == "UnknownProvider"
+    assert stack.condition("alice", "LoginRequired")["status"] == "False"
+
+
+def test_suspend_takes_the_account_out_and_resume_brings_it_back(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    stack.kubectl("patch", "oauthaccount", "alice", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    stack.wait_for_reason("alice", "Ready", "Suspended")
+    assert stack.index()["alice"]["status"] == "Suspended"
+    stack.kubectl("patch", "oauthaccount", "alice", "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    stack.wait_for_reason("alice", "Ready", "Available")
+
+
+def test_deletion_removes_files_and_index_key_and_revokes(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    uid = stack.get("alice")["metadata"]["uid"]
+    stack.kubectl("delete", "oauthaccount", "alice", "--timeout=20s")
+    assert not (stack.state_dir / uid).exists()
+    assert not (stack.access_dir / f"{uid}.json").exists()
+    assert "alice" not in stack.index()
+    assert stack.simulator.requests("/v1/oauth/revoke")
+
+
+def test_retain_keeps_the_credential_and_does_not_revoke(stack: Stack) -> None:
+    stack.apply(stack.account("alice", deletionPolicy="Retain"))
+    stack.log_in("alice", "alice@example.com")
+    uid = stack.get("alice")["metadata"]["uid"]
+    stack.kubectl("delete", "oauthaccount", "alice", "--timeout=20s")
+    assert (stack.state_dir / uid / "credential.json").exists()
+    assert not (stack.access_dir / f"{uid}.json").exists()
+    assert not stack.simulator.requests("/v1/oauth/revoke")
+
+
+def test_keys_of_accounts_that_are_gone_leave_the_index_at_start(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.authorization_url("alice")
+    assert stack.operator.stop() == 0
+    stack.kubectl("patch", "configmap", "oauth-pool", "--type=merge", "-p", '{"data":{"ghost":"{}"}}')
+    stack.start_operator()
+    wait_until(lambda: set(stack.index()) == {"alice"}, "the ghost to go")
+
+
+def test_an_idle_pool_makes_no_writes(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    stack.apply(stack.workload_account("workload"))
+    stack.wait_for_reason("workload", "Ready", "Available")
+
+    def versions() -> tuple[str, ...]:
+        found = json.loads(stack.kubectl("get", "oauthaccounts,configmaps", "-o", "json"))["items"]
+        return tuple(item["metadata"]["resourceVersion"] for item in found)
+
+    before = versions()
+    for poke in range(3):  # events that change nothing
+        stack.kubectl("annotate", "configmap", "oauth-pool", f"example.com/poke={poke}", "--overwrite")
+    assert stack.operator.stop() == 0
+    stack.start_operator()  # and a restart, after which everything is looked at again
+    stack.apply(stack.account("bob"))
+    stack.authorization_url("bob")
+    after = {item: version for item, version in zip(("alice", "workload"), versions(), strict=False)}
+    assert (after["alice"], after["workload"]) == (before[0], before[1])
+
+
+def test_a_volume_that_refuses_costs_no_token(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    uid = stack.get("alice")["metadata"]["uid"]
+    before = len(stack.simulator.requests("/v1/oauth/token"))
+    # a folder where the file should be: this refuses root, too, as a read-only or full volume would
+    obstacle = stack.state_dir / uid / "credential.json.new"
+    obstacle.mkdir()
+    report(stack, "alice", "Unauthorized", generation=1)
+    stalled = stack.wait_for_reason("alice", "Stalled", "StorageWriteFailed")
+    assert "reserve room" in stalled["message"]
+    assert len(stack.simulator.requests("/v1/oauth/token")) == before
+    obstacle.rmdir()
+    wait_until(lambda: stack.index()["alice"]["generation"] == 2, "the refresh once the volume is back", seconds=60)
+    wait_until(lambda: stack.condition("alice", "Stalled") == {}, "the condition to go")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx2
 
-from tests.support.control_plane import ControlPlane
+from tests.support.control_plane import ControlPlane, ControlPlaneError
 from tests.support.stack import ROOT, Stack
 
 COLOURS = {"operator": 36, "proxy": 35, "simulator": 33, "demo": 32}
@@ -193,7 +193,7 @@ def main() -> int:
                 stay(stack, kubeconfig, screen)
     except KeyboardInterrupt:
         return 130
-    except (AssertionError, httpx2.HTTPError, OSError) as error:
+    except (AssertionError, ControlPlaneError, httpx2.HTTPError, OSError) as error:
         screen.write(f"\ndemo failed: {error}")
         return 1
     screen.stage("done")

@@ -4,8 +4,8 @@ import json
 
 import httpx2
 
-from tests.support.control_plane import ControlPlane
-from tests.support.stack import ROOT, Stack, running_stack, wait_until
+from tests.support.control_plane import ControlPlane, wait_until
+from tests.support.stack import ROOT, Stack, running_stack
 
 
 def ask(stack: Stack) -> int:
@@ -35,7 +35,9 @@ def test_without_the_api_server_the_pool_goes_on() -> None:
 
             control_plane.start_api_server()
             stack.simulator.set(expires_in=None)
-            wait_until(lambda: stack.index()["alice"]["generation"] > generation + 1, "the index to catch up", seconds=60)
+            wait_until(
+                lambda: stack.index()["alice"]["generation"] > generation + 1, "the index to catch up", seconds=60
+            )
             stack.apply(stack.account("bob"))
             stack.log_in("bob", "bob@example.com")
             wait_until(lambda: accounts_available(stack) == 2, "the proxy to hear of the new account", seconds=60)

@@ -9,8 +9,8 @@ import httpx2
 import pytest
 from anthropic.types import TextBlock
 
-from tests.support.control_plane import ControlPlane
-from tests.support.stack import Stack, running_stack, wait_until
+from tests.support.control_plane import ControlPlane, wait_until
+from tests.support.stack import Stack, running_stack
 
 ALICE = "alice@example.com"
 MODEL = "claude-test"
@@ -108,8 +108,7 @@ def test_with_every_account_exhausted_the_client_is_told_when_to_come_back(
     stack: Stack, client: anthropic.Anthropic
 ) -> None:
     workload = stack.get("workload")["status"]["subject"]
-    subject = next(a["subject"] for a in stack.simulator.call("GET", "accounts") if a["subject"] != ALICE)
-    assert workload
+    subject = next(subject for subject in stack.simulator.subjects() if subject == workload)
     stack.simulator.exhaust(subject, reset_in=900)
     with pytest.raises(anthropic.RateLimitError) as caught:
         ask(client, "anybody?")

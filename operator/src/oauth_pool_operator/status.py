@@ -138,8 +138,13 @@ def happenings(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Ite
 def _readiness_changed(before: str | None, ready: dict[str, Any]) -> Iterator[Happening]:
     reason, message = ready["reason"], ready["message"]
     if reason == c.AVAILABLE:
-        names = {c.COOLING_DOWN: "Recovered", c.SUSPENDED: "Resumed"}
-        yield Happening("Normal", names.get(before or "", "LoggedIn"), message)
+        names = {
+            c.COOLING_DOWN: "Recovered",
+            c.SUSPENDED: "Resumed",
+            c.LOGIN_REQUIRED: "LoggedIn",
+            c.DISABLED: "LoggedIn",
+        }
+        yield Happening("Normal", names.get(before or "", "TokenObtained"), message)
     elif reason in (c.COOLING_DOWN, c.SUSPENDED):
         yield Happening("Normal", reason, message)
     elif reason == c.DISABLED:

@@ -1,0 +1,410 @@
+"""The whole system on this machine: control plane, provider simulator, operator and proxy, each a process of its own.
+
+Both the demo and the end-to-end tests use it. Operator and proxy are the real console scripts and act as their
+ServiceAccounts, with the Roles that are shipped; what they print can be read while they run.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import yaml
+
+from tests.support.control_plane import ControlPlane, wait_until
+from tests.support.control_plane.errors import NotInTime
+
+ROOT = Path(__file__).parents[2]
+CLIENT_ID = "simulator-client"
+RULE = "fdrl_demo"
+ORGANIZATION = "00000000-0000-0000-0000-000000000001"
+WORKLOAD = "inference"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """A process whose lines are kept, and handed to `on_line` as they come."""
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        environment: dict[str, str] | None = None,
+        on_line: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.lines: list[str] = []
+        self._on_line = on_line
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for whoever started us; we stop the others in order
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def wait_for(self, text: str, *, seconds: float = 30) -> str:
+        """The first line that contains `text`."""
+
+        def found() -> str | None:
+            if self.exit_code is not None and not any(text in line for line in self.lines):
+                self._reader.join(5)
+                raise AssertionError(f"{self.name} ended with exit code {self.exit_code}:\n{self.output}")
+            return next((line for line in list(self.lines) if text in line), None)
+
+        return wait_until(found, f"{text!r} in the output of {self.name}", seconds=seconds)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self, *, seconds: float = 30) -> int:
+        """SIGTERM, and what it ended with; killed when it does not end."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not end within {seconds:.0f} s of SIGTERM:\n{self.output}") from None
+        self._reader.join(5)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        return code
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(ValueError):  # closed while being read
+            for line in self._process.stdout:
+                self.lines.append(line.rstrip("\n"))
+                if self._on_line is not None:
+                    self._on_line(self.name, self.lines[-1])
+
+
+class SimulatorClient:
+    """The simulator's own API, over HTTP."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        response = httpx2.request(method, f"{self.url}/_simulator/{path}", json=body, timeout=30)
+        assert response.status_code < 400, response.text
+        return response.json()
+
+    def approve(self, authorization_url: str, subject: str) -> str:
+        """Log in as `subject` and approve; returns `code#state`, what the provider's page shows."""
+        answer = self.call("POST", "approve", {"authorization_url": authorization_url, "subject": subject})
+        pasted: str = answer["pasted"]
+        return pasted
+
+    def exhaust(self, subject: str, *, window: str = "5h", reset_in: int) -> None:
+        """The account's window is used up for that many seconds."""
+        self.call("POST", f"accounts/{subject}/exhaust", {"window": window, "reset_in": reset_in})
+
+    def recover(self, subject: str) -> None:
+        self.call("POST", f"accounts/{subject}/recover")
+
+    def revoke_grants(self, subject: str) -> None:
+        """The account's grants are withdrawn: a refresh is answered with `invalid_grant`."""
+        self.call("POST", f"accounts/{subject}/revoke-grants")
+
+    def set(self, **switches: object) -> None:
+        self.call("PATCH", "switches", switches)
+
+    def reset(self) -> None:
+        """Switches as they were, and nothing recorded."""
+        self.call("DELETE", "switches")
+        self.call("DELETE", "requests")
+
+    def subjects(self) -> list[str]:
+        return [account["subject"] for account in self.call("GET", "accounts")["accounts"]]
+
+    def requests(self, path: str) -> list[dict[str, Any]]:
+        """What was received at `path`, the oldest first."""
+        found: list[dict[str, Any]] = self.call("GET", f"requests?path={path}")["requests"]
+        return found
+
+    def secrets(self) -> list[str]:
+        """Every token, code, verifier, state and assertion that was ever issued or received."""
+        by_kind: dict[str, list[str]] = self.call("GET", "secrets")
+        return [secret for secrets in by_kind.values() for secret in secrets]
+
+
+class Stack:
+    """Everything, in one namespace of a control plane."""
+
+    def __init__(
+        self,
+        control_plane: ControlPlane,
+        folder: Path,
+        *,
+        log_level: str = "info",
+        on_line: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.control_plane = control_plane
+        self.folder = folder
+        self.namespace = control_plane.namespace()
+        self.proxy_url = f"http://127.0.0.1:{free_port()}"
+        self.metrics_url = f"http://127.0.0.1:{free_port()}"
+        self.health_url = f"http://127.0.0.1:{free_port()}"
+        self.state_dir, self.access_dir = folder / "state", folder / "access"
+        self._log_level = log_level
+        self._on_line = on_line
+        self.processes: dict[str, Process] = {}
+        for path in (self.state_dir, self.access_dir):
+            path.mkdir()
+
+    # --- the cluster -------------------------------------------------------------------------------------------------
+
+    def prepare_cluster(self) -> None:
+        """ServiceAccounts and Roles as shipped, the workload's ServiceAccount, and leave to ask for its tokens."""
+        for document in yaml.safe_load_all((ROOT / "k8s/base/rbac.yaml").read_text()):
+            document["metadata"]["namespace"] = self.namespace
+            for subject in document.get("subjects", ()):
+                subject["namespace"] = self.namespace
+            self.control_plane.apply(document)
+        self.kubectl("create", "serviceaccount", WORKLOAD)
+        self.kubectl(
+            *("create", "role", "inference-token", "--verb=create"),
+            *("--resource=serviceaccounts/token", f"--resource-name={WORKLOAD}"),
+        )
+        self.kubectl(
+            *("create", "rolebinding", "inference-token", "--role=inference-token"),
+            f"--serviceaccount={self.namespace}:oauth-pool-operator",
+        )
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return self.control_plane.kubectl("-n", self.namespace, *arguments, input=stdin)
+
+    def get(self, name: str) -> dict[str, Any]:
+        account: dict[str, Any] = json.loads(self.kubectl("get", "oauthaccount", name, "-o", "json"))
+        return account
+
+    def condition(self, name: str, kind: str) -> dict[str, Any]:
+        conditions = self.get(name).get("status", {}).get("conditions", [])
+        return next((entry for entry in conditions if entry["type"] == kind), {})
+
+    def wait_for_reason(self, name: str, kind: str, reason: str, *, seconds: float = 30) -> dict[str, Any]:
+        """The condition, once it has that reason."""
+        try:
+            return wait_until(
+                lambda: found if (found := self.condition(name, kind)).get("reason") == reason else None,
+                f"{name}: {kind}/{reason}",
+                seconds=seconds,
+            )
+        except NotInTime as error:
+            status = self.get(name).get("status")
+            operator = self.processes["operator"].output if "operator" in self.processes else ""
+            raise AssertionError(f"{error}\nstatus: {json.dumps(status, indent=1)}\noperator:\n{operator}") from None
+
+    def index(self) -> dict[str, Any]:
+        """The pool index, decoded."""
+        data = json.loads(self.kubectl("get", "configmap", "oauth-pool", "-o", "json")).get("data", {})
+        return {name: json.loads(value) for name, value in data.items()}
+
+    # --- accounts ----------------------------------------------------------------------------------------------------
+
+    def account(self, name: str, **spec: object) -> dict[str, Any]:
+        """A manifest; with no more said, an AuthorizationCode account."""
+        return {
+            "apiVersion": "oauthpool.dev/v1alpha1",
+            "kind": "OAuthAccount",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {"provider": "simulator", "grant": "AuthorizationCode", **spec},
+        }
+
+    def workload_account(self, name: str, **spec: object) -> dict[str, Any]:
+        workload = {"serviceAccountName": WORKLOAD, "federationRuleID": RULE, "organizationID": ORGANIZATION}
+        return self.account(name, grant="WorkloadIdentity", workloadIdentity=workload, **spec)
+
+    def apply(self, manifest: dict[str, Any]) -> None:
+        self.control_plane.apply(manifest)
+
+    def authorization_url(self, name: str) -> str:
+        """The login URL, once it is there; read as a person reads it."""
+        path = "jsonpath={.status.login.authorizationURL}"
+        return wait_until(lambda: self.kubectl("get", "oauthaccount", name, "-o", path), f"login URL of {name}")
+
+    def paste(self, name: str, pasted: str) -> None:
+        """Hand the code over as a person does."""
+        self.kubectl("annotate", "oauthaccount", name, f"oauthpool.dev/authorization-code={pasted}", "--overwrite")
+
+    def log_in(self, name: str, subject: str) -> None:
+        """The whole login; returns when the account is Available."""
+        self.paste(name, self.simulator.approve(self.authorization_url(name), subject))
+        self.wait_for_reason(name, "Ready", "Available")
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    @property
+    def simulator(self) -> SimulatorClient:
+        return SimulatorClient(self._simulator_url)
+
+    @property
+    def operator(self) -> Process:
+        return self.processes["operator"]
+
+    @property
+    def proxy(self) -> Process:
+        return self.processes["proxy"]
+
+    def start_simulator(self) -> None:
+        port = free_port()
+        self._simulator_url = f"http://127.0.0.1:{port}"
+        subject = f"system:serviceaccount:{self.namespace}:{WORKLOAD}"
+        self._start(
+            "simulator",
+            [
+                *(sys.executable, "-m", "tests.simulator", "--port", str(port)),
+                *("--client-id", CLIENT_ID, "--redirect-uri", f"{self._simulator_url}/oauth/callback"),
+                *("--issuer", self.control_plane.server, "--issuer-ca-file", str(self.control_plane.ca_file)),
+                *("--scope", "inference", "--audience", self._simulator_url),
+                *("--federation-rule", f"id={RULE},organization={ORGANIZATION},subject={subject}"),
+            ],
+        )
+        self._wait_for_http("simulator", f"{self._simulator_url}/_simulator/health")
+
+    def start_operator(self) -> None:
+        config = self.folder / "operator.toml"
+        config.write_text(self._operator_config())
+        kubeconfig = self.control_plane.kubeconfig_for(self.namespace, "oauth-pool-operator")
+        self._start(
+            "operator",
+            [str(Path(sys.executable).with_name("oauth-pool-operator")), "--config", str(config)],
+            environment={"KUBECONFIG": str(kubeconfig), "LOG_LEVEL": self._log_level},
+        )
+        self._wait_for_http("operator", f"{self.health_url}/healthz")
+
+    def start_proxy(self) -> None:
+        config = self.folder / "proxy.toml"
+        config.write_text(self._proxy_config())
+        self._start(
+            "proxy",
+            [str(Path(sys.executable).with_name("oauth-pool-proxy")), "--config", str(config)],
+            environment={"LOG_LEVEL": self._log_level, "POD_NAME": "proxy-0"},
+        )
+        self._wait_for_http("proxy", f"{self.proxy_url}/health")
+
+    def start(self, *, with_proxy: bool = True) -> None:
+        self.prepare_cluster()
+        self.start_simulator()
+        self.start_operator()
+        if with_proxy:
+            self.start_proxy()
+
+    def stop(self) -> dict[str, int]:
+        """Stop what runs, the proxy first; returns the exit codes."""
+        codes = {}
+        for name in ("proxy", "operator", "simulator"):
+            if (process := self.processes.pop(name, None)) is not None:
+                codes[name] = process.stop()
+        return codes
+
+    def _start(self, name: str, command: list[str], *, environment: dict[str, str] | None = None) -> None:
+        self.processes[name] = Process(name, command, environment=environment, on_line=self._on_line)
+
+    def _wait_for_http(self, name: str, url: str) -> None:
+        process = self.processes[name]
+
+        def answers() -> bool:
+            if process.exit_code is not None:
+                raise AssertionError(f"{name} ended with exit code {process.exit_code}:\n{process.output}")
+            with contextlib.suppress(httpx2.TransportError):
+                return httpx2.get(url, timeout=2).status_code == 200
+            return False
+
+        wait_until(answers, f"{name} at {url}")
+
+    def _operator_config(self) -> str:
+        url = self._simulator_url
+        return f"""
+[operator]
+namespace = "{self.namespace}"
+state_dir = "{self.state_dir}"
+access_dir = "{self.access_dir}"
+health_listen_addr = "{self.health_url.removeprefix("http://")}"
+metrics_listen_addr = "{self.metrics_url.removeprefix("http://")}"
+
+[providers.simulator.authorization_code]
+client_id = "{CLIENT_ID}"
+authorization_endpoint = "{url}/oauth/authorize"
+token_endpoint = "{url}/v1/oauth/token"
+revocation_endpoint = "{url}/v1/oauth/revoke"
+redirect_uri = "{url}/oauth/callback"
+scopes = ["inference"]
+token_body = "json"
+send_state = true
+
+[providers.simulator.workload_identity]
+token_endpoint = "{url}/v1/oauth/token"
+audience = "{url}"
+token_headers = {{ anthropic-beta = "oauth-2025-04-20,oidc-federation-2026-04-01" }}
+"""
+
+    def _proxy_config(self) -> str:
+        token = self.folder / "proxy-token"
+        token.write_text(
+            self.control_plane.service_account_token(self.namespace, "oauth-pool-proxy", seconds=24 * 3600)
+        )
+        return f"""
+[proxy]
+listen_addr = "{self.proxy_url.removeprefix("http://")}"
+upstream_url = "{self._simulator_url}"
+
+[oauth]
+source = "kubernetes"
+provider = "simulator"
+access_dir = "{self.access_dir}"
+
+[oauth.kubernetes]
+server = "{self.control_plane.server}"
+ca_file = "{self.control_plane.ca_file}"
+token_file = "{token}"
+namespace = "{self.namespace}"
+"""
+
+
+@contextlib.contextmanager
+def running_stack(control_plane: ControlPlane, *, with_proxy: bool = True, **settings: Any) -> Iterator[Stack]:
+    """A started stack in a folder of its own; everything ends with the context."""
+    with tempfile.TemporaryDirectory(prefix="oauth-pool-") as folder:
+        stack = Stack(control_plane, Path(folder), **settings)
+        try:
+            stack.start(with_proxy=with_proxy)
+            yield stack
+        finally:
+            stack.stop()

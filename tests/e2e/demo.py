@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._has_colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        self._lock = threading.RLock()
 
     def log(self, source: str, line: str) -> None:
         """A line of one of the processes, its JSON made readable."""
@@ -38,7 +40,12 @@ class Screen:
             if isinstance(entry, dict) and "message" in entry:
                 rest = {name: value for name, value in entry.items() if name not in _NOISE and value is not None}
                 line = " ".join([str(entry["message"]), *(f"{name}={value}" for name, value in rest.items())])
-        self.write(self._coloured(source, f"{source:>9} | ") + line)
+        with self._lock:
+            self.write(self._coloured(source, f"{source:>9} | ") + line)
+
+    def undisturbed(self) -> contextlib.AbstractContextManager[object]:
+        """While it is held, the log waits: for text that arrives piece by piece."""
+        return self._lock
 
     def stage(self, text: str) -> None:
         self.write("\n" + self._coloured("demo", f"=== {text}"))
@@ -96,16 +103,16 @@ class Demo:
 
     def _stream(self, text: str) -> None:
         self._screen.stage("a streaming request, its text as it arrives")
+        self._stack.simulator.set(event_delay=0.15)
         body = self._body(text) | {"stream": True}
-        with httpx2.stream("POST", f"{self._stack.proxy_url}/v1/messages", json=body, headers=_VERSION) as response:
+        url = f"{self._stack.proxy_url}/v1/messages"
+        with self._screen.undisturbed(), httpx2.stream("POST", url, json=body, headers=_VERSION) as response:
             response.raise_for_status()
             for line in response.iter_lines():
-                if not line.startswith("data: "):
-                    continue
-                event = json.loads(line.removeprefix("data: "))
-                if event["type"] == "content_block_delta":
-                    self._screen.write(event["delta"]["text"], end="")
-        self._screen.write("")
+                if line.startswith("data: ") and '"content_block_delta"' in line:
+                    self._screen.write(json.loads(line.removeprefix("data: "))["delta"]["text"], end="")
+            self._screen.write("")
+        self._stack.simulator.set(event_delay=None)
 
     def _exhaust_first_account(self) -> None:
         self._screen.stage("alice's five-hour window is exhausted; the next requests succeed on the other account")

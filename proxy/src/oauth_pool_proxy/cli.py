@@ -1,2 +1,83 @@
-def main() -> int:
+"""The command: settings in, the server run, an exit code out. No logic of its own."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from oauth_pool_proxy.config import Config, load_config
+from oauth_pool_proxy.errors import ConfigInvalid
+from oauth_pool_proxy.logs import LEVELS, set_up_logging
+
+log = logging.getLogger(__name__)
+
+DEFAULT_FILE = "anthropic-oauth-proxy.toml"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return _check(options) if options.check else _run(options)
+    except ConfigInvalid as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    set_up_logging(_log_level(options, os.environ))
+    path = _config_path(options, os.environ)
+    log.info("starting anthropic-oauth-proxy", extra={"fields": {"version": version("oauth-pool-proxy")}})
+    log.info("loading configuration", extra={"fields": {"path": str(path)}})
+    config = load_config(path, os.environ)
+    log.info("configuration loaded", extra={"fields": {"listen_addr": str(config.proxy.listen)}})
+    for warning in config.warnings:
+        log.warning(warning)
+    return _serve(config)
+
+
+def _serve(config: Config) -> int:
+    # Imported here: --help, --check and every configuration error need no server.
+    from oauth_pool_proxy.app import App
+    from oauth_pool_proxy.server import Server, bind
+
+    listener = bind(config.proxy.listen)
+    Server(App(config), config.proxy.drain_timeout).run([listener])
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    _log_level(options, os.environ)
+    path = _config_path(options, os.environ)
+    config = load_config(path, os.environ)
+    for warning in config.warnings:
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+    print(f"{path}: valid")  # noqa: T201
+    return 0
+
+
+def _config_path(options: argparse.Namespace, environment: Mapping[str, str]) -> Path:
+    return Path(options.config or environment.get("CONFIG_PATH") or DEFAULT_FILE)
+
+
+def _log_level(options: argparse.Namespace, environment: Mapping[str, str]) -> str:
+    level, place = options.log_level, "--log-level"
+    if level is None:
+        level, place = environment.get("LOG_LEVEL") or "info", "LOG_LEVEL"
+    if level.lower() not in LEVELS:
+        raise ConfigInvalid(f'{place}: must be one of {", ".join(LEVELS)}, not "{level}"')
+    return str(level).lower()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="oauth-pool-proxy",
+        description="Streaming proxy in front of an LLM API that spreads requests over a pool of OAuth accounts.",
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"configuration file (else CONFIG_PATH, else {DEFAULT_FILE})")
+    parser.add_argument("--log-level", metavar="LEVEL", help=f"{', '.join(LEVELS)} (else LOG_LEVEL, else info)")
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('oauth-pool-proxy')}")
+    return parser

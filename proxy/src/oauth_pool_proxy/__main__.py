@@ -1,0 +1,5 @@
+import sys
+
+from oauth_pool_proxy.cli import main
+
+sys.exit(main())

@@ -1,0 +1,213 @@
+"""The ASGI application: own paths go to Starlette's router, every other request to `forward.py`.
+
+The one place where an error becomes an answer, and where a finished request is counted and logged. The relay is called
+directly, with no middleware around it: every layer would wrap every chunk.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from oauth_pool_proxy.config import Config, KubernetesConfig, OAuthConfig
+from oauth_pool_proxy.errors import AnswerAborted, ClientGone, ProxyError, ShuttingDown, StreamBroken, error_body
+from oauth_pool_proxy.forward import Forwarder, PoolMode, Request
+from oauth_pool_proxy.health import health, readiness
+from oauth_pool_proxy.http_protocol import target_of
+from oauth_pool_proxy.index_watcher import ConfigMapIndex, FolderIndex
+from oauth_pool_proxy.kube_api import KubeApi
+from oauth_pool_proxy.metrics import CONTENT_TYPE, Metrics
+from oauth_pool_proxy.pool import Pool
+from oauth_pool_proxy.pool_index import PoolIndexReader
+from oauth_pool_proxy.relay import Progress
+from oauth_pool_proxy.reports import StatusReporter
+from oauth_pool_proxy.service import Service
+from oauth_pool_proxy.token_files import TokenFiles
+from oauth_pool_proxy.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+OWN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
+CLIENT_GONE = 499
+"""What is counted for a client that left before its answer began, after nginx's custom. Nobody receives it."""
+
+
+class App:
+    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
+        self._config, self._clock = config, clock
+        self.service = Service()
+        self.metrics = Metrics()
+        self.pool = Pool() if config.oauth else None
+        self.upstream: Upstream
+        self._forwarder: Forwarder
+        self._router = Starlette(
+            routes=[
+                Route("/health", self._health),
+                Route("/ready", self._ready),
+                Route("/metrics", self._metrics),
+            ],
+            lifespan=self._lifespan,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["raw_path"] not in OWN_PATHS:
+            await self._serve(scope, receive, send)
+        else:
+            await self._router(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request that is not ours to answer: forward it, and say what became of it."""
+        progress = Progress(f"req_{uuid.uuid4()}")
+        request = Request(progress.request_id, scope["method"].encode(), target_of(scope), scope["headers"], progress)
+        began = time.monotonic()
+        with self.service.request():
+            error = await self._forward(request, receive, send)
+            has_started = progress.has_started
+            if error and not has_started:
+                await _answer(error, progress, send)
+            self._finished(request, error, began)
+        if error and has_started and not isinstance(error, ClientGone):
+            # The server must break the connection: without its end, the answer does not look whole.
+            raise AnswerAborted(str(error))
+
+    async def _forward(self, request: Request, receive: Receive, send: Send) -> Exception | None:
+        """Returns what the client has to be told, if there is something."""
+        try:
+            await self._forwarder.forward(request, receive, send)
+        except (ClientGone, ProxyError, StreamBroken) as error:
+            return error
+        except asyncio.CancelledError:
+            return ShuttingDown("The proxy is shutting down")
+        except Exception as error:
+            log.exception("unexpected error", extra={"fields": {"request_id": request.id}})
+            return error
+        return None
+
+    def _finished(self, request: Request, error: Exception | None, began: float) -> None:
+        seconds = time.monotonic() - began
+        first_byte = request.first_byte_at - began if request.first_byte_at else None
+        if error and not isinstance(error, ClientGone):
+            self.metrics.failed(getattr(error, "error_type", None))
+        self.metrics.finished(request.method.decode(), request.progress.status, seconds, first_byte)
+        fields: dict[str, object] = {
+            "request_id": request.id,
+            "method": request.method.decode(),
+            "path": request.target.partition(b"?")[0].decode("ascii", "replace"),
+            "status": request.progress.status,
+            "attempts": request.attempts,
+            "duration_ms": round(seconds * 1000, 1),
+            "bytes": request.progress.bytes_sent,
+        }
+        if first_byte is not None:
+            fields["first_byte_ms"] = round(first_byte * 1000, 1)
+        if request.account:
+            fields["account"] = request.account
+        if error:
+            fields["error"] = str(error) or type(error).__name__
+        log.info("request finished", extra={"fields": fields})
+
+    # Own paths. Never behind the queue, and answered whatever the pool is doing.
+
+    async def _health(self, _: HttpRequest) -> Response:
+        mode = self._config.oauth.provider if self._config.oauth else "passthrough"
+        uptime = time.monotonic() - self.service.started_at
+        served, errors = self.metrics.requests_served, self.metrics.errors_total
+        return JSONResponse(health(mode, uptime, served, errors, self.pool, self._clock()))
+
+    async def _ready(self, _: HttpRequest) -> Response:
+        status, document = readiness(self.service.is_running, self.pool)
+        return JSONResponse(document, status)
+
+    async def _metrics(self, _: HttpRequest) -> Response:
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
+
+    # What lives as long as the application does.
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        config = self._config.proxy
+        async with AsyncExitStack() as stack:
+            self.upstream = Upstream(config.upstream, timeout=config.timeout, ca_file=config.upstream_ca_file)
+            stack.callback(self.upstream.close)
+            mode = await stack.enter_async_context(self._pool_mode(self._config.oauth)) if self._config.oauth else None
+            self._forwarder = Forwarder(self._config, self.upstream, self.metrics, mode, self._clock)
+            slots = self._forwarder.slots
+            self.metrics.watch_queue(lambda: self.service.in_flight, lambda: slots.waiting)
+            yield
+
+    @asynccontextmanager
+    async def _pool_mode(self, config: OAuthConfig) -> AsyncIterator[PoolMode]:
+        """The pool, and the tasks that keep it up to date."""
+        assert self.pool is not None
+        pool, reader = self.pool, PoolIndexReader(config.provider)
+        tokens = TokenFiles(config.access_dir, pool, asyncio.get_running_loop().time)
+
+        def on_index(data: Mapping[str, str]) -> None:
+            pool.replace(reader.read(data), self._clock())
+            tokens.index_changed()
+
+        async with AsyncExitStack() as stack:
+            index: ConfigMapIndex | FolderIndex
+            reporter = None
+            if isinstance(config.source, KubernetesConfig):
+                api = KubeApi(config.source)
+                stack.push_async_callback(api.close)
+                index = ConfigMapIndex(api, config.source.config_map, on_index)
+                reporter = StatusReporter(api, os.environ.get("POD_NAME") or socket.gethostname())
+            else:
+                index = FolderIndex(config.source, on_index)
+                await index.look()
+                await tokens.look()
+            self.metrics.watch_pool(pool, self._clock, lambda: index.last_success)
+            await stack.enter_async_context(_running(index.run, tokens.run, *([reporter.run] if reporter else [])))
+            yield PoolMode(pool, tokens, reporter, config.cooldown)
+
+
+async def _answer(error: Exception, progress: Progress, send: Send) -> None:
+    """The one place where an error becomes bytes. A client that left gets none."""
+    if isinstance(error, ClientGone):
+        progress.status = CLIENT_GONE
+        return
+    known = error if isinstance(error, ProxyError) else ProxyError("Internal error of the proxy")
+    body = error_body(known.type, str(known), progress.request_id, known.details())
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"request-id", progress.request_id.encode()),
+        *known.headers(),
+    ]
+    progress.status = known.status
+    await send({"type": "http.response.start", "status": known.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+    progress.bytes_sent = len(body)
+
+
+@asynccontextmanager
+async def _running(*forever: Callable[[], Coroutine[object, object, None]]) -> AsyncIterator[None]:
+    """Run these beside the block. One that fails is a bug: it is logged and started again, and costs the others nothing."""
+
+    async def supervised(run: Callable[[], Coroutine[object, object, None]]) -> None:
+        while True:
+            try:
+                await run()
+            except Exception:
+                log.exception("background task failed", extra={"fields": {"task": run.__qualname__}})
+            await asyncio.sleep(1)
+
+    tasks = [asyncio.create_task(supervised(run)) for run in forever]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,126 @@
+"""What can go wrong with a request or with the configuration, typed by what should happen next.
+
+Every `ProxyError` is an answer of the proxy's own; `app.py` is the one place that turns it into bytes. An answer of the
+upstream, whatever its status, is not an error here. Messages name an account or a status at most: never a token, a
+body, a query or an address of the upstream.
+"""
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+
+class ConfigInvalid(Exception):
+    """The configuration cannot be used. The message is one line: what is wrong, where, and what is allowed."""
+
+
+class PoolIndexInvalid(Exception):
+    """One entry of the pool index cannot be used; it costs that account only."""
+
+
+class TokenFileInvalid(Exception):
+    """One access file cannot be used; it costs that account only."""
+
+
+class ProxyError(Exception):
+    """A request ends with an answer of the proxy's own."""
+
+    status = 500
+    type = "api_error"
+    error_type: str | None = None
+    """The label under which `proxy_upstream_errors_total` counts it, if it does."""
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return []
+
+    def details(self) -> dict[str, object]:
+        """Fields of the error object beside `type` and `message`."""
+        return {}
+
+
+class InvalidRequest(ProxyError):
+    """The request cannot be forwarded, and sending it again will not help."""
+
+    status = 400
+    type = error_type = "invalid_request"
+
+
+class UpstreamUnreachable(ProxyError):
+    """No answer came: refused, reset, cut before the head was complete, or not HTTP."""
+
+    status = 502
+    type = error_type = "connection"
+
+    def __init__(self, message: str, *, was_sent: bool = True) -> None:
+        super().__init__(message)
+        self.was_sent = was_sent
+        """Whether the upstream may have seen the request. If not, sending it again is free of side effects."""
+
+
+class UpstreamTimeout(ProxyError):
+    """The upstream could not be connected to, or sent no complete head, in time."""
+
+    status = 504
+    type = error_type = "timeout"
+
+
+class PoolCoolingDown(ProxyError):
+    """No account may be used now, but at least one will be again without anybody doing anything."""
+
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        if self.retry_after is None:
+            return []
+        return [(b"retry-after", b"%d" % max(1, math.ceil(self.retry_after)))]
+
+
+class PoolExhausted(ProxyError):
+    """No account is usable, and waiting alone will not change that."""
+
+    status = 503
+    type = "pool_exhausted"
+
+    def __init__(self, message: str, counts: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.counts = counts
+
+    def details(self) -> dict[str, object]:
+        return {"pool": dict(self.counts)}
+
+
+class ShuttingDown(ProxyError):
+    """The time to drain is over, and this request has no answer yet."""
+
+    status = 503
+
+
+class StreamBroken(Exception):
+    """The upstream's answer stopped before its end: cut, idle for too long, or not HTTP any more."""
+
+    def __init__(self, message: str, *, error_type: str) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
+class ClientGone(Exception):
+    """The client left; there is nobody to answer."""
+
+
+class AnswerAborted(Exception):
+    """Raised out of the application on purpose, so that the server breaks the client's connection.
+
+    An answer that was cut short must not be given the last chunk that would make it look complete.
+    """
+
+
+def error_body(type_: str, message: str, request_id: str, details: Mapping[str, object] | None = None) -> bytes:
+    """The API's own error envelope, which its official clients parse."""
+    error = {"type": type_, "message": message, **(details or {})}
+    return msgspec.json.encode({"type": "error", "error": error, "request_id": request_id})

@@ -1,0 +1,82 @@
+"""Which headers cross the proxy, in both directions. Pure: lists of (lower-case name, value) bytes in, a new list out.
+
+Every header that is not named here passes as it came, several lines of one name in their order.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from oauth_pool_proxy.config import Config, split_list
+
+Headers = list[tuple[bytes, bytes]]
+
+_HOP_BY_HOP = frozenset(  # RFC 9110 7.6.1, and `proxy-connection`, which some clients still send
+    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade".split()
+)
+# The upstream client writes its own `host` and `content-length`; 100-continue ends at the server that the client speaks to.
+_REQUEST_FRAMING = frozenset((b"host", b"content-length", b"expect"))
+_CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"cookie"))
+_BETA = b"anthropic-beta"
+_VERSION = b"anthropic-version"
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderContract:
+    """What the configuration asks of every upstream request."""
+
+    configured: tuple[tuple[bytes, bytes], ...] = ()
+    """Replace what the client sent under the same name."""
+    beta: tuple[bytes, ...] = ()
+    """Merged with the client's `anthropic-beta`: replacing its values would break the features it asked for."""
+    version: bytes | None = None
+    """`anthropic-version`, for clients that send none."""
+    drops_credentials: bool = False
+    """In pool mode the client's credentials end here."""
+
+    @classmethod
+    def of(cls, config: Config) -> "HeaderContract":
+        configured = config.oauth.headers if config.oauth else config.headers
+        beta = tuple(value for name, text in configured if name == _BETA for value in split_list(text))
+        others = tuple(header for header in configured if header[0] != _BETA)
+        if config.oauth is None:
+            return cls(others, beta)
+        if config.oauth.user_agent:
+            others += ((b"user-agent", config.oauth.user_agent),)
+        return cls(others, config.oauth.beta + beta, config.oauth.version, drops_credentials=True)
+
+
+def request_headers(client: Iterable[tuple[bytes, bytes]], contract: HeaderContract) -> Headers:
+    """The headers of the upstream request, but for `host`, `content-length` and the account's `authorization`."""
+    client = list(client)
+    dropped = _HOP_BY_HOP | _REQUEST_FRAMING | _named_in_connection(client)
+    dropped |= {name for name, _ in contract.configured}
+    if contract.drops_credentials:
+        dropped |= _CREDENTIALS
+    kept = [header for header in client if header[0] not in dropped]
+    kept += contract.configured
+    if contract.beta:
+        kept = _with_beta(kept, contract.beta)
+    if contract.version and not any(name == _VERSION for name, _ in kept):
+        kept.append((_VERSION, contract.version))
+    return kept
+
+
+def response_headers(upstream: Headers, *, status: int) -> Headers:
+    """The headers of the answer to the client. Its framing is made anew from `content-length`, if there is one."""
+    dropped = _HOP_BY_HOP | _named_in_connection(upstream)
+    if status in (204, 304):
+        # Neither has a body, and the server in front would wait for as many bytes as this says.
+        dropped |= {b"content-length"}
+    return [header for header in upstream if header[0] not in dropped]
+
+
+def _named_in_connection(headers: Headers) -> frozenset[bytes]:
+    """Names that `Connection` lists end at this hop, too. `close` and `keep-alive` are options, not names."""
+    return frozenset(member.lower() for name, value in headers if name == b"connection" for member in split_list(value))
+
+
+def _with_beta(headers: Headers, configured: tuple[bytes, ...]) -> Headers:
+    """One `anthropic-beta` line: the client's values in its order, then the configured ones, each once."""
+    clients = [value for name, text in headers if name == _BETA for value in split_list(text)]
+    merged = (_BETA, b",".join(dict.fromkeys([*clients, *configured])))
+    return [header for header in headers if header[0] != _BETA] + [merged]

@@ -1,0 +1,73 @@
+"""uvicorn's HTTP protocol with two differences that a proxy needs.
+
+It tells the application the request target exactly as it was received: ASGI knows a path and a query, from which `/a?`
+and `/a` cannot be told apart. And a request that offers an upgrade keeps its body: uvicorn takes what follows the head
+for the new protocol, although nobody switched to it (RFC 9110 7.8: a server may ignore the offer). Java's client, and
+curl with --http2, make that offer on every request.
+"""
+
+import re
+
+import httptools
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+EXTENSION = "oauth_pool_proxy.target"
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+
+
+class HttpProtocol(HttpToolsProtocol):
+    _is_declining = False
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            while data:
+                data = self._feed(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _feed(self, data: bytes) -> bytes:
+        """Parse. What is left over belongs to a request whose offer of an upgrade is declined."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            if self._is_declining:
+                self._is_declining = False
+                return self._head_without_offer() + data[offer.args[0] :]
+        return b""
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._is_declining = True
+            return
+        super().on_headers_complete()
+        # The application's task has been made but has not run, so it will see this.
+        self.scope["extensions"] = {EXTENSION: {"raw": self.url}}
+
+    def on_message_complete(self) -> None:
+        if not self._is_declining:
+            super().on_message_complete()
+
+    def _head_without_offer(self) -> bytes:
+        """The same head again, for a parser that knows of no upgrade."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def target_of(scope: Scope) -> bytes:
+    """The request target in origin form (RFC 9112 3.2.1), no byte of it changed."""
+    extension = scope.get("extensions", {}).get(EXTENSION)
+    if extension is None:  # another server
+        query: bytes = scope["query_string"]
+        path: bytes = scope["raw_path"]
+        return path + b"?" + query if query else path
+    raw: bytes = extension["raw"]
+    if absolute := _ABSOLUTE.match(raw):
+        raw = raw[absolute.end() :]
+        return raw if raw.startswith(b"/") else b"/" + raw
+    return raw

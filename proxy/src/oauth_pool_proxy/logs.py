@@ -1,0 +1,58 @@
+"""JSON logs: one object a line on standard output, with `timestamp`, `level`, `logger`, `message` and the record's fields.
+
+Modules log with the standard library and pass fields as `extra={"fields": {...}}`. Tokens, codes and bodies are never
+passed to a logger, at any level: nothing here could take them out again.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+
+import msgspec
+
+from oauth_pool_proxy.errors import AnswerAborted
+
+LEVELS = {
+    "error": logging.ERROR,
+    "warn": logging.WARNING,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+    "trace": 5,
+}
+_NAMES = {number: name.upper() for name, number in LEVELS.items()}
+
+
+def _rfc3339(instant: float) -> str:
+    return datetime.fromtimestamp(instant, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "timestamp": _rfc3339(record.created),
+            "level": _NAMES.get(record.levelno, record.levelname),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[0]:
+            entry["error"] = f"{record.exc_info[0].__name__}: {record.exc_info[1]}"
+            entry["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(entry, enc_hook=str).decode()
+
+
+def _is_not_deliberate(record: logging.LogRecord) -> bool:
+    """False for the exceptions that break a connection on purpose; the request's own line says what happened."""
+    return not (record.exc_info and record.exc_info[0] and issubclass(record.exc_info[0], AnswerAborted))
+
+
+def set_up_logging(level: str) -> None:
+    logging.addLevelName(LEVELS["trace"], "TRACE")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    handler.addFilter(_is_not_deliberate)
+    logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
+    # The server and the HTTP client of the control plane repeat at info what our own lines say better. Their debug
+    # output would contain request headers, so it stays off at every level.
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx2", "httpcore2", "asyncio"):
+        logging.getLogger(name).setLevel(max(LEVELS[level], logging.ERROR if "uvicorn" in name else logging.WARNING))

@@ -1,0 +1,105 @@
+"""uvicorn, run our way: our socket, our signals, and a shutdown that waits for streams to their end.
+
+The overridden methods are those of uvicorn's pinned minor version; the life cycle tests fail when they move.
+"""
+
+import asyncio
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from oauth_pool_proxy.app import App
+from oauth_pool_proxy.config import Address
+from oauth_pool_proxy.errors import ConfigInvalid
+from oauth_pool_proxy.http_protocol import HttpProtocol
+from oauth_pool_proxy.service import FAREWELL_SECONDS, log
+
+BACKLOG = 4096
+KEEP_ALIVE_SECONDS = 75
+
+
+def bind(address: Address) -> socket.socket:
+    """A listening socket, or `ConfigInvalid` with the reason: the address is a setting."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        is_any_v6 = family == socket.AF_INET6 and address.host == "::"
+        return socket.create_server(
+            where[:2], family=family, backlog=BACKLOG, dualstack_ipv6=is_any_v6 and socket.has_dualstack_ipv6()
+        )
+    except OSError as error:
+        raise ConfigInvalid(f"[proxy] listen_addr: cannot listen on {address}: {error.strerror}") from None
+
+
+class Server(uvicorn.Server):
+    def __init__(self, app: App, drain_timeout: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                loop="uvloop",
+                http=HttpProtocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            )
+        )
+        self._service, self._drain_timeout = app.service, drain_timeout
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.starting()
+        await super().startup(sockets)
+        host, port = (sockets or self.servers[0].sockets)[0].getsockname()[:2]
+        self._service.running(str(Address(host, port)))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # closes it if it is idle, else after its answer
+        await self._service.drain(self._drain_timeout)
+        await self._flush()
+        await self.lifespan.shutdown()
+        self._service.stopped()
+
+    async def _flush(self) -> None:
+        """A connection is gone when its last bytes are; a client that does not read them cannot hold up the exit."""
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        # uvicorn has no event for it.
+        while self.server_state.connections and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The first signal drains, the second does not wait, and the process ends by itself with exit code 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self.should_exit:
+            self._service.force()
+            return
+        log.info("received %s, shutting down", number.name)
+        self.should_exit = True

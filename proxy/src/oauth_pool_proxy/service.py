@@ -1,0 +1,102 @@
+"""The proxy's life: its states, the requests in flight, and the end of both.
+
+Initializing -> Starting -> Running -> Draining -> Stopped
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+
+log = logging.getLogger(__name__)
+
+FAREWELL_SECONDS = 0.5
+"""For what is left when the time to drain is over: error events and bytes already written."""
+
+
+class ServiceState(Enum):
+    INITIALIZING = "Initializing"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    DRAINING = "Draining"
+    STOPPED = "Stopped"
+
+
+_ORDER = list(ServiceState)
+
+
+class Service:
+    """States only move forward; Stopped is inert, whatever comes."""
+
+    def __init__(self) -> None:
+        self.state = ServiceState.INITIALIZING
+        self.started_at = time.monotonic()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._changed = asyncio.Event()
+        self._is_forced = False
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def is_running(self) -> bool:
+        return self.state is ServiceState.RUNNING
+
+    def starting(self) -> None:
+        if self._move(ServiceState.STARTING):
+            log.info("state: Starting")
+
+    def running(self, address: str) -> None:
+        if self._move(ServiceState.RUNNING):
+            log.info("state: Running — accepting requests", extra={"fields": {"addr": address}})
+
+    def stopped(self) -> None:
+        if self._move(ServiceState.STOPPED):
+            log.info("shutdown complete")
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Counts the calling task as a request in flight, to the end of its answer."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+            self._changed.set()
+
+    def force(self) -> None:
+        """A second signal: whoever sent it does not want to wait."""
+        self._is_forced = True
+        self._changed.set()
+
+    async def drain(self, timeout: float) -> None:
+        """Wait for the requests in flight, as long as that; then cancel the survivors, who tell their clients."""
+        if not self._move(ServiceState.DRAINING):
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                while self._tasks and not self._is_forced:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        if not self._tasks:
+            log.info("all in-flight requests drained")
+            return
+        fields = {"remaining": len(self._tasks), "drain_timeout_secs": timeout}
+        log.warning("drain timeout exceeded, forcing shutdown", extra={"fields": fields})
+        survivors = list(self._tasks)
+        for task in survivors:
+            task.cancel()
+        await asyncio.wait(survivors, timeout=FAREWELL_SECONDS)
+
+    def _move(self, state: ServiceState) -> bool:
+        if _ORDER.index(state) <= _ORDER.index(self.state):
+            return False
+        self.state = state
+        return True

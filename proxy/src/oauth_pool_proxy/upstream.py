@@ -1,0 +1,149 @@
+"""The HTTP/1.1 client that talks to the upstream: keeps connections, and uses the last one first.
+
+`Upstream.send` gives an `Answer` once its head is complete; `Answer.read` gives body bytes as they arrive, and
+`Answer.release` ends the exchange. Nothing else knows how that works. Built on llhttp and `asyncio.Protocol`, because
+relaying is what this service is for, and no client library lets a chunk through as cheaply.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from oauth_pool_proxy.config import UpstreamUrl
+from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
+from oauth_pool_proxy.upstream_connection import Answer, Connection, Headers, NothingCameBack
+
+__all__ = ["Answer", "Headers", "Upstream"]
+
+CONNECT_TIMEOUT = 5.0
+MOST_IDLE = 256
+
+
+class Upstream:
+    """Connections to one origin. `clock` is the event loop's unless a test passes time itself."""
+
+    def __init__(
+        self,
+        url: UpstreamUrl,
+        *,
+        timeout: float,
+        ca_file: Path | None = None,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._url = url
+        self._tls = _tls_context(ca_file) if url.is_tls else None
+        self._connect_timeout = connect_timeout
+        self._timeout = timeout
+        self.clock = clock or asyncio.get_running_loop().time
+        self._idle: list[Connection] = []
+        self._connections: set[Connection] = set()
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    async def send(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> Answer:
+        """One request, one answer. A connection that died while it was idle costs a second try, not the request."""
+        request = self._render(method, target, headers, body)
+        is_head = method == b"HEAD"
+        if kept := self._take_idle():
+            try:
+                return await kept.exchange(request, is_head=is_head)
+            except NothingCameBack:
+                pass  # the upstream closed it as the request was on its way, and has not looked at it
+        connection = await self._connect()
+        try:
+            return await connection.exchange(request, is_head=is_head)
+        except NothingCameBack:
+            raise UpstreamUnreachable("The upstream closed the connection without an answer") from None
+
+    def close(self) -> None:
+        if self._watchdog:
+            self._watchdog.cancel()
+        for connection in list(self._connections):
+            connection.abort()
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._connections)
+
+    @property
+    def idle_connections(self) -> int:
+        return len(self._idle)
+
+    def _render(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> list[bytes]:
+        lines = [b"%s %s%s HTTP/1.1\r\nhost: %s\r\n" % (method, self._url.base_path, target, self._url.authority)]
+        lines += [b"%s: %s\r\n" % header for header in headers]
+        # RFC 9110 8.6: a method that has a body says how long it is, even if it is empty.
+        if body or method in (b"POST", b"PUT", b"PATCH"):
+            lines.append(b"content-length: %d\r\n" % len(body))
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        return [head, body] if body else [head]
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable:
+                return connection
+        return None
+
+    async def _connect(self) -> Connection:
+        host, port = self._url.host, self._url.port
+        name = host if self._tls else None
+        connection = Connection(self)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection, host, port, ssl=self._tls, server_hostname=name
+                )
+        except TimeoutError:
+            self._abandon(connection)
+            raise UpstreamTimeout(f"The upstream could not be connected to within {self._connect_timeout:g} s") from None
+        except OSError as error:
+            reason = "its certificate is not trusted" if isinstance(error, ssl.SSLError) else type(error).__name__
+            raise UpstreamUnreachable(f"The upstream could not be connected to ({reason})", was_sent=False) from error
+        except BaseException:
+            self._abandon(connection)
+            raise
+        return connection
+
+    def _abandon(self, connection: Connection) -> None:
+        """One that was cancelled in the moment in which it was made. uvloop closes it without a word to the protocol."""
+        connection.abort()
+        self.closed(connection)
+
+    def opened(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        if self._watchdog is None:
+            self._watch()
+
+    def closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def keep(self, connection: Connection) -> None:
+        if len(self._idle) < MOST_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def look(self) -> None:
+        """The watchdog's look at every connection: end what has been silent for too long."""
+        now = self.clock()
+        for connection in list(self._connections):
+            connection.check(now, self._timeout)
+
+    def _watch(self) -> None:
+        """One timer for all connections, instead of one per chunk. It stops when there is nothing to watch."""
+        self._watchdog = None
+        self.look()
+        if self._connections:
+            self._watchdog = asyncio.get_running_loop().call_later(min(1.0, self._timeout / 4), self._watch)
+
+
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Verifies against the system's trust store, or against this file alone."""
+    context = ssl.create_default_context(cafile=ca_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,310 @@
+"""One HTTP/1.1 connection to the upstream and the exchange that it is in: llhttp's callbacks in, an `Answer` out.
+
+Strict where leniency would let two parties read the same bytes differently (RFC 9112 6.3, 11.2), patient where only
+time is at stake: silence is judged by the watchdog of `upstream.py`, which looks at all connections once a second.
+"""
+
+import asyncio
+import re
+from collections import deque
+from typing import Protocol, cast
+
+import httptools
+
+from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
+
+Headers = list[tuple[bytes, bytes]]
+
+HIGH_WATER = 256 * 1024
+"""With this much unread the upstream is not read from, so that a slow client costs no memory."""
+MOST_HEADERS, MOST_HEAD_BYTES = 128, 64 * 1024
+IDLE_SECONDS = 90.0
+
+_FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class _NotHttp(Exception):
+    """Raised by the parser's callbacks for what llhttp lets through and RFC 9112 does not."""
+
+
+class NothingCameBack(Exception):
+    """The connection ended before the first byte of an answer."""
+
+
+class Owner(Protocol):
+    """Whoever keeps the connections."""
+
+    def clock(self) -> float: ...
+    def opened(self, connection: "Connection") -> None: ...
+    def closed(self, connection: "Connection") -> None: ...
+    def keep(self, connection: "Connection") -> None: ...
+
+
+class Answer:
+    """The upstream's answer: head now, body as it arrives. Whoever has it calls `release`; again does nothing."""
+
+    __slots__ = ("_connection", "_is_released", "headers", "status")
+
+    def __init__(self, connection: "Connection", status: int, headers: Headers) -> None:
+        self._connection = connection
+        self.status = status
+        self.headers = headers
+        self._is_released = False
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether everything has arrived and been read."""
+        return self._connection.is_complete and not self._connection.has_unread
+
+    async def read(self) -> bytes:
+        """What has arrived since the last time, or else waits for more. Empty at the end; `StreamBroken` before it."""
+        return await self._connection.read()
+
+    def release(self) -> None:
+        """Keep the connection if the answer is complete, and abort it if not: nobody can tell what would come next."""
+        if not self._is_released:  # the connection may be in another exchange by now
+            self._is_released = True
+            self._connection.release()
+
+
+class Connection(asyncio.Protocol):
+    """One connection and the exchange that it is in, if any."""
+
+    _is_paused = False
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._transport: asyncio.Transport
+        self._is_open = False
+        self._is_unwanted = False
+        self._is_in_use = False
+        self._idle_since = owner.clock()
+
+    # The exchange, from the side of whoever asked.
+
+    async def exchange(self, request: list[bytes], *, is_head: bool) -> Answer:
+        if not self.is_usable:
+            raise NothingCameBack
+        self._begin(is_head=is_head)
+        self._transport.writelines(request)
+        try:
+            while not self._status and self._error is None:
+                await self._wait()
+        except BaseException:
+            self.abort()
+            raise
+        if not self._status and self._error is not None:
+            self.abort()
+            raise self._error
+        return Answer(self, self._status, self._headers)
+
+    async def read(self) -> bytes:
+        while not self._chunks:
+            if self.is_complete:
+                return b""
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._unread = 0
+        self._resume()
+        return data
+
+    def release(self) -> None:
+        if not self._is_in_use:
+            return
+        self._is_in_use = False
+        self._chunks.clear()
+        is_clean = self.is_complete and self._can_be_kept and self.is_usable
+        # An answer that came before the whole request was sent leaves the rest of it on the way.
+        if not is_clean or self._transport.get_write_buffer_size():
+            self.abort()
+            return
+        self._resume()
+        self._idle_since = self._owner.clock()
+        self._owner.keep(self)
+
+    def abort(self) -> None:
+        self._is_in_use = False
+        self._is_unwanted = True  # also if it is only just being opened
+        if self._is_open:
+            self._transport.abort()
+
+    @property
+    def is_usable(self) -> bool:
+        return self._is_open and not self._transport.is_closing()
+
+    @property
+    def has_unread(self) -> bool:
+        return bool(self._chunks)
+
+    def check(self, now: float, timeout: float) -> None:
+        """Called by the watchdog. Only silence counts that somebody waits through."""
+        if not self._is_in_use:
+            if now - self._idle_since > IDLE_SECONDS:
+                self.abort()
+        elif self._waiter is None:
+            pass
+        elif not self._status:
+            if now - self._began > timeout:
+                self._fail(UpstreamTimeout(f"The upstream sent no answer within {timeout:g} s"))
+        elif now - self._last_byte > timeout:
+            self._fail(StreamBroken(f"The upstream was silent for {timeout:g} s", error_type="timeout"))
+
+    def _begin(self, *, is_head: bool) -> None:
+        self._is_in_use = True
+        self._is_head = is_head
+        self._parser = httptools.HttpResponseParser(self)
+        self._status = 0
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._incomplete_bytes = 0
+        self._head_is_complete = False
+        self._has_answered = False
+        self._ends_at_close = False
+        self._can_be_kept = True
+        self.is_complete = False
+        self._chunks: deque[bytes] = deque()
+        self._unread = 0
+        self._is_paused = False
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._began = self._last_byte = self._owner.clock()
+
+    async def _wait(self) -> None:
+        """Until something happens: the head, bytes, the end, or a failure."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._last_byte = self._owner.clock()  # the silence was ours
+            if self.is_usable:
+                self._transport.resume_reading()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        """The exchange has failed. Bytes that came before are read first."""
+        if not self.is_complete and self._error is None:
+            self._error = error
+            self._wake()
+        self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
+        self._is_open = True
+        self._owner.opened(self)
+        if self._is_unwanted:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._is_in_use:
+            self.abort()  # nobody asked
+            return
+        self._last_byte = self._owner.clock()
+        self._has_answered = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._is_not_http(error)
+            return
+        if not self._head_is_complete:
+            self._incomplete_bytes += len(data)
+            if self._incomplete_bytes > MOST_HEAD_BYTES:
+                self._is_not_http(_NotHttp("its head is too long"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._is_open = False
+        self._owner.closed(self)
+        if not self._is_in_use or self.is_complete:
+            return
+        if not self._has_answered:
+            self._fail(NothingCameBack())
+        elif not self._status:
+            self._fail(UpstreamUnreachable("The upstream closed the connection before its answer was complete"))
+        elif self._ends_at_close and error is None:
+            self._complete()
+        else:
+            self._fail(StreamBroken("The upstream closed the connection in mid-answer", error_type="connection"))
+
+    # llhttp's callbacks
+
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            self._can_be_kept = False  # more than one answer to one request
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value) + 4
+        if len(self._headers) >= MOST_HEADERS or self._head_bytes > MOST_HEAD_BYTES:
+            raise _NotHttp("its head is too long")
+        if self._head_is_complete:
+            return  # a trailer: it ends at this hop
+        if _FORBIDDEN_IN_VALUE.search(value):
+            raise _NotHttp("a header value has a control character")
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self.is_complete:
+            return
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            self._headers = []  # interim (RFC 9110 15.2): the final answer follows
+            return
+        if not 200 <= status <= 599:
+            raise _NotHttp(f"its status is {status}")  # 101 too: no upgrade was offered
+        codings = [value.strip().lower() for name, value in self._headers if name == b"transfer-encoding"]
+        has_length = any(name == b"content-length" for name, _ in self._headers)
+        if codings and (has_length or codings != [b"chunked"]):
+            raise _NotHttp("its framing is ambiguous")  # RFC 9112 6.3
+        has_no_body = self._is_head or status in (204, 304)
+        self._ends_at_close = not (has_no_body or codings or has_length)
+        self._can_be_kept = not self._ends_at_close and self._keeps_alive()
+        self._head_is_complete = True
+        self._status = status
+        if self._is_head:
+            self._complete()
+        self._wake()
+
+    def on_body(self, body: bytes) -> None:
+        if self.is_complete:
+            self._can_be_kept = False  # a body where none may be
+            return
+        self._chunks.append(body)
+        self._unread += len(body)
+        if self._unread > HIGH_WATER and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def on_message_complete(self) -> None:
+        if self._status:
+            self._complete()
+
+    def _complete(self) -> None:
+        self.is_complete = True
+        self._wake()
+
+    def _keeps_alive(self) -> bool:
+        """RFC 9112 9.3. Not llhttp's answer, which takes a HEAD without length for a body until the end."""
+        options = b",".join(value.lower() for name, value in self._headers if name == b"connection").split(b",")
+        return self._parser.get_http_version() == "1.1" and not any(option.strip() == b"close" for option in options)
+
+    def _is_not_http(self, error: Exception) -> None:
+        if self.is_complete:
+            self._can_be_kept = False  # the answer is whole; what follows it is not ours
+        elif not self._status:
+            failure = UpstreamUnreachable("The upstream's answer is not valid HTTP")
+            failure.__cause__ = error.__context__ or error
+            self._fail(failure)
+        else:
+            self._fail(StreamBroken("The upstream's answer is not valid HTTP", error_type="connection"))

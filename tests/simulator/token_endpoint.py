@@ -1,0 +1,237 @@
+"""`POST /v1/oauth/token` and `/v1/oauth/revoke`: reads the request, applies the switches, words the answer.
+
+What is good and what is not is decided in `grants` and `assertions`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from .accounts import Accounts, identity
+from .assertions import AssertionRejected, AssertionVerifier, IssuerUnavailable, unverified_subject
+from .bearer import OAUTH_BETA, betas
+from .exchange import exchange_of, pause
+from .grants import Grants, IssuedTokens, TokenError
+from .known_secrets import Kind, KnownSecrets
+from .settings import Settings
+from .switches import SwitchBoard, Switches
+
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+FEDERATION_BETA = "oidc-federation-2026-04-01"
+
+# RFC 6749 5.1
+_HEADERS = {"cache-control": "no-store", "pragma": "no-cache"}
+_SECRET_PARAMETERS: dict[str, Kind] = {
+    "code": "code",
+    "code_verifier": "code_verifier",
+    "state": "state",
+    "refresh_token": "refresh_token",
+    "assertion": "assertion",
+}
+
+Parameters = Mapping[str, str]
+
+
+class TokenEndpoint:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        grants: Grants,
+        assertions: AssertionVerifier,
+        accounts: Accounts,
+        switches: SwitchBoard,
+        known_secrets: KnownSecrets,
+    ) -> None:
+        self._settings = settings
+        self._grants = grants
+        self._assertions = assertions
+        self._accounts = accounts
+        self._switches = switches
+        self._known_secrets = known_secrets
+
+    async def token(self, request: Request) -> Response:
+        """RFC 6749 4.1.3 and 6, RFC 7523 2.1."""
+        try:
+            parameters = await self._parameters(request, self._settings.token_bodies)
+            for name, kind in _SECRET_PARAMETERS.items():
+                self._known_secrets.add(kind, parameters.get(name, ""))
+            return await self._grant(request, parameters)
+        except TokenError as error:
+            return _refusal(error)
+
+    async def _grant(self, request: Request, parameters: Parameters) -> Response:
+        """The answer, unless a switch has something else in mind before or after the redeeming."""
+        exchange = exchange_of(request)
+        subject = self._subject(parameters)
+        exchange.record.subject = subject
+        switches = self._switches.get(subject)
+        await pause(switches.token_delay)
+        if self._switches.spend("token_drops_before_redeem", subject):
+            await exchange.drop()
+        if not switches.token_failure_after_redeem and self._switches.spend("token_failures", subject):
+            return _failure(switches)
+
+        issued = await self._redeem(request, parameters, switches)
+
+        if switches.token_failure_after_redeem and self._switches.spend("token_failures", subject):
+            return _failure(switches)
+        if self._switches.spend("token_drops_after_redeem", subject):
+            await exchange.drop()
+        self._accounts.add(issued.grant.subject)
+        return JSONResponse(_answer(issued), headers=_HEADERS)
+
+    async def _redeem(self, request: Request, parameters: Parameters, switches: Switches) -> IssuedTokens:
+        match _required(parameters, "grant_type"):
+            case "authorization_code":
+                return self._redeem_code(parameters, switches)
+            case "refresh_token":
+                self._check_client(parameters)
+                value = _required(parameters, "refresh_token")
+                return self._grants.refresh(value, scope=parameters.get("scope"), switches=switches)
+            case "urn:ietf:params:oauth:grant-type:jwt-bearer":
+                return await self._redeem_assertion(request, parameters, switches)
+            case other:
+                raise TokenError("unsupported_grant_type", f"grant_type {other!r} is not supported.")
+
+    def _redeem_code(self, parameters: Parameters, switches: Switches) -> IssuedTokens:
+        self._check_client(parameters)
+        verifier = _required(parameters, "code_verifier")
+        # RFC 7636 4.1
+        if not re.fullmatch(r"[A-Za-z0-9._~-]{43,128}", verifier):
+            raise TokenError("invalid_request", "code_verifier must be 43 to 128 unreserved characters.")
+        if switches.state_required:
+            _required(parameters, "state")
+        return self._grants.redeem_code(
+            _required(parameters, "code"),
+            redirect_uri=_required(parameters, "redirect_uri"),
+            code_verifier=verifier,
+            state=parameters.get("state"),
+            switches=switches,
+        )
+
+    async def _redeem_assertion(self, request: Request, parameters: Parameters, switches: Switches) -> IssuedTokens:
+        """RFC 7523 2.1 with the provider's own members: the rule and the organisation it belongs to."""
+        missing = {OAUTH_BETA, FEDERATION_BETA} - set(betas(request))
+        if missing:
+            raise TokenError("invalid_request", f"anthropic-beta must contain {' and '.join(sorted(missing))}.")
+        rejected = switches.federation_rejection_status
+        assertion = _required(parameters, "assertion")
+        rule = self._settings.federation_rule(_required(parameters, "federation_rule_id"))
+        if rule is None or _required(parameters, "organization_id") != rule.organization_id:
+            raise TokenError("invalid_grant", "No such federation rule in this organization.", status=rejected)
+        service_account = parameters.get("service_account_id")
+        if service_account is not None and service_account != rule.service_account_id:
+            raise TokenError("invalid_grant", "The federation rule is not for this service account.", status=rejected)
+        workspace = parameters.get("workspace_id")
+        if workspace is not None and workspace != "default" and not workspace.startswith("wrkspc_"):
+            raise TokenError("invalid_request", "workspace_id must be wrkspc_… or default.")
+        try:
+            subject = await self._assertions.verify(assertion, rule)
+        except AssertionRejected as error:
+            raise TokenError("invalid_grant", f"The assertion was rejected: {error}.", status=rejected) from None
+        except IssuerUnavailable as error:
+            raise TokenError("temporarily_unavailable", f"{error}.", status=503) from None
+        return self._grants.federate(
+            subject, organization_id=rule.organization_id, lifetime=rule.lifetime, switches=switches
+        )
+
+    async def revoke(self, request: Request) -> Response:
+        """RFC 7009 2: also for a token that is unknown or dead, the answer is 200. The body may be a form or JSON."""
+        try:
+            parameters = await self._parameters(request, ("json", "form"))
+            value = _required(parameters, "token")
+            if "client_id" in parameters:
+                self._check_client(parameters)
+        except TokenError as error:
+            return _refusal(error)
+        exchange_of(request).record.subject = self._grants.subject_of_token(value)
+        if exchange_of(request).record.subject is None:
+            is_access_token = parameters.get("token_type_hint") == "access_token"
+            self._known_secrets.add("access_token" if is_access_token else "refresh_token", value)
+        self._grants.revoke_token(value)
+        return JSONResponse({}, headers=_HEADERS)
+
+    def _subject(self, parameters: Parameters) -> str | None:
+        """Whose request this is, before anything is redeemed."""
+        if "code" in parameters:
+            return self._grants.subject_of_code(parameters["code"])
+        if "refresh_token" in parameters:
+            return self._grants.subject_of_refresh_token(parameters["refresh_token"])
+        return unverified_subject(parameters.get("assertion", ""))
+
+    def _check_client(self, parameters: Parameters) -> None:
+        """A public client names itself (RFC 6749 3.2.1); RFC 6749 5.2 lets an unknown one be a 401."""
+        if _required(parameters, "client_id") != self._settings.client_id:
+            raise TokenError("invalid_client", "Unknown client.", status=401)
+
+    async def _parameters(self, request: Request, kinds: tuple[str, ...]) -> Parameters:
+        """The members of the body, all of them texts and none twice (RFC 6749 3.2)."""
+        body = await request.body()
+        media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if media_type == "application/json" and "json" in kinds:
+            pairs = _json_pairs(body)
+        elif media_type == "application/x-www-form-urlencoded" and "form" in kinds:
+            pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+        else:
+            raise TokenError("invalid_request", f"The body must be {' or '.join(kinds)}, not {media_type!r}.")
+        if len({name for name, _ in pairs}) != len(pairs):
+            raise TokenError("invalid_request", "A parameter is given more than once.")
+        return dict(pairs)
+
+
+def _json_pairs(body: bytes) -> list[tuple[str, str]]:
+    try:
+        pairs = json.loads(body, object_pairs_hook=list)
+    except ValueError:
+        raise TokenError("invalid_request", "The body is not valid JSON.") from None
+    if not body.lstrip().startswith(b"{"):
+        raise TokenError("invalid_request", "The body is not a JSON object.")
+    wrong = sorted(name for name, value in pairs if not isinstance(value, str))
+    if wrong:
+        raise TokenError("invalid_request", f"{wrong[0]} must be a string.")
+    return [(name, value) for name, value in pairs]
+
+
+def _required(parameters: Parameters, name: str) -> str:
+    value = parameters.get(name, "")
+    if not value:
+        raise TokenError("invalid_request", f"{name} is missing.")
+    return value
+
+
+def _answer(issued: IssuedTokens) -> dict[str, Any]:
+    """RFC 6749 5.1 with the provider's `account` and `organization`."""
+    grant = issued.grant
+    document: dict[str, Any] = {
+        "token_type": "Bearer",
+        "access_token": issued.access_token,
+        "expires_in": issued.expires_in,
+        "scope": grant.scope,
+        **identity(grant.subject, grant.organization_id),
+    }
+    if issued.refresh_token is not None:
+        document["refresh_token"] = issued.refresh_token
+    return document
+
+
+def _refusal(error: TokenError) -> Response:
+    """RFC 6749 5.2."""
+    document = {"error": error.error, "error_description": error.description}
+    return JSONResponse(document, error.status, _HEADERS)
+
+
+def _failure(switches: Switches) -> Response:
+    """What the switch `token_failures` asked for; these are not RFC 6749's own answers."""
+    status = switches.token_failure_status
+    error = {400: "invalid_request", 401: "invalid_client", 403: "access_denied", 429: "rate_limit_error"}
+    headers = dict(_HEADERS)
+    if status in (429, 503) and switches.token_failure_retry_after is not None:
+        headers["retry-after"] = str(switches.token_failure_retry_after)
+    document = {"error": error.get(status, "server_error"), "error_description": "Made to fail by a switch."}
+    return JSONResponse(document, status, headers)

@@ -1,0 +1,204 @@
+"""The control plane itself: what other tests take for granted about it."""
+
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet
+
+from tests.support.control_plane import ControlPlane, ControlPlaneError, KubectlError, binaries, wait_until
+from tests.support.control_plane import plane as plane_module
+
+HOLDER = """
+from tests.support.control_plane import ControlPlane
+with ControlPlane() as plane:
+    print(plane.folder, flush=True)
+    input()
+"""
+
+
+@pytest.fixture(scope="module")
+def another(control_plane_binaries: Path) -> Iterator[ControlPlane]:
+    """A second control plane beside the shared one, to be stopped and started at will."""
+    with ControlPlane(assets=control_plane_binaries) as plane:
+        yield plane
+
+
+def test_a_service_account_without_a_role_may_not_read_anything(control_plane: ControlPlane, namespace: str) -> None:
+    kubeconfig = control_plane.kubeconfig_for(namespace, "default")
+    with pytest.raises(KubectlError, match=f'serviceaccount:{namespace}:default" cannot list resource "secrets"'):
+        control_plane.kubectl("--kubeconfig", str(kubeconfig), "get", "secrets")
+
+
+def test_a_requested_token_verifies_with_the_keys_that_everybody_can_discover(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    token = control_plane.service_account_token(namespace, "default", audience="https://api.example.com", seconds=600)
+    with httpx2.Client(verify=control_plane.tls, trust_env=False) as stranger:
+        discovered = stranger.get(f"{control_plane.server}/.well-known/openid-configuration").raise_for_status().json()
+        keys = stranger.get(discovered["jwks_uri"]).raise_for_status().json()
+    claims = jwt.decode(token, KeySet.import_key_set(keys), algorithms=["RS256"]).claims
+    assert claims["iss"] == discovered["issuer"] == control_plane.server
+    assert claims["aud"] == ["https://api.example.com"]
+    assert claims["sub"] == f"system:serviceaccount:{namespace}:default"
+    assert claims["exp"] - claims["iat"] == 600
+
+
+def test_two_control_planes_know_nothing_of_each_other(
+    control_plane: ControlPlane, namespace: str, another: ControlPlane
+) -> None:
+    with pytest.raises(KubectlError, match="not found"):
+        another.kubectl("get", "namespace", namespace)
+    token = control_plane.service_account_token(namespace, "default")
+    answer = another.api.get("/version", headers={"authorization": f"Bearer {token}"})
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("end", [ControlPlane.kill_api_server, ControlPlane.stop_api_server], ids=["killed", "stopped"])
+def test_data_is_still_there_when_the_api_server_comes_back(another: ControlPlane, end: Any) -> None:
+    namespace, server = another.namespace(), another.server
+    end(another)
+    with pytest.raises(httpx2.ConnectError):
+        another.api.get("/readyz")
+    another.start_api_server()
+    assert another.server == server
+    assert another.kubectl("get", "namespace", namespace, "-o", "name") == f"namespace/{namespace}\n"
+
+
+def test_nothing_is_left_when_the_process_that_holds_one_is_killed(control_plane_binaries: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout is not None
+        folder = Path(holder.stdout.readline().strip())
+        commands = "".join(_processes_with(folder))
+        assert "etcd --data-dir" in commands and "kube-apiserver --etcd-servers" in commands
+        holder.send_signal(signal.SIGKILL)
+    wait_until(lambda: not _processes_with(folder), f"no process with {folder} in its command line")
+    assert not folder.exists()
+
+
+def test_a_port_that_somebody_took_in_the_meantime_is_given_up_for_another(
+    control_plane_binaries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = iter([taken.getsockname()[1], plane_module._free_port()])
+        monkeypatch.setattr(plane_module, "_free_port", lambda: next(ports))
+        with ControlPlane(assets=control_plane_binaries) as plane:
+            assert not plane.server.endswith(f":{taken.getsockname()[1]}")
+
+
+def test_a_start_that_fails_shows_both_logs_and_leaves_nothing(control_plane_binaries: Path, tmp_path: Path) -> None:
+    (tmp_path / "etcd").symlink_to(control_plane_binaries / "etcd")
+    _script(tmp_path / "kube-apiserver", 'echo "no luck today"; exit 1')
+    plane = ControlPlane(assets=tmp_path)
+    with pytest.raises(ControlPlaneError, match=r"(?s)kube-apiserver ended.*end of etcd\.log.*no luck today"):
+        plane.__enter__()
+    assert not plane.folder.exists()
+    assert not _processes_with(plane.folder)
+
+
+def test_pod_security_refuses_a_privileged_pod(control_plane: ControlPlane) -> None:
+    namespace = control_plane.namespace(labels={"pod-security.kubernetes.io/enforce": "restricted"})
+    container = {"name": "c", "image": "c", "securityContext": {"privileged": True}}
+    metadata = {"name": "p", "namespace": namespace}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
+    with pytest.raises(KubectlError, match='violates PodSecurity "restricted:latest": privileged'):
+        control_plane.apply(pod)
+
+
+def test_a_validating_admission_policy_is_enforced(control_plane: ControlPlane, namespace: str) -> None:
+    control_plane.apply(POLICY.replace("NAMESPACE", namespace))
+
+    def refusal() -> str:
+        try:
+            control_plane.kubectl("create", "configmap", "c", "-n", namespace, "--dry-run=server")
+        except KubectlError as error:
+            return error.stderr
+        return ""
+
+    assert "denied request: no ConfigMaps here" in wait_until(refusal, "the policy is enforced")
+
+
+POLICY = """
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: NAMESPACE}
+spec:
+  matchConstraints:
+    resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}]
+  validations: [{expression: "false", message: no ConfigMaps here}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: NAMESPACE}
+spec:
+  policyName: NAMESPACE
+  validationActions: [Deny]
+  matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: NAMESPACE}}}
+"""
+
+
+# Where the binaries come from; no test builds them, a script stands for Go.
+
+
+def test_assets_without_an_api_server_are_refused_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _script(tmp_path / "etcd", "")
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+    with pytest.raises(ControlPlaneError, match=r"no executable kube-apiserver in it: .* or unset it"):
+        binaries()
+
+
+def test_who_needs_the_binaries_while_they_are_built_waits_and_builds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, built = tmp_path / "waiting", tmp_path / "built"
+    until_the_other_waits = f"until [ -e {waiting} ]; do sleep 0.01; done"
+    _go_that_runs(tmp_path, monkeypatch, f'{until_the_other_waits}; echo >> {built}; echo > "$6"; chmod +x "$6"')
+
+    def say(line: str) -> None:
+        if "waiting for it" in line:
+            waiting.touch()
+
+    with ThreadPoolExecutor(2) as two:
+        folders = {future.result() for future in [two.submit(binaries, say) for _ in range(2)]}
+    assert {"etcd", "kube-apiserver", "kubectl"} <= {path.name for path in folders.pop().iterdir()}
+    assert len(built.read_text().splitlines()) == 3
+
+
+def test_a_build_that_fails_shows_what_go_said_and_leaves_no_binary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _go_that_runs(tmp_path, monkeypatch, 'echo half > "$6"; echo "no space left on device"; exit 1')
+    with pytest.raises(ControlPlaneError, match=r"(?s)`go build \S+` failed.*no space left on device"):
+        binaries(say=lambda line: None)
+    assert not list(tmp_path.rglob("etcd"))
+
+
+def _go_that_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, build: str) -> None:
+    """A `go` new enough for go.mod, first on PATH, that does `build` with the output file as $6; and an empty cache."""
+    _script(folder / "go", f'[ "$1" = env ] && {{ echo go9.9.9; exit; }}; {build}')
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+
+
+def _script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def _processes_with(text: Path) -> list[str]:
+    """The command lines in which it occurs."""
+    listing = subprocess.run(["ps", "-Awwo", "args"], check=True, capture_output=True, text=True).stdout
+    return [line for line in listing.splitlines() if str(text) in line]

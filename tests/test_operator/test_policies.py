@@ -140,6 +140,24 @@ def test_what_is_asked_of_a_person(given_facts: Facts, is_required: bool, reason
             id="a proxy was refused with this very token",
         ),
         pytest.param(
+            facts(
+                account(reports=(report("Unauthorized"),)),
+                credential=credential(),
+                last_forced_refresh=NOW - timedelta(minutes=1),
+            ),
+            False,
+            id="a fresh token is refused, too: not one refresh per request",
+        ),
+        pytest.param(
+            facts(
+                account(reports=(report("Unauthorized"),)),
+                credential=credential(),
+                last_forced_refresh=NOW - timedelta(minutes=6),
+            ),
+            True,
+            id="after a while it is worth another try",
+        ),
+        pytest.param(
             facts(account(reports=(report("Unauthorized"),)), credential=credential(generation=2)),
             False,
             id="a report about an older token says nothing",
@@ -205,6 +223,11 @@ def test_windows_are_those_seen_last() -> None:
     [
         pytest.param(facts(session=session()), timedelta(minutes=10), id="the login expires"),
         pytest.param(facts(credential=credential(), trouble=trouble()), timedelta(seconds=4), id="next try"),
+        pytest.param(
+            facts(account(reports=(report("Forbidden"),)), credential=credential(), last_forced_refresh=NOW),
+            timedelta(minutes=5),
+            id="a refused token is refreshed once more",
+        ),
         pytest.param(
             facts(account(reports=(report(until=timedelta(minutes=3)),)), credential=credential()),
             timedelta(minutes=3),

@@ -19,6 +19,8 @@ FINALIZER = f"{GROUP}/operator"
 CODE_ANNOTATION = f"{GROUP}/authorization-code"
 LOGIN_ANNOTATION = f"{GROUP}/login-requested"
 
+LONGEST_LOGIN_REQUEST = 1024  # it is answered in status, which has limits
+
 Grant = Literal["AuthorizationCode", "WorkloadIdentity"]
 
 
@@ -91,7 +93,8 @@ class Account(msgspec.Struct, frozen=True):
 
     @property
     def login_request(self) -> str | None:
-        return self.annotations.get(LOGIN_ANNOTATION)
+        value = self.annotations.get(LOGIN_ANNOTATION)
+        return value[:LONGEST_LOGIN_REQUEST] if value is not None else None
 
     @property
     def conditions(self) -> list[dict[str, Any]]:

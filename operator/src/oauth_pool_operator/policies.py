@@ -30,6 +30,9 @@ from .store import Credential, LoginSession
 # A report's `untilTime` further away than this is not believed: it would bench an account for good.
 LONGEST_COOLDOWN = timedelta(days=8)
 
+# A provider that refuses even fresh tokens must not be asked for another with every request.
+FORCED_REFRESH_INTERVAL = timedelta(minutes=5)
+
 # The official SDKs exchange anew 120 s before expiry (the provider's workload identity guide).
 WORKLOAD_IDENTITY_MARGIN = timedelta(seconds=120)
 REFRESH_MARGIN = timedelta(minutes=10)
@@ -64,6 +67,7 @@ class Facts:
     credential: Credential | None = None
     session: LoginSession | None = None
     trouble: Trouble | None = None
+    last_forced_refresh: datetime | None = None  # by a proxy's report, not by time
 
     @property
     def cooldown(self) -> Cooldown | None:
@@ -118,7 +122,16 @@ def refresh_is_due(facts: Facts) -> bool:
         return False
     if account.spec.grant == "AuthorizationCode" and credential.refresh_token is None:
         return credential.expires <= facts.now  # nothing to refresh with: used up to its end
-    return next_refresh(credential, account) <= facts.now or token_was_refused(account.reports, credential)
+    return next_refresh(credential, account) <= facts.now or forced_refresh(facts) == facts.now
+
+
+def forced_refresh(facts: Facts) -> datetime | None:
+    """When a proxy's report of a refused token makes us refresh: now, or a while after the last time it did."""
+    if facts.credential is None or not token_was_refused(facts.account.reports, facts.credential):
+        return None
+    if facts.last_forced_refresh is None:
+        return facts.now
+    return max(facts.now, facts.last_forced_refresh + FORCED_REFRESH_INTERVAL)
 
 
 def token_was_refused(reports: Sequence[Report], credential: Credential) -> bool:
@@ -237,6 +250,7 @@ def next_check(facts: Facts) -> datetime:
         instants.append(credential.expires)
         if not account.spec.suspend and facts.trouble is None:
             instants.append(next_refresh(credential, account))
+            instants.append(forced_refresh(facts) or NEVER)
     if (cooldown := facts.cooldown) is not None:
         instants.append(cooldown.until)
     return min((instant for instant in instants if instant > facts.now), default=NEVER)

@@ -52,6 +52,7 @@ class Memory:
     failures: int = 0
     trouble: Trouble | None = None
     generation: int = 0
+    last_forced_refresh: datetime | None = None
 
     def holds_back(self, now: datetime) -> Trouble | None:
         """The last failure, for as long as its time to try again has not come."""
@@ -158,7 +159,12 @@ class Reconciler:
     # --- gather ------------------------------------------------------------------------------------------------------
 
     async def _gather(self, account: Account, memory: Memory) -> Facts:
-        facts = Facts(account, self._clock(), trouble=self._spec_trouble(account))
+        facts = Facts(
+            account,
+            self._clock(),
+            trouble=self._spec_trouble(account),
+            last_forced_refresh=memory.last_forced_refresh,
+        )
         try:
             credential = await in_thread(self._store.credential, account.uid)
             session = await in_thread(self._store.session, account.uid)
@@ -257,10 +263,12 @@ class Reconciler:
             return replace(facts, trouble=held)
         facts = await self._announce(facts)
         is_refresh = facts.account.spec.grant == "AuthorizationCode"
+        obtain = self._credentials.from_refresh_token if is_refresh else self._credentials.from_service_account
         try:
-            if is_refresh:
-                return await self._credentials.from_refresh_token(facts)
-            return await self._credentials.from_service_account(facts)
+            refreshed = await obtain(facts)
+            if policies.forced_refresh(facts) == facts.now:
+                memory.last_forced_refresh = facts.now
+            return refreshed
         except TokenEndpointUnavailable as error:
             trouble = memory.failed(c.REFRESHING if is_refresh else c.EXCHANGING, error, facts.now, is_stalled=False)
         except (GrantRejected, ExchangeRejected) as error:

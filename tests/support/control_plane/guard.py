@@ -41,7 +41,7 @@ def _obey(order: dict[str, Any], children: Children) -> Any:
             children[name] = _start(order)
             return children[name].pid
         case "stop":
-            return _stop(children.pop(name), order["seconds"])
+            return _stop(children.pop(name), order["seconds"]) if name in children else None
         case "poll":
             return name in children and children[name].poll() is None
         case unknown:

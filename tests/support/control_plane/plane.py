@@ -4,7 +4,7 @@ How it differs from a cluster: no controller-manager, no scheduler, no kubelet. 
 ServiceAccount and no `kube-root-ca.crt` (`namespace` makes the ServiceAccount), a deleted namespace stays in
 Terminating (use a new one per test instead), nothing is garbage-collected by owner reference, Deployments make no
 Pods, claims stay unbound, and roles are not aggregated. All that the API server does by itself is real: schemas and
-CEL, admission with Pod Security and ValidatingAdmissionPolicy (about 5 s from creation until one is enforced), RBAC,
+CEL, admission with Pod Security and ValidatingAdmissionPolicy (it can take 5 s until a new one is enforced), RBAC,
 server-side apply, watches, TokenRequest and OpenID discovery.
 """
 

@@ -27,11 +27,13 @@ class Processes:
 
     def start(self, name: str, *command: str | Path, environment: dict[str, str] | None = None) -> None:
         """Start a process; its output goes to `log_file(name)`."""
+        if self.is_running(name):
+            raise ControlPlaneError(f"{name} is running already")
         arguments = {"command": [str(part) for part in command], "environment": environment or {}}
         self._order("start", name, log=str(self.log_file(name)), **arguments)
 
     def stop(self, name: str, seconds: float) -> None:
-        """End a process, and return when it is gone: ask and wait for `seconds`, then kill."""
+        """End a process, and return when it is gone: ask and wait for `seconds`, then kill. Nothing if it is gone already."""
         self._order("stop", name, seconds=seconds)
 
     def is_running(self, name: str) -> bool:
@@ -41,7 +43,7 @@ class Processes:
         return self.folder / f"{name}.log"
 
     def close(self) -> None:
-        """End everything, and return when it is gone. May be called again."""
+        """End everything, and return when it is gone."""
         with self._lock:
             self._guard.communicate()
 

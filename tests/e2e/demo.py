@@ -181,6 +181,7 @@ def demo_stack(screen: Screen) -> Iterator[tuple[Stack, Path]]:
         finally:
             screen.stage("stopping")
             codes = stack.stop()
+            stack.close()
         if any(codes.values()):
             raise AssertionError(f"exit codes {codes}")
 

@@ -31,7 +31,7 @@ def test_without_the_api_server_the_pool_goes_on() -> None:
             # long enough that the token of before has expired: the operator has refreshed it, the proxy has found it
             wait_until(lambda: json.loads(access.read_text())["generation"] >= generation + 2, "refreshes", seconds=60)
             wait_until(lambda: ask(stack) == 200, "an answer with a token that the index never named")
-            assert (stack.operator.exit_code, stack.proxy.exit_code) == (None, None)
+            assert (stack.operator.is_running, stack.proxy.is_running) == (True, True)
 
             control_plane.start_api_server()
             stack.simulator.set(expires_in=None)

@@ -5,14 +5,13 @@ ServiceAccounts, with the Roles that are shipped; what they print can be read wh
 """
 
 import contextlib
+import itertools
 import json
-import os
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import yaml
 
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.support.control_plane.errors import NotInTime
+from tests.support.control_plane.processes import Processes
 
 ROOT = Path(__file__).parents[2]
 CLIENT_ID = "simulator-client"
@@ -38,30 +38,28 @@ def free_port() -> int:
 
 
 class Process:
-    """A process whose lines are kept, and handed to `on_line` as they come."""
+    """A process whose lines are kept, and handed to `on_line` as they come. It cannot outlive this one."""
 
     def __init__(
         self,
+        processes: Processes,
         name: str,
         command: list[str],
         *,
-        environment: dict[str, str] | None = None,
-        on_line: Callable[[str, str], None] | None = None,
+        environment: dict[str, str],
+        on_line: Callable[[str, str], None] | None,
     ) -> None:
         self.name = name
         self.lines: list[str] = []
+        self._processes = processes
         self._on_line = on_line
-        self._process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for whoever started us; we stop the others in order
+        self._has_ended = False
+        # each start has a log of its own: a restart does not repeat the lines of before
+        self._key = f"{name}-{next(_numbers)}"
+        processes.start(
+            self._key, *command, environment={"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)} | environment
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
 
     @property
@@ -69,49 +67,32 @@ class Process:
         return "\n".join(self.lines)
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
+    def is_running(self) -> bool:
+        return self._processes.is_running(self._key)
 
-    @property
-    def exit_code(self) -> int | None:
-        return self._process.poll()
-
-    def wait_for(self, text: str, *, seconds: float = 30) -> str:
-        """The first line that contains `text`."""
-
-        def found() -> str | None:
-            if self.exit_code is not None and not any(text in line for line in self.lines):
-                self._reader.join(5)
-                raise AssertionError(f"{self.name} ended with exit code {self.exit_code}:\n{self.output}")
-            return next((line for line in list(self.lines) if text in line), None)
-
-        return wait_until(found, f"{text!r} in the output of {self.name}", seconds=seconds)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def stop(self, *, seconds: float = 30) -> int:
-        """SIGTERM, and what it ended with; killed when it does not end."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        try:
-            code = self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"{self.name} did not end within {seconds:.0f} s of SIGTERM:\n{self.output}") from None
+    def stop(self, *, seconds: float = 60) -> int | None:
+        """SIGTERM, and what it ended with; killed when it does not end in time."""
+        code = self._processes.stop(self._key, seconds)
+        self._has_ended = True
         self._reader.join(5)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
         return code
 
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        with contextlib.suppress(ValueError):  # closed while being read
-            for line in self._process.stdout:
-                self.lines.append(line.rstrip("\n"))
-                if self._on_line is not None:
-                    self._on_line(self.name, self.lines[-1])
+    def _follow(self) -> None:
+        with self._processes.log_file(self._key).open() as log:
+            rest = ""
+            while True:
+                is_last_look = self._has_ended
+                *lines, rest = (rest + log.read()).split("\n")
+                for line in lines:
+                    self.lines.append(line)
+                    if self._on_line is not None:
+                        self._on_line(self.name, line)
+                if is_last_look:
+                    return
+                time.sleep(0.02)
+
+
+_numbers = itertools.count(1)
 
 
 class SimulatorClient:
@@ -185,6 +166,7 @@ class Stack:
         self._log_level = log_level
         self._on_line = on_line
         self.processes: dict[str, Process] = {}
+        self._guard = Processes(folder, keep=True)
         for path in (self.state_dir, self.access_dir):
             path.mkdir()
 
@@ -326,23 +308,30 @@ class Stack:
         if with_proxy:
             self.start_proxy()
 
-    def stop(self) -> dict[str, int]:
+    def stop(self) -> dict[str, int | None]:
         """Stop what runs, the proxy first; returns the exit codes."""
-        codes = {}
+        codes: dict[str, int | None] = {}
         for name in ("proxy", "operator", "simulator"):
             if (process := self.processes.pop(name, None)) is not None:
                 codes[name] = process.stop()
         return codes
 
+    def close(self) -> None:
+        """Stop what runs, kindly, and then for certain."""
+        try:
+            self.stop()
+        finally:
+            self._guard.close()
+
     def _start(self, name: str, command: list[str], *, environment: dict[str, str] | None = None) -> None:
-        self.processes[name] = Process(name, command, environment=environment, on_line=self._on_line)
+        self.processes[name] = Process(self._guard, name, command, environment=environment or {}, on_line=self._on_line)
 
     def _wait_for_http(self, name: str, url: str) -> None:
         process = self.processes[name]
 
         def answers() -> bool:
-            if process.exit_code is not None:
-                raise AssertionError(f"{name} ended with exit code {process.exit_code}:\n{process.output}")
+            if not process.is_running:
+                raise AssertionError(f"{name} ended with exit code {process.stop()}:\n{process.output}")
             with contextlib.suppress(httpx2.TransportError):
                 return httpx2.get(url, timeout=2).status_code == 200
             return False
@@ -407,4 +396,4 @@ def running_stack(control_plane: ControlPlane, *, with_proxy: bool = True, **set
             stack.start(with_proxy=with_proxy)
             yield stack
         finally:
-            stack.stop()
+            stack.close()

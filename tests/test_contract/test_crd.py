@@ -314,7 +314,6 @@ def test_every_member_that_the_design_names_survives(accounts: Accounts) -> None
             }
         ],
         "lastHandledLoginRequest": "1",
-        "lastHandledCodeHash": "9f86d081884c7d65",
     }
     accounts.write_status(status)
     assert accounts.get()["status"] == status

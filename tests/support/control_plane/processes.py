@@ -32,9 +32,13 @@ class Processes:
         arguments = {"command": [str(part) for part in command], "environment": environment or {}}
         self._order("start", name, log=str(self.log_file(name)), **arguments)
 
-    def stop(self, name: str, seconds: float) -> None:
-        """End a process, and return when it is gone: ask and wait for `seconds`, then kill. Nothing if it is gone already."""
-        self._order("stop", name, seconds=seconds)
+    def stop(self, name: str, seconds: float) -> int | None:
+        """End a process, and return its exit code when it is gone: ask and wait for `seconds`, then kill.
+
+        None if there is none of that name; the exit code of one that ended by itself is kept until it is asked for.
+        """
+        code: int | None = self._order("stop", name, seconds=seconds)
+        return code
 
     def is_running(self, name: str) -> bool:
         return bool(self._order("poll", name))

@@ -82,7 +82,7 @@ def report(reason: str | None = "QuotaExhausted", *, until: timedelta | None = N
             "reason": reason,
             "until_time": NOW + until if until is not None else None,
             "token_generation": 1,
-            **members,
+            **members,  # such as `until_time`, an instant instead of a time from now
         }
     )
 

@@ -95,7 +95,7 @@ class Recorder:
         """The body, as far as it was read; a request that is no longer kept stays forgotten."""
         with self._lock:
             record.body = body
-            if any(kept is record for kept in self._requests):
+            if any(kept is record for kept in reversed(self._requests)):
                 self._bytes += len(body)
                 self._trim()
 

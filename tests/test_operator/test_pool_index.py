@@ -8,6 +8,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
+from oauth_pool_operator import pool_index
 from oauth_pool_operator.pool_index import Entry, IndexPublisher, render_entry
 from tests.support.builders import account, credential, facts, report
 
@@ -121,3 +122,11 @@ async def test_keys_without_an_account_go_at_the_start() -> None:
     async with publisher(config_map, {"a"}) as index:
         await index.publish(entry("b"))
     assert set(config_map.data) == {"a", "b"}
+
+
+async def test_an_index_that_cannot_be_read_does_not_hold_up_a_reconcile_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_index, "LOAD_SECONDS", 0.01)
+    with pytest.raises(TimeoutError):
+        await IndexPublisher(ConfigMap()).publish(entry("a"))

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from prometheus_client import start_http_server
+from prometheus_client import REGISTRY, start_http_server
 
 from .accounts import rfc3339
 from .cluster import Cluster
@@ -22,6 +22,7 @@ from .controller import Controller
 from .errors import ConfigError, StoreFailed
 from .grants import TokenEndpoint
 from .handlers import run
+from .metrics import AccountsCollector
 from .pool_index import IndexPublisher
 from .reconcile import Reconciler
 from .store import Store
@@ -139,6 +140,7 @@ async def _run(config: Config) -> None:
         store=store, profiles=config.providers, endpoints=endpoints, index=index, cluster=cluster, clock=now
     )
     controller = Controller(reconciler, cluster=cluster, index=index, clock=now)
+    REGISTRY.register(AccountsCollector(controller.status_words))
     try:
         await run(controller, namespace=settings.namespace, health_address=settings.health_listen_addr)
     finally:

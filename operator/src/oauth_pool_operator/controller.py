@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from .scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-INDEX_RETRY_SECONDS = 0.5
+FIRST_INDEX_RETRY, LAST_INDEX_RETRY = 0.5, 30.0
 
 
 @dataclass
@@ -49,7 +48,7 @@ class Controller:
         self._cluster = cluster
         self._index = index
         self._known: dict[str, _Known] = {}
-        self.scheduler = Scheduler(self._reconcile, clock=clock)
+        self.scheduler = Scheduler(self._reconcile, clock=clock, name_of=self._name_of)
 
     def observe(self, kind: str | None, body: dict[str, Any]) -> None:
         """An event of the watch (`kind` is None for what was listed)."""
@@ -68,6 +67,11 @@ class Controller:
             return  # our own patches are known before their events arrive
         known.account = account
         self.scheduler.wake(account.uid)
+
+    def status_words(self) -> list[str]:
+        """The word shown as STATUS of every account; may be called from any thread."""
+        known = list(self._known.values())
+        return [c.reason_of(one.account.conditions, c.READY) or "New" for one in known]
 
     def seconds_since_last_turn(self) -> float:
         return time.monotonic() - self.scheduler.last_turn
@@ -90,13 +94,15 @@ class Controller:
                     await task
 
     async def _load_index(self) -> None:
+        wait = FIRST_INDEX_RETRY
         while True:
             try:
                 await self._index.load(await self._cluster.account_names())
                 return
             except httpx2.HTTPError as error:
                 log.warning("the pool index cannot be read yet: %s", describe(error))
-                await asyncio.sleep(INDEX_RETRY_SECONDS)
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, LAST_INDEX_RETRY)
 
     async def _reconcile(self, uid: str) -> datetime | None:
         known = self._known.get(uid)
@@ -114,15 +120,11 @@ class Controller:
         metrics.RECONCILES.labels("success").inc()
         if before.deleting:
             del self._known[uid]
-            self._count()
             return None
         if known.account.is_older_than(account):
             known.account = account
-        self._count()
         return due
 
-    def _count(self) -> None:
-        words = Counter(c.reason_of(known.account.conditions, c.READY) or "New" for known in self._known.values())
-        metrics.ACCOUNTS.clear()
-        for word, number in words.items():
-            metrics.ACCOUNTS.labels(word).set(number)
+    def _name_of(self, uid: str) -> str:
+        known = self._known.get(uid)
+        return known.account.name if known is not None else uid

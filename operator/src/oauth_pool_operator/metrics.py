@@ -1,6 +1,11 @@
 """The operator's Prometheus metrics."""
 
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
+
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 TOKEN_REFRESHES = Counter(
     "pool_token_refreshes_total",
@@ -15,13 +20,25 @@ REFRESH_SECONDS = Histogram(
 TOKEN_EXPIRES = Gauge(
     "pool_token_expiry_timestamp_seconds", "When the access token expires (Unix time)", ["account_id"]
 )
-ACCOUNTS = Gauge("pool_accounts", "Accounts by the word shown as STATUS", ["status"])
 RECONCILES = Counter("pool_reconciles_total", "Reconciles of single accounts", ["result"])
 RECONCILE_SECONDS = Histogram(
     "pool_reconcile_duration_seconds",
     "Duration of one account's reconcile",
     buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
 )
+
+
+class AccountsCollector(Collector):
+    """`pool_accounts{status}`, counted when somebody looks."""
+
+    def __init__(self, words: Callable[[], Iterable[str]]) -> None:
+        self._words = words
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily("pool_accounts", "Accounts by the word shown as STATUS", labels=["status"])
+        for word, number in sorted(Tally(self._words()).items()):
+            family.add_metric([word], number)
+        yield family
 
 
 def forget(account_id: str) -> None:

@@ -18,6 +18,7 @@ from .store import fingerprint
 log = logging.getLogger(__name__)
 
 VERSION = 1
+LOAD_SECONDS = 5.0
 
 
 class Entry(msgspec.Struct, frozen=True, rename="camel"):
@@ -87,8 +88,8 @@ class IndexPublisher:
             self._mark(key)
 
     async def publish(self, entry: Entry) -> None:
-        """Return when the ConfigMap holds the entry; raise what its write raised."""
-        await self._loaded.wait()
+        """Return when the ConfigMap holds the entry; raise what its write raised, or `TimeoutError` before `load`."""
+        await self._be_loaded()
         value = msgspec.json.encode(entry).decode()
         self._wanted[entry.name] = value
         if self._written.get(entry.name) != value:
@@ -96,7 +97,7 @@ class IndexPublisher:
 
     async def withdraw(self, account: Account) -> None:
         """Return when the ConfigMap no longer lists this very object (a newer one of the same name stays)."""
-        await self._loaded.wait()
+        await self._be_loaded()
         current = self._wanted.get(account.name, self._written.get(account.name))
         if current is None or msgspec.json.decode(current).get("uid") != account.uid:
             return
@@ -130,6 +131,11 @@ class IndexPublisher:
             else:
                 self._written[key] = value
         log.debug("index: wrote %d of %d keys", len(changes), len(self._written))
+
+    async def _be_loaded(self) -> None:
+        """Not for ever: whoever publishes has tokens to refresh, whether the index can be read or not."""
+        async with asyncio.timeout(LOAD_SECONDS):
+            await self._loaded.wait()
 
     def _mark(self, key: str) -> asyncio.Future[None]:
         waiter = self._waiting.get(key)

@@ -112,7 +112,7 @@ class Reconciler:
         try:
             await self._publish(facts)
             account = await self._report(facts)
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, TimeoutError) as error:
             raise ClusterUnavailable(policies.next_check(facts)) from error
         if facts.trouble is None:
             memory.succeeded()

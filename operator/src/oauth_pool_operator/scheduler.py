@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from .accounts import rfc3339
 from .errors import ClusterUnavailable
 from .policies import NEVER
 
@@ -36,10 +37,15 @@ class Scheduler:
     """Calls `reconcile(uid)`, which returns the next due time, or None when there will be none."""
 
     def __init__(
-        self, reconcile: Callable[[str], Awaitable[datetime | None]], *, clock: Callable[[], datetime]
+        self,
+        reconcile: Callable[[str], Awaitable[datetime | None]],
+        *,
+        clock: Callable[[], datetime],
+        name_of: Callable[[str], str] = str,
     ) -> None:
         self._reconcile = reconcile
         self._clock = clock
+        self._name_of = name_of  # for log lines
         self._entries: dict[str, _Entry] = {}
         self._heap: list[tuple[datetime, str]] = []
         self._running: set[asyncio.Task[None]] = set()
@@ -106,9 +112,7 @@ class Scheduler:
                 error = error.__cause__ if isinstance(error.__cause__, Exception) else error
             entry.failures = min(entry.failures + 1, 16)
             # the traceback names code, not data; the error's own text may quote an object, so only its kind is logged
-            log.warning(
-                "reconcile of %s failed (%s); again at %s", uid, _kind(error), due.isoformat(timespec="seconds")
-            )
+            log.warning("%s: reconcile failed (%s); again at %s", self._name_of(uid), _kind(error), rfc3339(due))
             log.debug("where it failed: %s", "".join(traceback.format_tb(error.__traceback__)))
         finally:
             entry.is_running = False

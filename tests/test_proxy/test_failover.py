@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from oauth_pool_proxy.pool import State
 from tests.support.proxy_server import NOW, Clock, PoolFolder, RunningProxy, token_of, until
 from tests.support.upstream_server import SSE_HEAD, RawRequest, UpstreamServer, json_answer
 from tests.test_proxy.conftest import Start
@@ -17,7 +18,10 @@ QUOTA = (
     ("anthropic-ratelimit-unified-5h-utilization", "1.02"),
 )
 ENVELOPE = b'{"type":"error","error":{"type":"%s","message":"%s"}}'
-LIMIT = ENVELOPE % (b"rate_limit_error", b"This request would exceed your account's rate limit. Please try again later.")
+LIMIT = ENVELOPE % (
+    b"rate_limit_error",
+    b"This request would exceed your account's rate limit. Please try again later.",
+)
 REVOKED = ENVELOPE % (b"permission_error", b"OAuth token has been revoked. Please obtain a new token.")
 NO_SCOPE = ENVELOPE % (b"permission_error", b"OAuth token does not meet scope requirement user:profile")
 
@@ -216,7 +220,11 @@ async def test_a_refused_token_is_read_anew_and_the_newer_one_used(
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
-    [(json_answer(b"no", 401), "unauthorized"), (json_answer(REVOKED, 403), "forbidden"), (json_answer(b"pay", 402), "billing")],
+    [
+        (json_answer(b"no", 401), "unauthorized"),
+        (json_answer(REVOKED, 403), "forbidden"),
+        (json_answer(b"pay", 402), "billing"),
+    ],
     ids=["401", "403 revoked", "402"],
 )
 async def test_an_account_that_is_refused_is_left_alone_and_the_next_one_used(
@@ -236,7 +244,9 @@ async def test_an_account_that_is_refused_is_left_alone_and_the_next_one_used(
     assert (await statuses(proxy))["a"] == "available"  # one request will find out
 
 
-async def test_a_newer_generation_ends_a_rejection(upstream: UpstreamServer, start: Start, folder: PoolFolder) -> None:
+async def test_a_newer_generation_ends_a_rejection(
+    upstream: UpstreamServer, start: Start, folder: PoolFolder, clock: Clock
+) -> None:
     folder.account("a")
     folder.account("b")
     answers(upstream, {"a-1": json_answer(b"no", 401)})
@@ -244,8 +254,9 @@ async def test_a_newer_generation_ends_a_rejection(upstream: UpstreamServer, sta
     await proxy.request()
     assert (await statuses(proxy))["a"] == "disabled"
     folder.account("a", generation=2)
-    while (await statuses(proxy))["a"] != "available":
-        await asyncio.sleep(0.02)
+    assert proxy.app.pool is not None
+    (account, _) = proxy.app.pool.accounts
+    await until(lambda: account.state(clock.now) is State.AVAILABLE, "the newer access token to be used")
 
 
 async def test_nobody_left_is_our_own_answer_and_never_another_account_s(

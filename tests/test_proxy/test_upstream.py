@@ -199,7 +199,9 @@ async def test_silence_that_nobody_waits_through_does_not_count(upstream: Upstre
         connection = await upstream.accept()
         await connection.request()
         size = 40 * HIGH_WATER
-        sending = asyncio.create_task(connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size))
+        sending = asyncio.create_task(
+            connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size)
+        )
         answer = await task
         clock.advance(1000)
         client.look()
@@ -277,9 +279,7 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
     certificate_file, key_file = folder / "certificate.pem", folder / "key.pem"
     certificate_file.write_bytes(built.public_bytes(serialization.Encoding.PEM))
     key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return certificate_file, key_file
 

@@ -28,7 +28,7 @@ _ADMIN_IS_GONE = (
     "kubectl get oauthaccounts (list), kubectl delete oauthaccount NAME (remove), and delete this table"
 )
 _OPERATOR_OWNS = {
-    "credential_file": "credentials are fed to the operator with `kubectl oauthaccount import`",
+    "credential_file": "the operator holds credentials; log each account in anew (kubectl get oauthaccounts says which)",
     "refresh_interval_secs": "the operator decides when to look at a token",
     "refresh_threshold_secs": "the operator decides when to refresh a token",
     "providers": "provider profiles are in the operator's configuration",

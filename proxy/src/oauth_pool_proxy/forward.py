@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Receive, Send
 
-from oauth_pool_proxy.client import Client
+from oauth_pool_proxy.client import Client, announced_length
 from oauth_pool_proxy.config import Config
 from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.headers import HeaderContract, Headers, request_headers
@@ -85,13 +85,13 @@ class Forwarder:
     ) -> None:
         self._contract = HeaderContract.of(config)
         self._attempts = config.proxy.attempts
-        self._most_bytes = config.proxy.max_body_bytes
+        self._most_bytes, self._timeout = config.proxy.max_body_bytes, config.proxy.timeout
         self.slots = Slots(config.proxy.max_connections)
         self._upstream, self._metrics, self._mode, self._clock = upstream, metrics, pool_mode, clock
 
     async def forward(self, request: Request, receive: Receive, send: Send) -> None:
         """Answers the request, or raises what `app.py` answers with."""
-        client = Client(receive, self._most_bytes)
+        client = Client(receive, announced_length(request.headers), self._most_bytes, self._timeout)
         if not self.slots.take_now():
             with client.watched():
                 await self.slots.take()
@@ -171,6 +171,7 @@ class Forwarder:
 
     async def _relay(self, request: Request, answer: Answer, send: Send, already_read: bytes = b"") -> None:
         request.first_byte_at = time.monotonic()
+        request.body = b""  # it will not be sent again, and a stream may last for an hour
         await relay(answer, send, request.progress, already_read)
 
     def _bench(self, request: Request, account: Account, token: AccessToken, judged: Judgement, mode: PoolMode) -> None:

@@ -1,16 +1,19 @@
-"""uvicorn's HTTP protocol with two differences that a proxy needs.
+"""uvicorn's HTTP protocol with a few differences that a proxy needs.
 
 It tells the application the request target exactly as it was received: ASGI knows a path and a query, from which `/a?`
 and `/a` cannot be told apart. And a request that offers an upgrade keeps its body: uvicorn takes what follows the head
 for the new protocol, although nobody switched to it (RFC 9110 7.8: a server may ignore the offer). Java's client, and
-curl with --http2, make that offer on every request.
+curl with --http2, make that offer on every request. What is not HTTP is answered in the API's error envelope.
 """
 
 import re
+import uuid
 
 import httptools
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from oauth_pool_proxy.errors import InvalidRequest, error_body
 
 EXTENSION = "oauth_pool_proxy.target"
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
@@ -25,7 +28,7 @@ class HttpProtocol(HttpToolsProtocol):
             while data:
                 data = self._feed(data)
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self.send_400_response("The request is not valid HTTP")
 
     def _feed(self, data: bytes) -> bytes:
         """Parse. What is left over belongs to a request whose offer of an upgrade is declined."""
@@ -48,6 +51,18 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self._is_declining:
             super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """The API's error envelope, which official clients parse, and the end of the connection (RFC 9112 6.3)."""
+        if not (self.cycle and self.cycle.response_started and not self.cycle.response_complete):
+            request_id = f"req_{uuid.uuid4()}"
+            body = error_body(InvalidRequest.type, msg, request_id)
+            head = (
+                "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+                f"content-length: {len(body)}\r\nrequest-id: {request_id}\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def _head_without_offer(self) -> bytes:
         """The same head again, for a parser that knows of no upgrade."""

@@ -15,6 +15,11 @@ from oauth_pool_proxy.pool_index import IndexEntry
 REJECTION_SECONDS = 60.0
 """How long an account whose access token was refused is left alone, unless a newer one comes first."""
 
+_USABLE = frozenset(("Available", "CoolingDown", "Refreshing", "StorageUnavailable"))
+"""The operator's words that leave an account in use, while its access token is valid and no cooldown lasts. The last two
+are the operator's own trouble, and the data plane does not wait for the control plane. Every other word, and one that
+this version does not know, means that the account must not be used."""
+
 _SAME_COOLDOWN = 60.0
 """Two ends of a cooldown that are closer than this are the same one with another jitter."""
 
@@ -107,7 +112,7 @@ class Account:
             self.rejection = None
 
     def state(self, now: float) -> State:
-        if self.entry.status not in ("Available", "CoolingDown"):
+        if self.entry.status not in _USABLE:
             return State.DISABLED
         if self.token is None or self.token.expires_at <= now or (self.rejection and self.rejection.until > now):
             return State.DISABLED
@@ -149,10 +154,12 @@ class Account:
 
 
 def _cooldown_until(entry: IndexEntry) -> float:
-    if entry.status != "CoolingDown":
+    if entry.status == "Available":
         return 0
+    if entry.cooldown_until:
+        return entry.cooldown_until.timestamp()
     # Without an end nobody but the operator can say when: far away, and the next entry replaces it.
-    return entry.cooldown_until.timestamp() if entry.cooldown_until else 1e11
+    return 1e11 if entry.status == "CoolingDown" else 0
 
 
 class Pool:
@@ -200,7 +207,7 @@ class Pool:
             return PoolExhausted("The pool index has not been read yet", self.counts(now))
         if not self.accounts:
             return PoolExhausted(
-                "The pool has no account. Add one: kubectl apply an OAuthAccount, then kubectl oauthaccount login NAME",
+                "The pool has no account. Add one: kubectl apply an OAuthAccount, then open its status.login.authorizationURL",
                 self.counts(now),
             )
         available = [account for account in self.accounts if account.state(now) is State.AVAILABLE]

@@ -4,6 +4,7 @@ The overridden methods are those of uvicorn's pinned minor version; the life cyc
 """
 
 import asyncio
+import os
 import signal
 import socket
 import threading
@@ -34,7 +35,9 @@ def bind(address: Address) -> socket.socket:
             where[:2], family=family, backlog=BACKLOG, dualstack_ipv6=is_any_v6 and socket.has_dualstack_ipv6()
         )
     except OSError as error:
-        raise ConfigInvalid(f"[proxy] listen_addr: cannot listen on {address}: {error.strerror}") from None
+        # create_server() adds the address to the text, which is said already; a failed look-up has no other text.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise ConfigInvalid(f"[proxy] listen_addr: cannot listen on {address}: {reason}") from None
 
 
 class Server(uvicorn.Server):

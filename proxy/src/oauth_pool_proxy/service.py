@@ -12,7 +12,7 @@ from enum import Enum
 
 log = logging.getLogger(__name__)
 
-FAREWELL_SECONDS = 0.5
+FAREWELL_SECONDS = 0.3
 """For what is left when the time to drain is over: error events and bytes already written."""
 
 

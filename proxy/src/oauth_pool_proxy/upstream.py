@@ -98,7 +98,9 @@ class Upstream:
                 )
         except TimeoutError:
             self._abandon(connection)
-            raise UpstreamTimeout(f"The upstream could not be connected to within {self._connect_timeout:g} s") from None
+            raise UpstreamTimeout(
+                f"The upstream could not be connected to within {self._connect_timeout:g} s"
+            ) from None
         except OSError as error:
             reason = "its certificate is not trusted" if isinstance(error, ssl.SSLError) else type(error).__name__
             raise UpstreamUnreachable(f"The upstream could not be connected to ({reason})", was_sent=False) from error

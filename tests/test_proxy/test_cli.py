@@ -1,0 +1,70 @@
+"""The console script as a person or a kubelet runs it."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(sys.executable).with_name("oauth-pool-proxy")
+GOOD = '[proxy]\nlisten_addr = "127.0.0.1:{port}"\nupstream_url = "http://127.0.0.1:1"\n'
+
+
+def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if key not in ("CONFIG_PATH", "LOG_LEVEL")}
+    return subprocess.run(
+        [SCRIPT, *arguments],
+        cwd=folder,
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_check_says_that_a_file_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "anthropic-oauth-proxy.toml").write_text(GOOD.format(port=0))
+    done = run("--check", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "anthropic-oauth-proxy.toml: valid\n", "")
+
+
+def test_the_command_line_goes_before_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(GOOD.format(port=0))
+    assert run("--check", "--config", "a.toml", folder=tmp_path, CONFIG_PATH="missing.toml").returncode == 0
+    assert run("--check", folder=tmp_path, CONFIG_PATH="a.toml").returncode == 0
+    done = run("--check", "--config", "missing.toml", folder=tmp_path, CONFIG_PATH="a.toml")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("place", ["--log-level", "LOG_LEVEL"])
+def test_a_log_level_that_does_not_exist_is_one_line(place: str, tmp_path: Path) -> None:
+    arguments, environment = (["--log-level", "loud"], {}) if place.startswith("-") else ([], {"LOG_LEVEL": "loud"})
+    done = run(*arguments, folder=tmp_path, **environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f'error: {place}: must be one of error, warn, info, debug, trace, not "loud"\n'
+
+
+def test_a_broken_file_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[proxy]\n")
+    done = run("--config", "a.toml", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        'error: a.toml: [proxy] listen_addr: is missing; it is the address to listen on, such as "0.0.0.0:8080"\n'
+    )
+
+
+def test_an_address_in_use_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        (tmp_path / "a.toml").write_text(GOOD.format(port=taken.getsockname()[1]))
+        done = run("--config", "a.toml", folder=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*listen_addr: cannot listen on 127.0.0.1:\d+: Address already in use\n", done.stderr)
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    assert re.fullmatch(r"oauth-pool-proxy \d+\.\d+\.\d+\n", run("--version", folder=tmp_path).stdout)
+    assert "--check" in run("--help", folder=tmp_path).stdout

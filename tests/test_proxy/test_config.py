@@ -1,0 +1,225 @@
+"""The configuration file: what is accepted, and the one line about everything that is not."""
+
+from pathlib import Path
+
+import pytest
+
+from oauth_pool_proxy import config as config_module
+from oauth_pool_proxy.cli import main
+from oauth_pool_proxy.config import Address, Config, KubernetesConfig, OAuthConfig, load_config, parse_config
+from oauth_pool_proxy.errors import ConfigInvalid
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PROXY = '[proxy]\nlisten_addr = "127.0.0.1:8080"\nupstream_url = "https://api.example"\n'
+POOL = PROXY + '[oauth]\nsource = "file"\nindex_dir = "/i"\n'
+
+
+@pytest.fixture(autouse=True)
+def outside_a_pod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(config_module, "SERVICE_ACCOUNT", tmp_path / "no-service-account")
+    for name in ("KUBERNETES_SERVICE_HOST", "CONFIG_PATH", "LOG_LEVEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def load(text: str, tmp_path: Path, **environment: str) -> Config:
+    file = tmp_path / "proxy.toml"
+    file.write_text(text)
+    return load_config(file, environment)
+
+
+def oauth_of(config: Config) -> OAuthConfig:
+    assert config.oauth is not None
+    return config.oauth
+
+
+def test_the_defaults_are_the_documented_ones(tmp_path: Path) -> None:
+    proxy = load(PROXY, tmp_path).proxy
+    assert (proxy.timeout, proxy.max_connections, proxy.attempts, proxy.drain_timeout) == (60, 1000, 3, 5)
+    assert proxy.max_body_bytes == 10 * 1024 * 1024
+    oauth = oauth_of(load(POOL, tmp_path))
+    assert (oauth.provider, oauth.cooldown, oauth.user_agent) == ("anthropic", 7200, None)
+    assert (oauth.beta, oauth.version) == ((b"oauth-2025-04-20",), b"2023-06-01")
+    assert oauth.access_dir == Path("/var/lib/oauth-pool/access")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0.0.0.0:80", Address("0.0.0.0", 80)),
+        ("[::]:8080", Address("::", 8080)),
+        ("localhost:0", Address("localhost", 0)),
+    ],
+)
+def test_listen_addresses(text: str, address: Address, tmp_path: Path) -> None:
+    assert load(PROXY.replace("127.0.0.1:8080", text), tmp_path).proxy.listen == address
+
+
+@pytest.mark.parametrize(
+    ("text", "authority", "base_path"),
+    [
+        ("https://api.example", b"api.example", b""),
+        ("https://api.example:443/", b"api.example", b""),
+        ("http://api.example:443", b"api.example:443", b""),
+        ("http://[::1]:8080/a/b/", b"[::1]:8080", b"/a/b"),
+        ("https://API.example", b"api.example", b""),
+    ],
+)
+def test_upstream_urls(text: str, authority: bytes, base_path: bytes, tmp_path: Path) -> None:
+    upstream = load(PROXY.replace("https://api.example", text), tmp_path).proxy.upstream
+    assert (upstream.authority, upstream.base_path) == (authority, base_path)
+
+
+def test_the_passthrough_example_is_valid() -> None:
+    assert load_config(EXAMPLES / "proxy-passthrough.toml", {}).headers[0] == (b"anthropic-beta", b"oauth-2025-04-20")
+
+
+def test_the_pool_example_lacks_nothing_but_the_pod() -> None:
+    with pytest.raises(ConfigInvalid, match="inside a pod"):
+        load_config(EXAMPLES / "proxy.toml", {})
+
+
+def test_inside_a_pod_nothing_has_to_be_said_about_the_api_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = tmp_path / "service-account"
+    account.mkdir()
+    (account / "token").write_text("t")
+    (account / "namespace").write_text("pool\n")
+    monkeypatch.setattr(config_module, "SERVICE_ACCOUNT", account)
+    monkeypatch.setattr(config_module, "_ca_file", lambda table, key, default=None: default)
+    environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "6443"}
+    config = load(PROXY + '[oauth]\nsource = "kubernetes"\n', tmp_path, **environment)
+    assert oauth_of(config).source == KubernetesConfig(
+        "https://10.0.0.1:6443", "pool", account / "ca.crt", account / "token", "oauth-pool"
+    )
+
+
+def test_what_the_operator_owns_now_is_accepted_with_a_warning_that_says_so(tmp_path: Path) -> None:
+    text = POOL + 'credential_file = "c"\nrefresh_interval_secs = 3\nrefresh_threshold_secs = 9\nproviders = ["a"]\n'
+    warnings = load(text, tmp_path).warnings
+    assert [warning.split()[1] for warning in warnings] == [
+        "credential_file",
+        "refresh_interval_secs",
+        "refresh_threshold_secs",
+        "providers",
+    ]
+    assert all("operator" in warning for warning in warnings)
+
+
+def test_headers_are_ignored_in_pool_mode_with_a_warning(tmp_path: Path) -> None:
+    config = load(POOL + '[[headers]]\nname = "x-a"\nvalue = "b"\n', tmp_path)
+    assert config.headers == ()
+    assert "[[oauth.headers]]" in config.warnings[0]
+
+
+def test_a_configured_authorization_is_ignored_with_a_warning(tmp_path: Path) -> None:
+    config = load(PROXY + '[[headers]]\nname = "Authorization"\nvalue = "Bearer secret"\n', tmp_path)
+    assert config.headers == ()
+    assert "authorization" in config.warnings[0] and "secret" not in config.warnings[0]
+
+
+HEADER = '[[headers]]\nname = "{}"\nvalue = "{}"\n'
+
+REFUSED = {
+    "not TOML": ("[proxy\na = 1\n", ["not valid TOML", "line 1"]),
+    "no proxy table": ("", ["[proxy]", "listen_addr"]),
+    "admin": (PROXY + "[admin]\nenabled = true\n", ["[admin]", "kubectl apply", "kubectl get", "kubectl delete"]),
+    "unknown table": (PROXY + "[prox]\n", ["[prox]", "unknown table", "proxy, headers, oauth"]),
+    "unknown key": (PROXY + "timeout = 3\n", ["[proxy]", "timeout", "unknown key", "timeout_secs"]),
+    "system prefix": (POOL + 'system_prefix = "x"\n', ["[oauth]", "system_prefix", "unknown key"]),
+    "missing address": ('[proxy]\nupstream_url = "http://a"\n', ["listen_addr", "missing"]),
+    "address without port": (PROXY.replace(":8080", ""), ["listen_addr", "host:port"]),
+    "port too high": (PROXY.replace(":8080", ":65536"), ["listen_addr", "65535"]),
+    "port not a number": (PROXY.replace(":8080", ":http"), ["listen_addr", '"127.0.0.1:http"']),
+    "bare IPv6": (PROXY.replace("127.0.0.1:8080", "::1"), ["listen_addr"]),
+    "missing URL": ('[proxy]\nlisten_addr = "a:1"\n', ["upstream_url", "missing"]),
+    "URL scheme": (PROXY.replace("https:", "ftp:"), ["upstream_url", "http:// or https://"]),
+    "URL without host": (PROXY.replace("//api.example", "//"), ["upstream_url"]),
+    "URL port": (PROXY.replace("api.example", "api.example:0"), ["upstream_url", "port"]),
+    "URL port too high": (PROXY.replace("api.example", "api.example:99999"), ["upstream_url", "port"]),
+    "URL with query": (PROXY.replace("api.example", "api.example/?a"), ["upstream_url", "query"]),
+    "URL with user": (PROXY.replace("api.example", "u:p@api.example"), ["upstream_url", "user name"]),
+    "timeout 0": (PROXY + "timeout_secs = 0\n", ["timeout_secs", "from 1", "not 0"]),
+    "timeout a string": (PROXY + 'timeout_secs = "60"\n', ["timeout_secs", "whole number", '"60"']),
+    "timeout a boolean": (PROXY + "timeout_secs = true\n", ["timeout_secs", "whole number", "true"]),
+    "negative drain": (PROXY + "drain_timeout_secs = -1\n", ["drain_timeout_secs", "-1"]),
+    "no connections": (PROXY + "max_connections = 0\n", ["max_connections"]),
+    "no attempts": (PROXY + "attempts = 0\n", ["attempts"]),
+    "no body": (PROXY + "max_body_bytes = 0\n", ["max_body_bytes"]),
+    "unreadable CA": (PROXY + 'upstream_ca_file = "/nowhere/ca.pem"\n', ["upstream_ca_file", "/nowhere/ca.pem"]),
+    "headers not a list": (PROXY + "[headers]\n", ["[[headers]]", "array of tables"]),
+    "header name": (PROXY + HEADER.format("x y", "v"), ["[[headers]] number 1", "name"]),
+    "header name empty": (PROXY + HEADER.format("", "v"), ["[[headers]] number 1", "name"]),
+    "header value": (PROXY + HEADER.format("x", "a\\nb"), ["[[headers]] number 1", "value", "one line"]),
+    "header value a number": (PROXY + '[[headers]]\nname = "x"\nvalue = 3\n', ["value", "a whole number"]),
+    "header without value": (PROXY + '[[headers]]\nname = "x"\n', ["value", "missing"]),
+    "header of this hop": (PROXY + HEADER.format("Content-Length", "3"), ["content-length", "cannot be set"]),
+    "header with more": (PROXY + HEADER.format("x", "v") + "when = 3\n", ["when", "unknown key", "name, value"]),
+    "no source": (PROXY + "[oauth]\n", ["[oauth]", "source", "missing", '"kubernetes" or "file"']),
+    "other source": (PROXY + '[oauth]\nsource = "redis"\n', ["source", '"redis"']),
+    "file without folder": (PROXY + '[oauth]\nsource = "file"\n', ["index_dir", "missing"]),
+    "cooldown 0": (POOL + "cooldown_secs = 0\n", ["cooldown_secs"]),
+    "beta not a list": (POOL + 'anthropic_beta = "a"\n', ["anthropic_beta", "array of strings"]),
+    "version on two lines": (POOL + 'anthropic_version = "a\\nb"\n', ["anthropic_version", "one line"]),
+    "oauth header": (POOL + "[[oauth.headers]]\n", ["[[oauth.headers]] number 1", "name"]),
+    "no API server": (PROXY + '[oauth]\nsource = "kubernetes"\n', ["[oauth.kubernetes]", "server", "pod"]),
+    "no namespace": (
+        PROXY + '[oauth]\nsource = "kubernetes"\n[oauth.kubernetes]\nserver = "https://a"\n',
+        ["[oauth.kubernetes]", "namespace", "pod"],
+    ),
+    "API server not a URL": (
+        PROXY + '[oauth]\nsource = "kubernetes"\n[oauth.kubernetes]\nserver = "a:6443"\n',
+        ["[oauth.kubernetes]", "server"],
+    ),
+    "no token file": (
+        PROXY + '[oauth]\nsource = "kubernetes"\n[oauth.kubernetes]\nserver = "https://a"\nnamespace = "n"\n'
+        'token_file = "/nowhere/token"\n',
+        ["token_file", "/nowhere/token"],
+    ),
+    "unknown Kubernetes key": (
+        PROXY + '[oauth]\nsource = "kubernetes"\n[oauth.kubernetes]\ncontext = "a"\n',
+        ["[oauth.kubernetes]", "context", "unknown key"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_one_line_that_says_what_and_where(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, expected = REFUSED[case]
+    file = tmp_path / "proxy.toml"
+    file.write_text(text)
+    assert main(["--config", str(file), "--check"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    for part in (str(file), *expected):
+        assert part in output.err
+
+
+def test_a_ca_file_that_holds_no_certificate_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("not PEM")
+    with pytest.raises(ConfigInvalid, match="PEM"):
+        load(PROXY + f'upstream_ca_file = "{tmp_path}/ca.pem"\n', tmp_path)
+
+
+def test_a_refused_header_value_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        load(PROXY + HEADER.format("x-api-key", "sk-secret\\n"), tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_says_how_to_name_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="--config or CONFIG_PATH"):
+        load_config(tmp_path / "missing.toml", {})
+
+
+def test_settings_of_the_other_source_are_ignored_with_a_warning(tmp_path: Path) -> None:
+    config = load(POOL + '[oauth.kubernetes]\nserver = "https://a"\n', tmp_path)
+    assert "[oauth.kubernetes]" in config.warnings[0]
+
+
+def test_a_configuration_needs_no_file() -> None:
+    proxy = {"listen_addr": "127.0.0.1:1", "upstream_url": "http://a"}
+    assert parse_config({"proxy": proxy}, {}).oauth is None

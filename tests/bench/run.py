@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.support.control_plane.binaries import go_toolchain
 from tests.support.proxy_server import PoolFolder
 
 HERE = Path(__file__).parent
@@ -37,16 +37,13 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--events", type=int, default=20, help="per stream and second")
     options = parser.parse_args()
-    if shutil.which("go") is None:
-        print("bench: needs go on PATH, to build the load generator", file=sys.stderr)  # noqa: T201
-        return 1
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, set(cores[1:]) or set(cores))  # inherited by whatever is started
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         load = str(Path(folder, "load"))
-        subprocess.run(["go", "build", "-o", load, "."], cwd=HERE / "load", check=True)
+        subprocess.run([go_toolchain(), "build", "-o", load, "."], cwd=HERE / "load", check=True)
         measure(load, stack.enter_context(variants(load, Path(folder), cores[0])), options)
     return 0
 
@@ -98,8 +95,9 @@ def measure(load: str, found: Variants, options: argparse.Namespace) -> None:
     }
     for kind, arguments in kinds.items():
         runs: dict[str, list[Figures]] = {name: [] for name in found}
-        for _ in range(options.rounds):
+        for number in range(1, options.rounds + 1):
             for name, (address, pid) in found.items():
+                sys.stderr.write(f"bench: {kind}, round {number} of {options.rounds}, {name}\n")
                 before = cpu_seconds(pid)
                 command = [load, kind, f"http://{address}/{kind}", *map(str, arguments)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, timeout=120, check=True)
@@ -119,10 +117,11 @@ def measure(load: str, found: Variants, options: argparse.Namespace) -> None:
 def show(kind: str, medians: dict[str, Figures]) -> None:
     """A table; `of direct` is the ratio to keep."""
     keys = ["done", "failed", "per_second", "p50", "p99", "first_p99", "cpu µs", "rss MiB"]
-    print("".join(f"{text:>12}" for text in [kind, "of direct", *keys]))  # noqa: T201
+    lines = ["".join(f"{text:>12}" for text in [kind, "of direct", *keys])]
     for name, figures in medians.items():
         values = [figures["per_second"] / medians["direct"]["per_second"], *(figures[key] for key in keys)]
-        print(f"{name:>12}" + "".join(f"{value:12.2f}" for value in values))  # noqa: T201
+        lines.append(f"{name:>12}" + "".join(f"{value:12.2f}" for value in values))
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def cpu_seconds(pid: int) -> float:

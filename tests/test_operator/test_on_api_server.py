@@ -327,6 +327,15 @@ def test_keys_of_accounts_that_are_gone_leave_the_index_at_start(stack: Stack) -
     wait_until(lambda: set(stack.index()) == {"alice"}, "the ghost to go")
 
 
+def test_an_index_that_somebody_deletes_comes_back(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    before = stack.index()
+    stack.kubectl("delete", "configmap", "oauth-pool")
+    wait_until(lambda: stack.kubectl("get", "configmaps", "-o", "name").count("oauth-pool"), "the ConfigMap")
+    assert stack.index() == before
+
+
 def test_an_idle_pool_makes_no_writes(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")

@@ -130,3 +130,40 @@ async def test_an_index_that_cannot_be_read_does_not_hold_up_a_reconcile_for_eve
     monkeypatch.setattr(pool_index, "LOAD_SECONDS", 0.01)
     with pytest.raises(TimeoutError):
         await IndexPublisher(ConfigMap()).publish(entry("a"))
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        pytest.param({}, id="the ConfigMap is gone"),
+        pytest.param({"a": "edited"}, id="a key was edited, another removed"),
+        pytest.param({"ghost": "{}"}, id="a key was added"),
+    ],
+)
+async def test_what_somebody_else_changed_is_written_again(drift: dict[str, str]) -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map) as index:
+        await asyncio.gather(index.publish(entry("a")), index.publish(entry("b")))
+        right = dict(config_map.data)
+        config_map.data = drift
+        await index.repair()
+        assert config_map.data == right
+
+
+async def test_looking_at_an_index_in_order_writes_nothing() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map) as index:
+        await index.publish(entry("a"))
+        await index.repair()
+    assert len(config_map.writes) == 1
+
+
+async def test_a_write_of_our_own_during_the_look_is_not_taken_for_somebody_else_s(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map) as index:
+        await index.publish(entry("a"))
+        await asyncio.gather(index.repair(), index.publish(entry("a", priority=1)), index.repair())
+        assert msgspec.json.decode(config_map.data["a"])["priority"] == 1
+    assert "somebody else" not in caplog.text

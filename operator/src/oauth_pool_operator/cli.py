@@ -8,14 +8,16 @@ import logging
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import httpx2
 from prometheus_client import REGISTRY, start_http_server
 
-from .cluster import Cluster
+from .cluster import Cluster, describe
 from .config import DEFAULT_PATH, Config, load_config, split_address
 from .controller import Controller
 from .errors import ConfigError, StoreFailed
@@ -67,9 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         return 0
-    except Exception as error:
-        log.debug("the operator ended", exc_info=True)
-        return _fail(f"the operator ended: {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 (whatever it is, a person reads one line and the exit code is 1)
+        # not the text of an answer of the API server: it may quote an object
+        why = describe(error) if isinstance(error, httpx2.HTTPError) else f"{type(error).__name__}: {error}"
+        log.debug("where it ended: %s", "".join(traceback.format_tb(error.__traceback__)))
+        return _fail(f"the operator ended: {why}")
     log.info("shutdown complete")
     return 0
 

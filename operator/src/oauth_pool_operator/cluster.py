@@ -13,6 +13,7 @@ import httpx2
 from lightkube.config.kubeconfig import KubeConfig
 from lightkube.core.async_client import AsyncClient
 from lightkube.core.exceptions import ApiError
+from lightkube.core.exceptions import ConfigError as LightkubeConfigError
 from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.authentication_v1 import TokenRequestSpec
 from lightkube.models.core_v1 import EventSource, ObjectReference
@@ -21,7 +22,7 @@ from lightkube.resources.core_v1 import ConfigMap, Event, ServiceAccountToken
 from lightkube.types import PatchType
 
 from .accounts import GROUP, KIND, PLURAL, VERSION, Account, parse_account
-from .errors import ServiceAccountTokenRefused
+from .errors import ConfigError, ServiceAccountTokenRefused
 
 FIELD_MANAGER = "oauth-pool-operator"
 INDEX_LABEL = f"{GROUP}/index"
@@ -39,7 +40,7 @@ class Cluster:
         self._namespace = namespace
         self._config_map = config_map
         self._client = AsyncClient(
-            config=KubeConfig.from_env(),
+            config=_kubeconfig(),
             namespace=namespace,
             timeout=httpx2.Timeout(30, connect=5),
             field_manager=FIELD_MANAGER,
@@ -153,6 +154,13 @@ class Cluster:
 
     def _account(self, body: Any) -> Account:
         return parse_account(body)
+
+
+def _kubeconfig() -> KubeConfig:
+    try:
+        return KubeConfig.from_env()
+    except LightkubeConfigError as error:
+        raise ConfigError(f"no cluster to work with: {error}; run in a pod, or set KUBECONFIG") from error
 
 
 def describe(error: BaseException) -> str:

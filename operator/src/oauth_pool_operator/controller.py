@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,7 @@ from .scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
+INDEX_REPAIR_SECONDS = 10.0
 FIRST_INDEX_RETRY, LAST_INDEX_RETRY = 0.5, 30.0
 
 
@@ -78,20 +79,28 @@ class Controller:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """The background tasks, for as long as the context lasts."""
-        tasks = [
-            asyncio.create_task(self._load_index(), name="index loader"),
-            asyncio.create_task(self._index.run(), name="index publisher"),
-            asyncio.create_task(self.scheduler.run(), name="scheduler"),
-        ]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                with suppress(asyncio.CancelledError):
-                    await task
+        """The background tasks, for as long as the context lasts. One that fails ends it: a restart is better than half."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._keep_index(), name="index keeper"),
+                group.create_task(self._index.run(), name="index publisher"),
+                group.create_task(self.scheduler.run(), name="scheduler"),
+            ]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    async def _keep_index(self) -> None:
+        """Load the index, and from then on look whether it is still what we wrote."""
+        await self._load_index()
+        while True:
+            await asyncio.sleep(INDEX_REPAIR_SECONDS)
+            try:
+                await self._index.repair()
+            except httpx2.HTTPError as error:
+                log.debug("the pool index was not looked at: %s", describe(error))
 
     async def _load_index(self) -> None:
         wait = FIRST_INDEX_RETRY

@@ -76,6 +76,8 @@ class IndexPublisher:
         self._wanted: dict[str, str] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._wake = asyncio.Event()
+        self._writes = 0
+        self._is_writing = False
         self._loaded = asyncio.Event()
 
     async def load(self, accounts: set[str]) -> None:
@@ -110,6 +112,7 @@ class IndexPublisher:
             await self._wake.wait()
             self._wake.clear()
             batch, self._waiting = self._waiting, {}
+            self._is_writing = True
             try:
                 await self._write(batch)
             except Exception as error:  # noqa: BLE001
@@ -119,6 +122,22 @@ class IndexPublisher:
             else:
                 for waiter in batch.values():
                     waiter.set_result(None)
+            finally:
+                self._is_writing = False
+                self._writes += 1
+
+    async def repair(self) -> None:
+        """Write again what somebody else has changed or deleted since we wrote it."""
+        await self._be_loaded()
+        writes = self._writes
+        found = await self._index.read_index()
+        if self._waiting or self._is_writing or self._writes != writes:
+            return  # what was read may be from before a write of our own; the next look will tell
+        changed = {key for key in found.keys() | self._wanted.keys() if found.get(key) != self._wanted.get(key)}
+        if changed:
+            log.warning("index: somebody else changed %s; writing it again", ", ".join(sorted(changed)))
+            self._written = found
+            await asyncio.gather(*(asyncio.shield(self._mark(key)) for key in changed))
 
     async def _write(self, batch: Mapping[str, object]) -> None:
         changes = {key: self._wanted.get(key) for key in batch if self._wanted.get(key) != self._written.get(key)}

@@ -2,9 +2,12 @@
 
 import subprocess
 
+import pytest
+
 from tests.support.stack import ROOT
 
 
+@pytest.mark.usefixtures("control_plane_binaries")  # building them may take longer than a test may
 def test_the_demo_shows_the_main_job_and_ends_well() -> None:
     ended = subprocess.run(
         ["make", "--no-print-directory", "demo", "ARGS=--once"],

@@ -1,6 +1,7 @@
 """The API server is killed: proxies serve on, tokens are refreshed, and everything catches up when it is back."""
 
 import json
+from pathlib import Path
 
 import httpx2
 
@@ -14,8 +15,8 @@ def ask(stack: Stack) -> int:
     return httpx2.post(f"{stack.proxy_url}/v1/messages", json=body, headers=headers, timeout=30).status_code
 
 
-def test_without_the_api_server_the_pool_goes_on() -> None:
-    with ControlPlane() as control_plane:  # one of its own: others must not notice
+def test_without_the_api_server_the_pool_goes_on(control_plane_binaries: Path) -> None:
+    with ControlPlane(assets=control_plane_binaries) as control_plane:  # one of its own: others must not notice
         control_plane.apply(ROOT / "crds/oauthaccount.yaml")
         control_plane.kubectl("wait", "--for=condition=Established", "crd/oauthaccounts.oauthpool.dev")
         with running_stack(control_plane) as stack:

@@ -7,6 +7,7 @@ ServiceAccounts, with the Roles that are shipped; what they print can be read wh
 import contextlib
 import itertools
 import json
+import os
 import socket
 import sys
 import tempfile
@@ -56,9 +57,8 @@ class Process:
         self._has_ended = False
         # each start has a log of its own: a restart does not repeat the lines of before
         self._key = f"{name}-{next(_numbers)}"
-        processes.start(
-            self._key, *command, environment={"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)} | environment
-        )
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # for `-m tests.simulator`
+        processes.start(self._key, *command, environment={"PYTHONUNBUFFERED": "1", "PYTHONPATH": path} | environment)
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
 

@@ -1,9 +1,8 @@
 # The commands a person types. `make` alone lists them.
 #
-# Needs make, a POSIX shell and Python 3.11 or newer with venv (PYTHON=… chooses one). Everything else is
+# Needs GNU make, a POSIX shell and Python 3.11 or newer with venv (PYTHON=… chooses one). Everything else is
 # installed below the repository, in .tools/ and .venv/, on the first use of any target.
 
-.POSIX:
 SHELL := /bin/sh
 UV_VERSION := 0.13.8
 VENV := .venv

@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import json
 import os
-import socket
 import sys
 import tempfile
 import threading
@@ -22,6 +21,7 @@ import yaml
 
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.support.control_plane.errors import NotInTime
+from tests.support.control_plane.plane import free_port
 from tests.support.control_plane.processes import Processes
 
 ROOT = Path(__file__).parents[2]
@@ -29,13 +29,6 @@ CLIENT_ID = "simulator-client"
 RULE = "fdrl_demo"
 ORGANIZATION = "00000000-0000-0000-0000-000000000001"
 WORKLOAD = "inference"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Process:

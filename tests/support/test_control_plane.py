@@ -90,8 +90,8 @@ def test_a_port_that_somebody_took_in_the_meantime_is_given_up_for_another(
     control_plane_binaries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        ports = iter([taken.getsockname()[1], plane_module._free_port()])
-        monkeypatch.setattr(plane_module, "_free_port", lambda: next(ports))
+        ports = iter([taken.getsockname()[1], plane_module.free_port()])
+        monkeypatch.setattr(plane_module, "free_port", lambda: next(ports))
         with ControlPlane(assets=control_plane_binaries) as plane:
             assert not plane.server.endswith(f":{taken.getsockname()[1]}")
 

@@ -176,7 +176,7 @@ class ControlPlane:
 
     def _start_api_server_on_some_port(self, undo: ExitStack) -> None:
         for _ in range(5):
-            self._use_port(_free_port())
+            self._use_port(free_port())
             undo.callback(self.api.close)
             with suppress(PortTaken):
                 self.start_api_server()
@@ -275,7 +275,7 @@ def _flags(flags: dict[str, object]) -> list[str]:
     return [f"--{name}={value}" for name, value in flags.items()]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that was free a moment ago. Not from `random`, which property tests seed: all would try the same ones."""
     while True:
         port = secrets.choice(PORTS)

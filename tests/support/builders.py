@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from oauth_pool_operator.accounts import Account, Report, Spec, Window, WorkloadIdentity
+from oauth_pool_operator.grants import TokenAnswer
 from oauth_pool_operator.policies import Facts, Trouble
 from oauth_pool_operator.store import Credential, LoginSession
 
@@ -22,6 +23,9 @@ def account(
     annotations: dict[str, str] | None = None,
     status: dict[str, Any] | None = None,
     resource_version: str = "1",
+    generation: int = 1,
+    deleting: bool = False,
+    finalizers: tuple[str, ...] = (),
     **spec: Any,
 ) -> Account:
     workload = WorkloadIdentity("inference", "fdrl_1", "00000000-0000-0000-0000-000000000000")
@@ -29,10 +33,10 @@ def account(
         name=name,
         namespace="pool",
         uid=uid,
-        generation=1,
+        generation=generation,
         resource_version=resource_version,
-        deleting=False,
-        finalizers=[],
+        deleting=deleting,
+        finalizers=list(finalizers),
         annotations=annotations or {},
         spec=Spec(
             provider=spec.pop("provider", "anthropic"),
@@ -55,6 +59,19 @@ def credential(
             "refresh_token": "refresh-token-of-a-test",
             "expires": NOW + expires_in,
             "obtained": NOW + expires_in - lifetime,
+            **members,
+        }
+    )
+
+
+def answer(number: int = 2, **members: Any) -> TokenAnswer:
+    """What a token endpoint grants; `number` tells it from others."""
+    return TokenAnswer(
+        **{
+            "access_token": f"access-token-{number}-of-a-test",
+            "refresh_token": f"refresh-token-{number}-of-a-test",
+            "lifetime": timedelta(hours=8),
+            "subject": None,
             **members,
         }
     )

@@ -1,5 +1,6 @@
 """The configuration file: what is accepted, and the one line that says what is wrong."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,9 +91,11 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, broken: tuple[str, st
     assert str(caught.value).startswith(str(tmp_path / "config.toml"))
 
 
-def operator(*arguments: str) -> subprocess.CompletedProcess[str]:
+def operator(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "oauth_pool_operator", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=30, check=False, env={**os.environ, **environment}
+    )
 
 
 def test_the_command_ends_with_1_and_one_line(tmp_path: Path) -> None:
@@ -120,3 +123,27 @@ def test_a_volume_that_is_not_there_is_named(tmp_path: Path) -> None:
     ended = operator("--config", str(written(tmp_path, text)))
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert f"cannot write to {tmp_path / 'nowhere'}: No such file or directory" in ended.stderr
+
+
+def test_a_log_level_that_is_none_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:
+    ended = operator("--check", "--config", str(written(tmp_path, GOOD)), LOG_LEVEL="loud")
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "LOG_LEVEL: 'loud' is not one of error, warn, info, debug, trace" in ended.stderr
+
+
+def test_only_our_own_lines_get_more_talkative() -> None:
+    """Kopf and the HTTP clients print bodies and URLs at debug level. In a process of its own: it changes all logging."""
+    script = """
+import logging
+from oauth_pool_operator import cli
+for level in ("warn", "info", "debug"):
+    cli._set_up_logging(level)
+    names = ("oauth_pool_operator.reconcile", "kopf.objects", "httpcore2.http11", "httpx2", "authlib")
+    print(level, *(logging.getLevelName(logging.getLogger(name).getEffectiveLevel()) for name in names))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stdout.splitlines() == [
+        "warn WARNING WARNING WARNING WARNING WARNING",
+        "info INFO WARNING WARNING WARNING WARNING",
+        "debug DEBUG WARNING WARNING WARNING WARNING",
+    ]

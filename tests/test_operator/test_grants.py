@@ -1,21 +1,27 @@
 """The token endpoint as the provider's simulator gives it, and as a broken one does, over real HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from oauth_pool_operator import login
-from oauth_pool_operator.config import AuthorizationCodeProfile, Profile
+from oauth_pool_operator.accounts import WorkloadIdentity
+from oauth_pool_operator.config import AuthorizationCodeProfile, Profile, WorkloadIdentityProfile
 from oauth_pool_operator.errors import ExchangeRejected, GrantRejected, TokenEndpointUnavailable
 from oauth_pool_operator.grants import TokenAnswer, TokenEndpoint
 from oauth_pool_operator.store import LoginSession
 from tests.simulator.server import SimulatorServer
 from tests.simulator.settings import Settings
 from tests.support.builders import NOW
+from tests.support.upstream_server import json_answer, upstream_server
 
 CLIENT = "a-registered-client"
 CALLBACK = "https://pool.example/callback"
@@ -71,6 +77,159 @@ async def test_a_refresh_gives_another_pair(endpoint: TokenEndpoint, provider: S
     second = await endpoint.refresh(first.refresh_token)
     assert second.access_token != first.access_token
     assert second.refresh_token != first.refresh_token
+
+
+def configured(url: str, **settings: Any) -> Profile:
+    """A profile whose endpoints are all at `url`."""
+    members: dict[str, Any] = {
+        "client_id": "me",
+        "authorization_endpoint": url,
+        "token_endpoint": url,
+        "revocation_endpoint": url,
+        "redirect_uri": CALLBACK,
+        "scopes": ["one", "two"],
+        "token_body": "json",
+        "token_headers": {"anthropic-beta": "configured"},
+    }
+    return Profile(
+        authorization_code=AuthorizationCodeProfile(**{**members, **settings}),
+        workload_identity=WorkloadIdentityProfile(url, "audience", {"anthropic-beta": "configured"}),
+        timeout_secs=5,
+    )
+
+
+@asynccontextmanager
+async def asked(profile: Profile) -> AsyncIterator[TokenEndpoint]:
+    endpoint = TokenEndpoint(profile, user_agent="tests/1")
+    try:
+        yield endpoint
+    finally:
+        await endpoint.close()
+
+
+SESSION = LoginSession("id", NOW, NOW, state="a-state", verifier="a-verifier")
+WORKLOAD = WorkloadIdentity("inference", "fdrl_1", "org")
+REFRESH = {"grant_type": "refresh_token", "refresh_token": "r", "client_id": "me"}
+EXCHANGE = {
+    "grant_type": "authorization_code",
+    "code": "c",
+    "redirect_uri": CALLBACK,
+    "code_verifier": "a-verifier",
+    "client_id": "me",
+}
+ASSERTION = {
+    "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
+    "assertion": "a",
+    "federation_rule_id": "fdrl_1",
+    "organization_id": "org",
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "request_of", "members"),
+    [
+        pytest.param({}, lambda endpoint: endpoint.refresh("r"), REFRESH, id="refresh, as granted: without a scope"),
+        pytest.param({}, lambda endpoint: endpoint.exchange_code("c", SESSION), EXCHANGE, id="code"),
+        pytest.param(
+            {"send_state": True},
+            lambda endpoint: endpoint.exchange_code("c", SESSION),
+            {**EXCHANGE, "state": "a-state"},
+            id="code, for a provider that wants the state",
+        ),
+        pytest.param({}, lambda endpoint: endpoint.exchange_assertion("a\n", WORKLOAD), ASSERTION, id="assertion"),
+        pytest.param(
+            {},
+            lambda endpoint: endpoint.exchange_assertion(
+                "a", WorkloadIdentity("inference", "fdrl_1", "org", "svac_1", "default")
+            ),
+            {**ASSERTION, "service_account_id": "svac_1", "workspace_id": "default"},
+            id="assertion, with everything that can be said",
+        ),
+        pytest.param(
+            {},
+            lambda endpoint: endpoint.revoke("r"),
+            {"token": "r", "token_type_hint": "refresh_token", "client_id": "me"},
+            id="revocation",
+        ),
+    ],
+)
+async def test_a_request_holds_what_it_should_and_the_configured_headers(
+    settings: dict[str, Any], request_of: Callable[[TokenEndpoint], Awaitable[object]], members: dict[str, str]
+) -> None:
+    async with upstream_server() as upstream, asked(configured(upstream.url, **settings)) as endpoint:
+        upstream.answer_all(json_answer(b'{"access_token": "t"}'))
+        await request_of(endpoint)
+        (request,) = upstream.requests
+        assert json.loads(request.body) == members
+        assert request.values(b"anthropic-beta") == [b"configured"]
+        assert request.values(b"user-agent") == [b"tests/1"]
+
+
+@pytest.mark.parametrize(
+    "member", ["", ', "refresh_token": null', ', "refresh_token": ""'], ids=["none", "null", "empty"]
+)
+async def test_a_refresh_token_that_is_not_replaced_stays(member: str) -> None:
+    async with upstream_server() as upstream, asked(configured(upstream.url)) as endpoint:
+        upstream.answer_all(json_answer(b'{"access_token": "t"%s}' % member.encode()))
+        assert (await endpoint.refresh("the-refresh-token")).refresh_token == "the-refresh-token"
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "lifetime"),
+    [
+        pytest.param("null", timedelta(hours=1), id="not said: an hour"),
+        pytest.param("1800", timedelta(minutes=30), id="a number"),
+        pytest.param("1800.5", timedelta(seconds=1800.5), id="a fraction"),
+    ],
+)
+async def test_a_token_lives_as_long_as_the_answer_says(expires_in: str, lifetime: timedelta) -> None:
+    async with upstream_server() as upstream, asked(configured(upstream.url)) as endpoint:
+        upstream.answer_all(
+            json_answer(b'{"access_token": "t", "refresh_token": "new", "expires_in": %s}' % expires_in.encode())
+        )
+        assert (await endpoint.refresh("old")).lifetime == lifetime
+
+
+@pytest.mark.parametrize(
+    ("header", "delay"),
+    [
+        pytest.param("7", timedelta(seconds=7), id="seconds"),
+        pytest.param("999999999", timedelta(days=1), id="not for years"),
+        pytest.param("Fri, 20 Nov 2026 13:00:00 GMT", None, id="a date"),
+        pytest.param("-1", None, id="the past"),
+    ],
+)
+async def test_when_the_server_wants_to_be_asked_again(header: str, delay: timedelta | None) -> None:
+    async with upstream_server() as upstream, asked(configured(upstream.url)) as endpoint:
+        upstream.answer_all(json_answer(b"{}", 429, ("retry-after", header)))
+        with pytest.raises(TokenEndpointUnavailable) as caught:
+            await endpoint.refresh("r")
+        assert caught.value.retry_after == delay
+
+
+async def test_a_request_that_was_never_sent_cannot_have_been_carried_out() -> None:
+    async with upstream_server() as upstream:
+        url = upstream.url
+    async with asked(configured(url)) as endpoint:
+        with pytest.raises(TokenEndpointUnavailable, match="cannot be reached") as caught:
+            await endpoint.refresh("r")
+        assert not caught.value.may_be_done
+
+
+async def test_an_endpoint_that_does_not_answer_is_not_waited_for_for_ever() -> None:
+    async with upstream_server() as upstream:
+        profile = msgspec.structs.replace(configured(upstream.url), timeout_secs=0.05)
+        async with asked(profile) as endpoint:
+            with pytest.raises(TokenEndpointUnavailable, match="did not answer in time") as caught:
+                await endpoint.refresh("r")
+            assert caught.value.may_be_done
+
+
+async def test_a_revocation_that_is_refused_is_an_error() -> None:
+    async with upstream_server() as upstream, asked(configured(upstream.url)) as endpoint:
+        upstream.answer_all(json_answer(b'{"error": "unsupported_token_type"}', 400))
+        with pytest.raises(ExchangeRejected, match="answered 400"):
+            await endpoint.revoke("r")
 
 
 async def test_an_answer_without_a_refresh_token_keeps_the_old_one(

@@ -109,6 +109,20 @@ def test_status_word(given_facts: Facts, is_ready: bool, reason: str) -> None:
             id="second login of a live account",
         ),
         pytest.param(facts(account(grant="WorkloadIdentity")), False, "NotRequired", "", id="workload identity"),
+        pytest.param(
+            facts(account(suspend=True), credential=credential(dead="GrantRevoked")),
+            False,
+            "NotRequired",
+            "",
+            id="suspended: later",
+        ),
+        pytest.param(
+            facts(credential=credential(), session=session(problem="CodeRejected", problem_message="wrong")),
+            False,
+            "NotRequired",
+            "wrong",
+            id="a refused code of a live account is mentioned, not required again",
+        ),
     ],
 )
 def test_what_is_asked_of_a_person(given_facts: Facts, is_required: bool, reason: str, says: str) -> None:
@@ -138,6 +152,16 @@ def test_what_is_asked_of_a_person(given_facts: Facts, is_required: bool, reason
             facts(account(reports=(report("Unauthorized"),)), credential=credential()),
             True,
             id="a proxy was refused with this very token",
+        ),
+        pytest.param(
+            facts(account(reports=(report("Forbidden"),)), credential=credential()),
+            True,
+            id="a proxy was forbidden with this very token",
+        ),
+        pytest.param(
+            facts(credential=credential(expires_in=timedelta(minutes=9), lifetime=timedelta(minutes=25))),
+            True,
+            id="10 minutes before expiry where 20 % would be less",
         ),
         pytest.param(
             facts(
@@ -192,6 +216,26 @@ def test_the_refresh_comes_after_the_token_and_before_its_end(lifetime: int, gen
     assert token.obtained < policies.next_refresh(token, account()) < token.expires
 
 
+def test_tokens_obtained_together_are_not_refreshed_together() -> None:
+    uids = [f"3f8b7c1e-0000-4000-8000-{number:012}" for number in range(20)]
+    assert len({policies.next_refresh(credential(), account(uid=uid)) for uid in uids}) == 20
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_cooling"),
+    [
+        ("QuotaExhausted", True),
+        ("RateLimited", True),
+        ("Unauthorized", False),
+        ("Forbidden", False),
+        (None, False),
+    ],
+)
+def test_only_a_used_up_quota_or_rate_cools_down(reason: str | None, is_cooling: bool) -> None:
+    cooldown = policies.longest_cooldown(account(reports=(report(reason, until=HOUR),)), NOW)
+    assert (cooldown is not None) is is_cooling
+
+
 def test_the_longest_reported_cooldown_wins() -> None:
     reports = (report(until=HOUR), report(until=3 * HOUR, reporter="b"), report(until=2 * HOUR, reporter="c"))
     cooldown = policies.longest_cooldown(account(reports=reports), NOW)
@@ -232,6 +276,21 @@ def test_windows_are_those_seen_last() -> None:
             facts(account(reports=(report(until=timedelta(minutes=3)),)), credential=credential()),
             timedelta(minutes=3),
             id="the cooldown ends",
+        ),
+        pytest.param(
+            facts(account(suspend=True), credential=credential()),
+            timedelta(hours=7),
+            id="a suspended account's token expires; it is not refreshed before",
+        ),
+        pytest.param(
+            facts(credential=credential(), trouble=policies.Trouble("Refreshing", "m", NOW + 9 * HOUR, False)),
+            timedelta(hours=7),
+            id="the token expires before the next try",
+        ),
+        pytest.param(
+            facts(credential=credential()),
+            policies.next_refresh(credential(), account()) - NOW,
+            id="the refresh",
         ),
     ],
 )

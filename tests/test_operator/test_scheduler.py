@@ -109,6 +109,34 @@ async def test_a_failure_is_tried_again_later_each_time() -> None:
         assert [when for _, when in work.calls] == [0, 1, 3, 7]
 
 
+async def test_after_a_success_the_next_failure_is_tried_again_as_soon_as_the_first() -> None:
+    async with running() as work:
+        work.failures = [RuntimeError(), RuntimeError()]
+        work.scheduler.wake("a")
+        await turns()
+        for _ in range(3):
+            await work.pass_time(1)
+        work.failures = [RuntimeError()]
+        work.scheduler.wake("a")
+        await work.pass_time(0)
+        await work.pass_time(1)
+        assert [when for _, when in work.calls] == [0, 1, 3, 3, 4]
+
+
+async def test_an_event_during_a_reconcile_that_fails_does_not_make_the_next_try_earlier() -> None:
+    async with running() as work:
+        work.gate = asyncio.Event()
+        work.failures = [RuntimeError()]
+        work.scheduler.wake("a")
+        await turns()
+        work.scheduler.wake("a")
+        work.gate.set()
+        await turns()
+        assert len(work.calls) == 1
+        await work.pass_time(1)
+        assert [when for _, when in work.calls] == [0, 1]
+
+
 async def test_with_the_api_server_away_a_due_refresh_is_not_late() -> None:
     async with running() as work:
         work.failures = [ClusterUnavailable(NOW + timedelta(seconds=s)) for s in (100, 100, 100, 100, 9)]
@@ -119,6 +147,16 @@ async def test_with_the_api_server_away_a_due_refresh_is_not_late() -> None:
         assert [when for _, when in work.calls] == [0, 1, 3, 7]
         await work.pass_time(6)
         assert work.calls[-1] == ("a", 15)
+
+
+async def test_with_the_api_server_away_a_refresh_that_is_due_before_the_next_try_does_not_wait_for_it() -> None:
+    async with running() as work:
+        work.failures = [ClusterUnavailable(NOW + timedelta(seconds=s)) for s in (100, 100, 100, 9)]
+        work.scheduler.wake("a")
+        await turns()
+        for _ in range(9):
+            await work.pass_time(1)
+        assert [when for _, when in work.calls] == [0, 1, 3, 7, 9]
 
 
 async def test_stopping_waits_for_what_runs_and_starts_nothing_more() -> None:

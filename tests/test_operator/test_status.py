@@ -52,6 +52,22 @@ def test_the_login_url_is_shown_only_while_it_can_be_used() -> None:
     assert "login" not in status.render_status(late, "https://provider.example/authorize")
 
 
+def test_a_login_request_is_answered_even_when_its_login_is_over() -> None:
+    assert status.render_status(facts(session=session(age=HOUR, request="1")), None)["lastHandledLoginRequest"] == "1"
+
+
+def test_a_dead_grant_announces_no_refresh_and_no_end() -> None:
+    rendered = status.render_status(facts(credential=credential(dead="GrantRevoked")), None)
+    assert "nextRefreshTime" not in rendered["token"]
+    assert "columns" not in rendered
+
+
+def test_a_reset_that_has_passed_is_not_shown() -> None:
+    windows = [window("5h", resets_in=-HOUR), window("7d", resets_in=2 * HOUR)]
+    rendered = status.render_status(facts(account(reports=(report(None, windows=windows),))), None)
+    assert rendered["columns"]["resets"] == "2026-11-20T14:00Z"
+
+
 def test_transition_time_moves_only_with_the_status_of_the_condition() -> None:
     first = status.render_conditions(facts(credential=credential()))
     later = facts(account(status={"conditions": first}), credential=credential(expires_in=6 * HOUR), now=NOW + HOUR)
@@ -111,6 +127,25 @@ def test_merge_patch(current: dict[str, Any], desired: dict[str, Any], patch: di
             facts(trouble=trouble("UnknownProvider", is_stalled=True)),
             ["UnknownProvider"],
             id="unknown provider: nobody is sent to log in",
+        ),
+        pytest.param(facts(session=session()), facts(session=session()), [], id="still waiting for a person"),
+        pytest.param(
+            facts(trouble=trouble("UnknownProvider", is_stalled=True)),
+            facts(trouble=trouble("UnknownProvider", is_stalled=True)),
+            [],
+            id="still stalled",
+        ),
+        pytest.param(
+            facts(account(suspend=True), credential=credential()),
+            facts(credential=credential()),
+            ["Resumed"],
+            id="resumed",
+        ),
+        pytest.param(
+            facts(credential=credential(expires_in=-HOUR), trouble=trouble()),
+            facts(credential=credential()),
+            ["TokenObtained"],
+            id="a token again after a while without",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,10 @@ def test_what_is_saved_is_read_back(store: Store) -> None:
     assert store.access(UID) == AccessFile(1, "token", "2026-11-20T20:00:00Z")
 
 
-def test_files_are_for_whom_they_should_be(store: Store, folders: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("umask", [pytest.param(0, id="open umask"), pytest.param(0o077, id="strict umask")])
+def test_files_are_for_whom_they_should_be(store: Store, folders: tuple[Path, Path], umask: int) -> None:
     state, access = folders
-    before = os.umask(0)  # the modes must not depend on it
+    before = os.umask(umask)  # the modes must not depend on it
     try:
         store.begin_exchange(UID, Journal(NOW, 1, "f"))
         store.save_session(UID, session())
@@ -80,6 +82,61 @@ def test_a_full_disk_shows_before_a_token_is_spent(store: Store, folders: tuple[
         store.begin_exchange(UID, None)
 
 
+def test_a_link_in_the_state_folder_is_not_followed(store: Store, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (folders[0] / UID).mkdir()
+    (tmp_path / "precious").write_text("precious")
+    (folders[0] / UID / "credential.json.new").symlink_to(tmp_path / "precious")
+    with pytest.raises(StoreFailed, match="reserve room"):
+        store.begin_exchange(UID, None)
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_the_journal_stays_until_the_answer_is_on_the_disk(store: Store, folders: tuple[Path, Path]) -> None:
+    store.begin_exchange(UID, Journal(NOW, 1, "f"))
+    (folders[0] / UID / "credential.json.new").unlink()
+    (folders[0] / UID / "credential.json.new").mkdir()
+    with pytest.raises(StoreFailed, match=r"write credential\.json"):
+        store.save_credential(UID, credential(), replaces=0)
+    assert store.journal(UID) == Journal(NOW, 1, "f")
+
+
+def test_whoever_reads_while_a_file_is_replaced_reads_the_old_one(store: Store, folders: tuple[Path, Path]) -> None:
+    store.save_access(UID, AccessFile(1, "old", "x"))
+    with (folders[1] / f"{UID}.json").open() as reader:
+        store.save_access(UID, AccessFile(2, "new", "x"))
+        assert "old" in reader.read()
+    assert store.access(UID) == AccessFile(2, "new", "x")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(lambda store: store.save_credential(UID, credential(), replaces=0), id="credential"),
+        pytest.param(lambda store: store.save_session(UID, session()), id="session"),
+        pytest.param(lambda store: store.save_access(UID, AccessFile(1, "token", "x")), id="access file"),
+    ],
+)
+def test_a_power_failure_finds_the_old_file_or_the_new_one(
+    store: Store, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, write: Callable[[Store], None]
+) -> None:
+    (folders[0] / UID).mkdir()
+    steps = []
+    sync, rename = os.fsync, os.replace
+
+    def noted_sync(descriptor: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        sync(descriptor)
+
+    def noted_rename(source: Path, target: Path) -> None:
+        steps.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_rename)
+    write(store)
+    assert steps == ["file", "rename", "folder"]
+
+
 def test_a_damaged_file_is_said_to_be_so_without_its_content(store: Store, folders: tuple[Path, Path]) -> None:
     store.save_credential(UID, credential(), replaces=0)
     path = folders[0] / UID / "credential.json"
@@ -110,9 +167,10 @@ def test_only_a_uid_becomes_a_path(store: Store, uid: str) -> None:
         store.save_access(uid, AccessFile(1, "token", "x"))
 
 
-def test_a_missing_volume_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [("nowhere", "."), (".", "nowhere")], ids=["state", "access"])
+def test_a_missing_volume_is_named(tmp_path: Path, names: tuple[str, str]) -> None:
     with pytest.raises(StoreFailed, match=str(tmp_path / "nowhere")):
-        Store(tmp_path / "nowhere", tmp_path).check()
+        Store(*(tmp_path / name for name in names)).check()
 
 
 def test_secrets_are_not_printed() -> None:

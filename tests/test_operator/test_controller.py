@@ -1,0 +1,151 @@
+"""What the controller makes of events: the newest version of every account counts, whatever order they come in."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+from lightkube.core.exceptions import ApiError
+
+from oauth_pool_operator.accounts import FINALIZER, Account
+from oauth_pool_operator.cluster import Cluster
+from oauth_pool_operator.controller import Controller
+from oauth_pool_operator.policies import NEVER
+from oauth_pool_operator.pool_index import IndexPublisher
+from oauth_pool_operator.reconcile import Memory, Reconciler
+from tests.support.builders import NOW, UID
+
+
+def body(version: str = "1", *, uid: str = UID, **metadata: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "claude-1",
+            "namespace": "pool",
+            "uid": uid,
+            "resourceVersion": version,
+            "finalizers": [FINALIZER],
+            **metadata,
+        },
+        "spec": {"provider": "anthropic", "grant": "AuthorizationCode"},
+    }
+
+
+class Seen(Reconciler):
+    """Notes what it is given; `answers` are what it returns or raises, else the account as it came."""
+
+    def __init__(self) -> None:
+        self.accounts: list[Account] = []
+        self.memories: list[Memory] = []
+        self.answers: list[Account | Exception] = []
+
+    async def reconcile(self, account: Account, memory: Memory) -> tuple[Account, datetime]:
+        self.accounts.append(account)
+        self.memories.append(memory)
+        answer = self.answers.pop(0) if self.answers else account
+        if isinstance(answer, Exception):
+            raise answer
+        return answer, NEVER
+
+    @property
+    def versions(self) -> list[str]:
+        return [account.resource_version for account in self.accounts]
+
+
+class NoCluster(Cluster):
+    """Nothing here asks the API server."""
+
+    def __init__(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[tuple[Controller, Seen]]:
+    seen, cluster = Seen(), NoCluster()
+    controller = Controller(seen, cluster=cluster, index=IndexPublisher(cluster), clock=lambda: NOW)
+    task = asyncio.create_task(controller.scheduler.run())
+    try:
+        yield controller, seen
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def observe(controller: Controller, kind: str | None, *bodies: dict[str, Any]) -> None:
+    for one in bodies:
+        controller.observe(kind, one)
+        await turns()
+
+
+async def test_an_older_version_that_comes_late_is_not_looked_at() -> None:
+    async with running() as (controller, seen):
+        await observe(controller, "MODIFIED", body("9"), body("8"), body("10"))
+        assert seen.versions == ["9", "10"]
+
+
+async def test_what_we_wrote_ourselves_is_known_before_its_event() -> None:
+    async with running() as (controller, seen):
+        await observe(controller, None, body("1"))
+        seen.answers = [msgspec.structs.replace(seen.accounts[0], resource_version="5")]
+        await observe(controller, "MODIFIED", body("2"), body("3"))
+        assert seen.versions == ["1", "2"]
+
+
+async def test_the_memory_of_an_account_lasts_from_one_look_to_the_next() -> None:
+    async with running() as (controller, seen):
+        await observe(controller, "MODIFIED", body("1"), body("2"), body("1", uid="another"))
+        assert seen.memories[0] is seen.memories[1]
+        assert seen.memories[0] is not seen.memories[2]
+
+
+async def test_an_object_that_vanishes_with_its_finalizer_is_cleaned_up_after() -> None:
+    async with running() as (controller, seen):
+        await observe(controller, None, body("1"))
+        await observe(controller, "DELETED", body("2"))
+        assert [(account.deleting, account.finalizers) for account in seen.accounts] == [
+            (False, [FINALIZER]),
+            (True, []),
+        ]
+
+
+async def test_an_object_that_we_let_go_is_forgotten_and_its_last_event_starts_nothing() -> None:
+    async with running() as (controller, seen):
+        await observe(controller, "MODIFIED", body("1", deletionTimestamp="2026-11-20T12:00:00Z"))
+        assert controller.status_words() == []
+        await observe(controller, "DELETED", body("2", deletionTimestamp="2026-11-20T12:00:00Z"))
+        assert seen.versions == ["1"]
+
+
+async def test_a_removal_that_fails_is_not_forgotten() -> None:
+    async with running() as (controller, seen):
+        seen.answers = [httpx2.ConnectError("no API server")]
+        await observe(controller, "MODIFIED", body("1", deletionTimestamp="2026-11-20T12:00:00Z"))
+        assert controller.status_words() == ["New"]  # it is tried again when its time has come
+        await observe(controller, "DELETED", body("2", deletionTimestamp="2026-11-20T12:00:00Z"))
+        assert (seen.versions, controller.status_words()) == (["1", "2"], [])
+
+
+async def test_a_spec_that_is_not_understood_costs_the_others_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as (controller, seen):
+        strange = {**body("1", uid="strange", name="strange"), "spec": {"provider": 7}}
+        await observe(controller, None, strange, body("2"))
+        assert seen.versions == ["2"]
+        assert "strange: this operator does not understand its spec" in caplog.text
+
+
+async def test_an_account_that_is_gone_is_not_asked_for_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as (controller, seen):
+        request = httpx2.Request("PATCH", "https://cluster.example/")
+        response = httpx2.Response(404, json={"code": 404}, request=request)
+        seen.answers = [ApiError(response=response, request=request)]
+        await observe(controller, None, body("1"))
+        assert "again at" not in caplog.text

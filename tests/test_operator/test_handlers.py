@@ -1,0 +1,36 @@
+"""Kopf's part: what would lose a refresh or publish a code if it were otherwise."""
+
+from itertools import islice
+
+import kopf
+import pytest
+
+from oauth_pool_operator.handlers import Backoffs, configure
+
+
+def test_an_api_server_that_stays_away_does_not_end_the_operator() -> None:
+    assert list(islice(Backoffs(), 1000))[-1] == 15
+    settings = kopf.OperatorSettings()
+    configure(settings)
+    assert isinstance(settings.networking.error_backoffs, Backoffs)
+
+
+@pytest.mark.parametrize("part", ["annotations", "labels", "name"])
+def test_nothing_that_could_hold_a_code_is_kept_as_handled(part: str) -> None:
+    settings = kopf.OperatorSettings()
+    configure(settings)
+    body = kopf.Body(
+        {
+            "metadata": {"name": "a", "labels": {"a": "b"}, "annotations": {"oauthpool.dev/authorization-code": "c#s"}},
+            "spec": {"provider": "anthropic"},
+        }
+    )
+    essence = settings.persistence.diffbase_storage.build(body=body)
+    assert essence.get("metadata", {}).get(part) is None
+    assert essence["spec"] == {"provider": "anthropic"}
+
+
+def test_kopf_posts_no_events_of_its_own() -> None:
+    settings = kopf.OperatorSettings()
+    configure(settings)
+    assert not settings.posting.enabled

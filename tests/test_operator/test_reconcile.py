@@ -1,0 +1,747 @@
+"""One account, step by step: the store is real, the token endpoint and the cluster are the test's, and so is the clock."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+from lightkube.core.exceptions import ApiError
+
+from oauth_pool_operator import credentials, metrics, reconcile
+from oauth_pool_operator.accounts import CODE_ANNOTATION, FINALIZER, LOGIN_ANNOTATION, Account, WorkloadIdentity
+from oauth_pool_operator.cluster import Cluster
+from oauth_pool_operator.config import AuthorizationCodeProfile, Profile, WorkloadIdentityProfile
+from oauth_pool_operator.errors import (
+    ClusterUnavailable,
+    ExchangeRejected,
+    GrantRejected,
+    StoreFailed,
+    TokenEndpointUnavailable,
+)
+from oauth_pool_operator.grants import TokenAnswer, TokenEndpoint
+from oauth_pool_operator.policies import NEVER
+from oauth_pool_operator.pool_index import IndexPublisher
+from oauth_pool_operator.reconcile import Memory, Reconciler
+from oauth_pool_operator.store import AccessFile, Credential, Journal, LoginSession, Store, fingerprint
+from tests.support.builders import (
+    NOW,
+    UID,
+    account,
+    answer,
+    credential,
+    report,
+    session,
+)
+
+SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
+GOOD_CODE = "the-code#state-of-a-test"
+DUE = credential(expires_in=5 * MINUTE)
+EXPIRED = credential(expires_in=-MINUTE)
+NOT_REACHED = TokenEndpointUnavailable("the token endpoint cannot be reached", may_be_done=False)
+LOST = TokenEndpointUnavailable("the connection to the token endpoint was cut", may_be_done=True)
+DEAD = GrantRejected("the token endpoint answered invalid_grant")
+REFUSED = ExchangeRejected("the token endpoint answered 400 invalid_client")
+NO_API_SERVER = httpx2.ConnectError("no API server")
+
+
+def not_found() -> ApiError:
+    response = httpx2.Response(404, json={"code": 404}, request=httpx2.Request("PATCH", "https://cluster.example/"))
+    return ApiError(response=response, request=response.request)
+
+
+class RecordedStore(Store):
+    """The real one; what is written is also noted in `steps`."""
+
+    def __init__(self, folder: Path, steps: list[str]) -> None:
+        self.state_dir, self.access_dir, self.steps = folder / "state", folder / "access", steps
+        for path in (self.state_dir, self.access_dir):
+            path.mkdir()
+        self.failures = 0
+        super().__init__(self.state_dir, self.access_dir)
+
+    def begin_exchange(self, uid: str, journal: Journal | None) -> None:
+        super().begin_exchange(uid, journal)
+        self.steps.append("room" if journal is None else "room and journal")
+
+    def save_credential(self, uid: str, credential: Credential, *, replaces: int) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise StoreFailed("no space left on device")
+        super().save_credential(uid, credential, replaces=replaces)
+        self.steps.append("credential")
+
+    def save_session(self, uid: str, session: LoginSession) -> None:
+        super().save_session(uid, session)
+        self.steps.append("session")
+
+    def save_access(self, uid: str, access: AccessFile) -> None:
+        super().save_access(uid, access)
+        self.steps.append("access file")
+
+    def remove_access(self, uid: str) -> None:
+        super().remove_access(uid)
+        self.steps.append("access file removed")
+
+    def remove_state(self, uid: str) -> None:
+        super().remove_state(uid)
+        self.steps.append("state removed")
+
+
+class ScriptedEndpoint(TokenEndpoint):
+    """Answers what the test says, in that order."""
+
+    def __init__(self, steps: list[str]) -> None:
+        self.steps = steps
+        self.answers: list[TokenAnswer | Exception] = []
+        self.sent: list[str] = []
+        self.meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    def authorization_url(self, session: LoginSession) -> str:
+        return f"https://provider.example/authorize?state={session.state}"
+
+    async def exchange_code(self, code: str, session: LoginSession) -> TokenAnswer:
+        return await self._asked("exchange", f"{code} {session.verifier}")
+
+    async def refresh(self, refresh_token: str) -> TokenAnswer:
+        return await self._asked("refresh", refresh_token)
+
+    async def exchange_assertion(self, assertion: str, workload: WorkloadIdentity) -> TokenAnswer:
+        return await self._asked("exchange", assertion)
+
+    async def revoke(self, token: str) -> None:
+        await self._asked("revoke", token)
+
+    async def _asked(self, step: str, sent: str) -> TokenAnswer:
+        self.steps.append(step)
+        self.sent.append(sent)
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        given = self.answers.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+
+class ScriptedCluster(Cluster):
+    """One object and one ConfigMap; whatever is named in `failures` fails."""
+
+    def __init__(self, of: Account, steps: list[str]) -> None:
+        self.object, self.steps = of, steps
+        self.index: dict[str, str] = {}
+        self.patches: list[dict[str, Any]] = []
+        self.events: list[str] = []
+        self.failures: dict[str, Exception] = {}
+
+    async def patch_metadata(self, account: Account, metadata: dict[str, Any]) -> Account:
+        return self._written("finalizers", finalizers=metadata["finalizers"] or [])
+
+    async def remove_annotation(self, account: Account, annotation: str) -> Account:
+        rest = {name: value for name, value in self.object.annotations.items() if name != annotation}
+        return self._written("annotation removed", annotations=rest)
+
+    async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
+        self.patches.append(changes)
+        return self._written("status", status=merged(self.object.status, changes))
+
+    async def post_event(self, account: Account, kind: str, reason: str, message: str, now: datetime) -> None:
+        if "event" in self.failures:
+            raise self.failures["event"]
+        self.events.append(reason)
+
+    async def service_account_token(self, name: str, audience: str) -> str:
+        return f"token of {name} for {audience}"
+
+    async def read_index(self) -> dict[str, str]:
+        return dict(self.index)
+
+    async def write_index(self, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
+        if "index" in self.failures:
+            raise self.failures["index"]
+        self.steps.append("index")
+        self.index = dict(whole)
+
+    def _written(self, step: str, **changes: Any) -> Account:
+        if step in self.failures:
+            raise self.failures[step]
+        self.steps.append(step)
+        version = str(int(self.object.resource_version) + 1)
+        self.object = msgspec.structs.replace(self.object, resource_version=version, **changes)
+        return self.object
+
+
+def merged(document: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """RFC 7396, as the API server does it."""
+    result = dict(document)
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        elif isinstance(value, dict):
+            result[name] = merged(result.get(name) or {}, value)
+        else:
+            result[name] = value
+    return result
+
+
+class World:
+    """An account, everything around it, and what happened, in `steps`."""
+
+    def __init__(self, folder: Path, of: Account) -> None:
+        self.now = NOW
+        self.steps: list[str] = []
+        self.store = RecordedStore(folder, self.steps)
+        self.endpoint = ScriptedEndpoint(self.steps)
+        self.cluster = ScriptedCluster(of, self.steps)
+        self.memory = Memory()
+        self.index = IndexPublisher(self.cluster)
+        profile = Profile(
+            authorization_code=AuthorizationCodeProfile(
+                client_id="me",
+                authorization_endpoint="https://provider.example/authorize",
+                token_endpoint="https://provider.example/token",
+                redirect_uri="https://provider.example/callback",
+            ),
+            workload_identity=WorkloadIdentityProfile("https://provider.example/token", "https://provider.example"),
+        )
+        self.profiles = {
+            "anthropic": profile,
+            "for-people": msgspec.structs.replace(profile, workload_identity=None),
+        }
+        self.reconciler = Reconciler(
+            store=self.store,
+            profiles=self.profiles,
+            endpoints=dict.fromkeys(self.profiles, self.endpoint),
+            index=self.index,
+            cluster=self.cluster,
+            clock=lambda: self.now,
+        )
+
+    async def reconcile(self, *answers: TokenAnswer | Exception) -> datetime:
+        """Once, with the token endpoint answering these; returns when it is due again."""
+        self.steps.clear()
+        self.endpoint.answers.extend(answers)
+        _, due = await self.reconciler.reconcile(self.cluster.object, self.memory)
+        return due
+
+    def observed(self, **changes: Any) -> None:
+        """The object is changed by somebody else."""
+        self.cluster.object = msgspec.structs.replace(self.cluster.object, **changes)
+
+    @property
+    def credential(self) -> Credential:
+        found = self.store.credential(UID)
+        assert found is not None
+        return found
+
+    @property
+    def session(self) -> LoginSession:
+        found = self.store.session(UID)
+        assert found is not None
+        return found
+
+    def reason(self, kind: str) -> str | None:
+        conditions = self.cluster.object.status["conditions"]
+        return next((entry["reason"] for entry in conditions if entry["type"] == kind), None)
+
+    def published(self) -> dict[str, Any]:
+        """The account's entry of the index."""
+        entry: dict[str, Any] = msgspec.json.decode(self.cluster.index["claude-1"])
+        return entry
+
+
+@asynccontextmanager
+async def world(
+    folder: Path,
+    of: Account | None = None,
+    *,
+    credential: Credential | None = None,
+    session: LoginSession | None = None,
+    has_finalizer: bool = True,
+) -> AsyncIterator[World]:
+    of = of if of is not None else account()
+    if has_finalizer and not of.finalizers:
+        of = msgspec.structs.replace(of, finalizers=[FINALIZER])
+    made = World(folder, of)
+    if credential is not None:
+        made.store.save_credential(UID, credential, replaces=0)
+    if session is not None:
+        made.store.save_session(UID, session)
+    await made.index.load({of.name})
+    task = asyncio.create_task(made.index.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+# --- the order of the steps ------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_stored_before_the_finalizer_is_there(tmp_path: Path) -> None:
+    async with world(tmp_path, has_finalizer=False) as w:
+        await w.reconcile()
+        assert w.steps == ["finalizers", "session", "access file removed", "index", "status"]
+
+
+async def test_a_refresh_is_journaled_first_stored_next_and_told_last(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        await w.reconcile(answer())
+        assert w.steps == ["room and journal", "refresh", "credential", "access file", "index", "status"]
+
+
+async def test_a_code_is_on_the_volume_before_it_leaves_the_object_and_is_kept_until_its_tokens_are_stored(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, account(annotations={CODE_ANNOTATION: GOOD_CODE}), session=session()) as w:
+        await w.reconcile(answer())
+        taken, told = ["session", "annotation removed"], ["access file", "index", "status"]
+        assert w.steps == [*taken, "room", "exchange", "credential", "session", *told]
+
+
+async def test_an_assertion_is_exchanged_only_with_room_for_the_answer(tmp_path: Path) -> None:
+    async with world(tmp_path, account(grant="WorkloadIdentity")) as w:
+        await w.reconcile(answer(refresh_token=None))
+        # the first step says what the account waits for
+        assert w.steps == ["status", "room", "exchange", "credential", "access file", "index", "status"]
+        assert w.endpoint.sent == ["token of inference for https://provider.example"]
+
+
+async def test_a_second_look_changes_nothing(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        await w.reconcile(answer())
+        await w.reconcile()
+        assert w.steps == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "steps"),
+    [
+        pytest.param(
+            "Revoke", ["index", "access file removed", "revoke", "state removed", "finalizers"], id="revoke the grant"
+        ),
+        pytest.param("Retain", ["index", "access file removed", "finalizers"], id="retain the credential"),
+    ],
+)
+async def test_removal_begins_with_what_proxies_see_and_ends_with_the_finalizer(
+    tmp_path: Path, policy: str, steps: list[str]
+) -> None:
+    async with world(tmp_path, account(deletion_policy=policy), credential=credential()) as w:
+        await w.reconcile()
+        w.observed(deleting=True)
+        assert await w.reconcile(answer()) == NEVER
+        assert w.steps == steps
+
+
+# --- removal ---------------------------------------------------------------------------------------------------------
+
+
+def deleted(**spec: Any) -> Account:
+    return account(deleting=True, finalizers=("example.com/theirs", FINALIZER), **spec)
+
+
+async def test_finalizers_of_others_stay(tmp_path: Path) -> None:
+    async with world(tmp_path, account(finalizers=("example.com/theirs",))) as w:
+        await w.reconcile()
+        assert w.cluster.object.finalizers == ["example.com/theirs", FINALIZER]
+        w.observed(deleting=True)
+        await w.reconcile()
+        assert w.cluster.object.finalizers == ["example.com/theirs"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(NOT_REACHED, id="provider is away"),
+        pytest.param(REFUSED, id="provider refuses"),
+        pytest.param(TimeoutError(), id="no answer in time"),
+    ],
+)
+async def test_a_revocation_that_fails_does_not_keep_the_object(tmp_path: Path, failure: Exception) -> None:
+    async with world(tmp_path, deleted(), credential=credential()) as w:
+        await w.reconcile(failure)
+        assert w.cluster.object.finalizers == ["example.com/theirs"]
+        assert w.store.credential(UID) is None
+
+
+async def test_a_provider_that_hangs_does_not_keep_the_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "REVOCATION_SECONDS", 0.01)
+    async with world(tmp_path, deleted(), credential=credential()) as w:
+        w.endpoint.meanwhile = asyncio.Event().wait
+        await w.reconcile()
+        assert w.cluster.object.finalizers == ["example.com/theirs"]
+
+
+async def test_a_damaged_credential_does_not_keep_the_object(tmp_path: Path) -> None:
+    async with world(tmp_path, deleted(), credential=credential()) as w:
+        (w.store.state_dir / UID / "credential.json").write_text("{")
+        await w.reconcile()
+        assert w.cluster.object.finalizers == ["example.com/theirs"]
+
+
+async def test_a_grant_that_is_dead_is_not_revoked(tmp_path: Path) -> None:
+    async with world(tmp_path, deleted(), credential=credential(dead="GrantRevoked")) as w:
+        await w.reconcile()
+        assert (w.endpoint.sent, w.store.credential(UID)) == ([], None)
+
+
+async def test_an_object_that_is_gone_already_is_removed_all_the_same(tmp_path: Path) -> None:
+    async with world(tmp_path, deleted(), credential=credential()) as w:
+        w.cluster.failures["finalizers"] = not_found()
+        assert await w.reconcile(answer()) == NEVER
+
+
+async def test_a_finalizer_that_could_not_be_removed_is_removed_next_time(tmp_path: Path) -> None:
+    async with world(tmp_path, deleted(), credential=credential()) as w:
+        w.cluster.failures["finalizers"] = NO_API_SERVER
+        with pytest.raises(httpx2.ConnectError):
+            await w.reconcile(answer())
+        w.cluster.failures.clear()
+        await w.reconcile()
+        assert w.cluster.object.finalizers == ["example.com/theirs"]
+
+
+# --- logging in ------------------------------------------------------------------------------------------------------
+
+
+async def test_an_old_event_that_shows_a_used_code_again_starts_nothing(tmp_path: Path) -> None:
+    async with world(tmp_path, account(annotations={CODE_ANNOTATION: GOOD_CODE}), session=session()) as w:
+        await w.reconcile(answer())
+        w.observed(annotations={CODE_ANNOTATION: GOOD_CODE})
+        await w.reconcile()
+        assert (w.session.is_over, w.session.problem) == (True, None)
+        assert w.steps == ["annotation removed"]
+
+
+async def test_an_old_event_that_shows_a_refused_code_again_does_not_change_what_the_person_reads(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, account(annotations={CODE_ANNOTATION: GOOD_CODE}), session=session()) as w:
+        await w.reconcile(DEAD)
+        fresh = w.session
+        assert fresh.state not in ("", "state-of-a-test")
+        w.observed(annotations={CODE_ANNOTATION: GOOD_CODE})
+        await w.reconcile()
+        assert w.session == fresh
+
+
+async def test_an_exchange_that_was_not_answered_is_repeated_with_the_same_code_when_its_time_has_come(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, account(annotations={CODE_ANNOTATION: GOOD_CODE}), session=session()) as w:
+        due = await w.reconcile(NOT_REACHED)
+        assert w.reason("Reconciling") == "Exchanging"
+        await w.reconcile()  # an event before its time asks nobody
+        assert w.endpoint.sent == ["the-code verifier-of-a-test"]
+        w.now = due
+        await w.reconcile(answer())
+        assert w.endpoint.sent == ["the-code verifier-of-a-test"] * 2
+        assert w.reason("Ready") == "Available"
+
+
+async def test_a_login_request_is_answered_once(tmp_path: Path) -> None:
+    async with world(tmp_path, account(annotations={LOGIN_ANNOTATION: "1"}), credential=credential()) as w:
+        await w.reconcile()
+        opened = w.session
+        await w.reconcile()
+        assert w.session == opened
+        assert w.cluster.object.status["lastHandledLoginRequest"] == "1"
+
+
+async def test_a_login_request_that_status_says_was_answered_is_not_answered_again(tmp_path: Path) -> None:
+    answered = account(annotations={LOGIN_ANNOTATION: "1"}, status={"lastHandledLoginRequest": "1"})
+    async with world(tmp_path, answered, credential=credential()) as w:
+        await w.reconcile()
+        assert w.store.session(UID) is None
+
+
+async def test_a_second_login_replaces_the_account_and_keeps_nothing_of_the_first(tmp_path: Path) -> None:
+    pasted = account(annotations={CODE_ANNOTATION: GOOD_CODE})
+    before = credential(generation=7, subject="alice", dead="GrantRevoked")
+    async with world(tmp_path, pasted, session=session(), credential=None) as w:
+        w.store.save_credential(UID, before, replaces=0)
+        await w.reconcile(answer(subject=None))
+        assert (w.credential.generation, w.credential.dead) == (8, None)
+        assert (w.credential.subject, w.credential.previous_refresh_token) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("of", "reason"),
+    [
+        pytest.param(account(provider="nobody"), "UnknownProvider", id="unknown provider"),
+        pytest.param(
+            account(provider="for-people", grant="WorkloadIdentity"), "InvalidSpec", id="grant that is not offered"
+        ),
+        pytest.param(account(suspend=True), None, id="suspended"),
+    ],
+)
+async def test_nobody_is_sent_to_log_in_when_that_would_not_help(
+    tmp_path: Path, of: Account, reason: str | None
+) -> None:
+    async with world(tmp_path, of) as w:
+        assert await w.reconcile() == NEVER
+        assert w.store.session(UID) is None
+        assert w.reason("Stalled") == reason
+
+
+async def test_a_suspended_account_keeps_the_code_for_later(tmp_path: Path) -> None:
+    suspended = account(suspend=True, annotations={CODE_ANNOTATION: GOOD_CODE})
+    async with world(tmp_path, suspended, session=session()) as w:
+        await w.reconcile()
+        assert (w.endpoint.sent, w.session.code) == ([], "the-code")
+        assert CODE_ANNOTATION not in w.cluster.object.annotations
+
+
+async def test_an_open_login_at_a_provider_that_is_no_longer_configured_shows_no_url(tmp_path: Path) -> None:
+    async with world(tmp_path, account(provider="nobody"), session=session()) as w:
+        await w.reconcile()
+        assert "login" not in w.cluster.object.status
+
+
+# --- refreshing ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_new_credential_is_what_was_answered(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=msgspec.structs.replace(DUE, subject="alice")) as w:
+
+        async def takes_a_while() -> None:
+            w.now += MINUTE
+
+        w.endpoint.meanwhile = takes_a_while
+        await w.reconcile(answer())
+        assert w.credential == Credential(
+            generation=2,
+            access_token="access-token-2-of-a-test",
+            expires=NOW + 8 * HOUR,  # counted from the request, not from the answer
+            obtained=NOW,
+            refresh_token="refresh-token-2-of-a-test",
+            previous_refresh_token="refresh-token-of-a-test",
+            subject="alice",
+        )
+
+
+async def test_a_volume_that_fails_after_the_request_does_not_lose_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "SAVE_RETRY_SECONDS", 0)
+    async with world(tmp_path, credential=DUE) as w:
+        w.store.failures = 3
+        await w.reconcile(answer())
+        assert w.credential.refresh_token == "refresh-token-2-of-a-test"
+
+
+async def test_an_account_that_cannot_be_used_says_that_it_is_being_refreshed(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=EXPIRED) as w:
+        said: list[str | None] = []
+
+        async def look() -> None:
+            said.append(w.reason("Ready"))
+
+        w.endpoint.meanwhile = look
+        await w.reconcile(answer())
+        assert said == ["Refreshing"]
+
+
+async def test_a_refresh_does_not_depend_on_saying_so(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=EXPIRED) as w:
+        w.cluster.failures["status"] = NO_API_SERVER
+        with pytest.raises(ClusterUnavailable):
+            await w.reconcile(answer())
+        assert w.credential.generation == 2
+
+
+async def test_a_token_endpoint_that_fails_is_asked_later_each_time_and_never_sooner(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=EXPIRED) as w:
+        waits = []
+        for _ in range(11):
+            due = await w.reconcile(LOST)
+            waits.append((due - w.now) / SECOND)
+            w.now = due - SECOND / 2
+            await w.reconcile()  # an event in between asks nobody
+            w.now = due
+        assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+
+
+async def test_a_server_that_says_when_is_believed(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=EXPIRED) as w:
+        busy = TokenEndpointUnavailable("answered 429", may_be_done=False, retry_after=90 * SECOND)
+        assert await w.reconcile(busy) == NOW + 90 * SECOND
+
+
+async def test_after_a_success_the_next_failure_is_the_first_again(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=EXPIRED) as w:
+        for failure in (LOST, LOST, LOST):
+            w.now = await w.reconcile(failure)
+        await w.reconcile(answer(lifetime=HOUR))
+        w.now += 2 * HOUR
+        assert await w.reconcile(LOST) == w.now + SECOND
+
+
+async def test_requests_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
+    async with world(tmp_path, account(name="counted"), credential=EXPIRED) as w:
+        for given in (LOST, LOST, answer()):
+            w.now = await w.reconcile(given)
+        counts = {
+            result: metrics.TOKEN_REFRESHES.labels("counted", result)._value.get() for result in ("failure", "success")
+        }
+        assert counts == {"failure": 2, "success": 1}
+
+
+async def test_a_changed_spec_is_tried_at_once(tmp_path: Path) -> None:
+    async with world(tmp_path, account(grant="WorkloadIdentity")) as w:
+        await w.reconcile(REFUSED)
+        assert w.reason("Stalled") == "ExchangeRejected"
+        w.observed(generation=2)
+        await w.reconcile(answer(refresh_token=None))
+        assert w.reason("Ready") == "Available"
+
+
+async def test_a_token_that_is_refused_again_right_after_its_refresh_waits(tmp_path: Path) -> None:
+    refused = account(reports=(report("Unauthorized"),))
+    async with world(tmp_path, refused, credential=credential()) as w:
+        await w.reconcile(answer())
+        w.observed(reports=[report("Unauthorized", token_generation=2)])
+        w.now += MINUTE
+        assert await w.reconcile() == NOW + 5 * MINUTE
+        assert w.credential.generation == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        pytest.param([], "GrantRevoked", id="the first request is refused"),
+        pytest.param([NOT_REACHED], "GrantRevoked", id="nothing was sent the first time"),
+        pytest.param([LOST], "RefreshOutcomeUnknown", id="the answer was lost"),
+        pytest.param([LOST, NOT_REACHED], "RefreshOutcomeUnknown", id="the answer was lost, and then nothing was sent"),
+    ],
+)
+async def test_why_a_grant_is_dead(tmp_path: Path, before: list[Exception], reason: str) -> None:
+    async with world(tmp_path, credential=EXPIRED) as w:
+        for failure in before:
+            w.now = await w.reconcile(failure)
+        await w.reconcile(DEAD)
+        assert w.credential.dead == reason
+        assert w.reason("LoginRequired") == reason
+        assert w.store.access(UID) is None
+        assert w.published()["status"] == "Disabled"
+
+
+async def test_a_journal_of_another_token_says_nothing_of_this_one(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        w.store.begin_exchange(UID, Journal(NOW, 1, fingerprint("another")))
+        await w.reconcile(DEAD)
+        assert w.credential.dead == "GrantRevoked"
+
+
+async def test_a_grant_is_not_dead_when_somebody_stored_a_newer_one_meanwhile(tmp_path: Path) -> None:
+    imported = credential(generation=2, refresh_token="imported", access_token="imported")
+    async with world(tmp_path, credential=DUE) as w:
+
+        async def somebody_imports() -> None:
+            w.store.save_credential(UID, imported, replaces=1)
+
+        w.endpoint.meanwhile = somebody_imports
+        await w.reconcile(DEAD)
+        assert w.credential == imported
+        assert w.store.journal(UID) is None
+        assert w.published()["fingerprint"] == fingerprint("imported")
+
+
+async def test_an_answer_is_not_written_over_what_somebody_stored_meanwhile(tmp_path: Path) -> None:
+    imported = credential(generation=2, refresh_token="imported", access_token="imported")
+    async with world(tmp_path, credential=DUE) as w:
+
+        async def somebody_imports() -> None:
+            w.store.save_credential(UID, imported, replaces=1)
+
+        w.endpoint.meanwhile = somebody_imports
+        w.now = await w.reconcile(answer())
+        assert w.credential == imported
+        await w.reconcile()
+        assert w.published()["fingerprint"] == fingerprint("imported")
+
+
+# --- publishing ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lost_access_file_is_written_again(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=credential()) as w:
+        await w.reconcile()
+        w.store.remove_access(UID)
+        await w.reconcile()
+        assert w.steps == ["access file"]
+
+
+async def test_the_index_sends_nobody_to_an_access_file_that_could_not_be_written(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        (w.store.access_dir / f"{UID}.json.new").mkdir()
+        await w.reconcile(answer())
+        assert w.cluster.index == {}
+        assert (w.credential.generation, w.reason("Stalled")) == (2, "StorageWriteFailed")
+
+
+async def test_a_state_volume_that_cannot_be_read_changes_nothing_for_proxies(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=credential()) as w:
+        await w.reconcile()
+        published = dict(w.cluster.index)
+        (w.store.state_dir / UID / "credential.json").write_text("{")
+        await w.reconcile()
+        assert w.steps == ["status"]
+        assert (w.reason("Ready"), w.cluster.index) == ("StorageUnavailable", published)
+        assert w.store.access(UID) is not None
+
+
+async def test_a_code_is_not_judged_by_a_state_volume_that_cannot_be_read(tmp_path: Path) -> None:
+    pasted = account(annotations={CODE_ANNOTATION: GOOD_CODE})
+    async with world(tmp_path, pasted, credential=credential(dead="GrantRevoked"), session=session()) as w:
+        (w.store.state_dir / UID / "credential.json").write_text("{")
+        await w.reconcile()
+        assert w.session == session()
+        assert w.cluster.object.annotations == {CODE_ANNOTATION: GOOD_CODE}
+
+
+async def test_with_the_api_server_away_tokens_are_refreshed_and_the_next_refresh_is_known(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        w.cluster.failures["index"] = NO_API_SERVER
+        with pytest.raises(ClusterUnavailable) as caught:
+            await w.reconcile(answer())
+        assert w.credential.generation == 2
+        assert NOW + 6 * HOUR < caught.value.next_check < NOW + 7 * HOUR
+
+
+async def test_what_proxies_wrote_is_never_part_of_a_patch(tmp_path: Path) -> None:
+    reported = account(status={"reports": [{"reporter": "proxy-a"}]})
+    async with world(tmp_path, reported, credential=credential()) as w:
+        await w.reconcile()
+        assert all("reports" not in patch for patch in w.cluster.patches)
+        assert w.cluster.object.status["reports"] == [{"reporter": "proxy-a"}]
+
+
+async def test_a_patch_of_status_holds_only_what_differs(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=credential()) as w:
+        await w.reconcile()
+        w.observed(reports=[report("RateLimited", until=HOUR)])
+        w.cluster.patches.clear()
+        await w.reconcile()
+        (patch,) = w.cluster.patches
+        assert patch.keys() == {"conditions", "cooldown", "columns"}
+
+
+async def test_an_event_that_is_not_taken_costs_nothing_else(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        w.cluster.failures["event"] = NO_API_SERVER
+        await w.reconcile()
+        assert w.reason("LoginRequired") == "AwaitingAuthorizationCode"
+
+
+async def test_a_transition_is_one_event_however_often_it_is_looked_at(tmp_path: Path) -> None:
+    async with world(tmp_path, account(reports=(report(until=HOUR),)), credential=credential()) as w:
+        for _ in range(3):
+            await w.reconcile()
+            w.now += MINUTE
+        assert w.cluster.events == ["CoolingDown"]

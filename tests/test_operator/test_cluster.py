@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from lightkube.core.exceptions import ApiError
 
@@ -72,15 +73,44 @@ async def test_status_is_written_to_this_very_object_and_not_to_a_newer_one_of_i
         assert call.body == {"metadata": {"uid": UID}, "status": {"subject": "alice"}}
 
 
-async def test_an_annotation_is_taken_off_this_very_object_whatever_else_has_changed(
+PASTED = msgspec.structs.replace(ACCOUNT, annotations={"oauthpool.dev/code": "the-first"})
+
+
+async def test_an_annotation_is_taken_off_as_it_was_seen_and_whatever_else_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with cluster(tmp_path, monkeypatch) as (made, api):
-        patching = asyncio.create_task(made.remove_annotation(ACCOUNT, "a"))
+        patching = asyncio.create_task(made.remove_annotation(PASTED, "oauthpool.dev/code"))
         call = await api.call()
         await call.answer(OBJECT)
         await patching
-        assert call.body == {"metadata": {"uid": UID, "annotations": {"a": None}}}
+        assert call.content_type == "application/json-patch+json"
+        path = "/metadata/annotations/oauthpool.dev~1code"
+        assert call.body == [
+            {"op": "test", "path": "/metadata/uid", "value": UID},
+            {"op": "test", "path": path, "value": "the-first"},
+            {"op": "remove", "path": path},
+        ]
+
+
+async def test_an_annotation_that_was_changed_meanwhile_stays_and_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = {**OBJECT, "metadata": {**OBJECT["metadata"], "annotations": {"oauthpool.dev/code": "the-second"}}}
+    async with cluster(tmp_path, monkeypatch) as (made, api):
+        patching = asyncio.create_task(made.remove_annotation(PASTED, "oauthpool.dev/code"))
+        await (await api.call()).answer({"kind": "Status", "code": 422, "message": "test failed"}, 422)
+        await (await api.call()).answer(newer)
+        assert (await patching).annotations == {"oauthpool.dev/code": "the-second"}
+
+
+async def test_taking_keys_out_of_an_index_that_is_gone_makes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(tmp_path, monkeypatch) as (made, api):
+        writing = asyncio.create_task(made.write_index({"claude-1": None}, whole={}))
+        await (await api.call()).answer({"kind": "Status", "code": 404, "message": "not found"}, 404)
+        await writing  # a second request would have nobody to answer it
 
 
 async def test_an_event_is_about_this_very_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

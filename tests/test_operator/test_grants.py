@@ -180,6 +180,13 @@ async def test_a_refresh_token_that_is_not_replaced_stays(member: str) -> None:
         pytest.param("null", timedelta(hours=1), id="not said: an hour"),
         pytest.param("1800", timedelta(minutes=30), id="a number"),
         pytest.param("1800.5", timedelta(seconds=1800.5), id="a fraction"),
+        pytest.param('"1800"', timedelta(minutes=30), id="a number as text"),
+        pytest.param("1e15", timedelta(days=366), id="not for ever"),
+        pytest.param("0", timedelta(hours=1), id="nothing: no sense, an hour"),
+        pytest.param("-5", timedelta(hours=1), id="less than nothing"),
+        pytest.param("1e400", timedelta(hours=1), id="beyond all numbers"),
+        pytest.param('"soon"', timedelta(hours=1), id="a word"),
+        pytest.param("true", timedelta(hours=1), id="not a number at all"),
     ],
 )
 async def test_a_token_lives_as_long_as_the_answer_says(expires_in: str, lifetime: timedelta) -> None:
@@ -187,7 +194,14 @@ async def test_a_token_lives_as_long_as_the_answer_says(expires_in: str, lifetim
         upstream.answer_all(
             json_answer(b'{"access_token": "t", "refresh_token": "new", "expires_in": %s}' % expires_in.encode())
         )
-        assert (await endpoint.refresh("old")).lifetime == lifetime
+        answer = await endpoint.refresh("old")
+        assert (answer.refresh_token, answer.lifetime) == ("new", lifetime)
+
+
+async def test_an_error_beside_a_token_does_not_lose_the_token() -> None:
+    async with upstream_server() as upstream, asked(configured(upstream.url)) as endpoint:
+        upstream.answer_all(json_answer(b'{"access_token": "t", "refresh_token": "new", "error": ""}'))
+        assert (await endpoint.refresh("old")).refresh_token == "new"
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_refresh_is_due(given_facts: Facts, is_due: bool) -> None:
     assert policies.refresh_is_due(given_facts) is is_due
 
 
-@given(lifetime=st.integers(1, 7 * 24 * 3600), generation=st.integers(1, 10_000))
+@given(lifetime=st.integers(2, 7 * 24 * 3600), generation=st.integers(1, 10_000))
 def test_the_refresh_comes_after_the_token_and_before_its_end(lifetime: int, generation: int) -> None:
     token = credential(
         expires_in=timedelta(seconds=lifetime), lifetime=timedelta(seconds=lifetime), generation=generation
@@ -234,6 +234,11 @@ def test_tokens_obtained_together_are_not_refreshed_together() -> None:
 def test_only_a_used_up_quota_or_rate_cools_down(reason: str | None, is_cooling: bool) -> None:
     cooldown = policies.longest_cooldown(account(reports=(report(reason, until=HOUR),)), NOW)
     assert (cooldown is not None) is is_cooling
+
+
+def test_however_short_a_token_lives_a_refresh_is_not_due_at_once() -> None:
+    token = credential(expires_in=timedelta(milliseconds=10), lifetime=timedelta(milliseconds=10))
+    assert policies.next_refresh(token, account()) == token.obtained + timedelta(seconds=1)
 
 
 def test_the_longest_reported_cooldown_wins() -> None:
@@ -271,6 +276,14 @@ def test_windows_are_those_seen_last() -> None:
             facts(account(reports=(report("Forbidden"),)), credential=credential(), last_forced_refresh=NOW),
             timedelta(minutes=5),
             id="a refused token is refreshed once more",
+        ),
+        pytest.param(
+            facts(
+                account(reports=(report(None, windows=[window(resets_in=timedelta(minutes=7))]),)),
+                credential=credential(),
+            ),
+            timedelta(minutes=7),
+            id="a window starts anew, and the column with it",
         ),
         pytest.param(
             facts(account(reports=(report(until=timedelta(minutes=3)),)), credential=credential()),

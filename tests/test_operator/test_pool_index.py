@@ -117,6 +117,13 @@ async def test_withdrawing_removes_this_object_s_key_and_no_other_s() -> None:
         await index.withdraw(account(name="a", uid="uid-of-a"))  # and once more is no mistake
 
 
+async def test_a_key_that_is_not_an_entry_does_not_keep_an_account_from_going() -> None:
+    config_map = ConfigMap({"a": "garbage"})
+    async with publisher(config_map) as index:
+        await index.withdraw(account(name="a", uid="uid-of-a"))
+    assert config_map.data == {}
+
+
 async def test_keys_without_an_account_go_at_the_start() -> None:
     config_map = ConfigMap({"a": msgspec.json.encode(entry("a")).decode(), "ghost": "{}"})
     async with publisher(config_map, {"a"}) as index:

@@ -154,6 +154,8 @@ class ScriptedCluster(Cluster):
         self.events.append(reason)
 
     async def service_account_token(self, name: str, audience: str) -> str:
+        if "service account token" in self.failures:
+            raise self.failures["service account token"]
         return f"token of {name} for {audience}"
 
     async def read_index(self) -> dict[str, str]:
@@ -685,15 +687,102 @@ async def test_the_index_sends_nobody_to_an_access_file_that_could_not_be_writte
         assert (w.credential.generation, w.reason("Stalled")) == (2, "StorageWriteFailed")
 
 
-async def test_a_state_volume_that_cannot_be_read_changes_nothing_for_proxies(tmp_path: Path) -> None:
+TOKEN_MEMBERS = ("generation", "fingerprint", "expires")
+
+
+async def test_a_state_volume_that_cannot_be_read_leaves_proxies_the_token_they_have(tmp_path: Path) -> None:
     async with world(tmp_path, credential=credential()) as w:
         await w.reconcile()
-        published = dict(w.cluster.index)
+        before = w.published()
         (w.store.state_dir / UID / "credential.json").write_text("{")
         await w.reconcile()
-        assert w.steps == ["status"]
-        assert (w.reason("Ready"), w.cluster.index) == ("StorageUnavailable", published)
+        assert (w.reason("Ready"), w.published()["status"]) == ("StorageUnavailable", "StorageUnavailable")
+        assert [w.published()[name] for name in TOKEN_MEMBERS] == [before[name] for name in TOKEN_MEMBERS]
         assert w.store.access(UID) is not None
+
+
+@pytest.mark.parametrize("damaged", ["state", "access"])
+async def test_suspending_works_while_a_volume_does_not(tmp_path: Path, damaged: str) -> None:
+    async with world(tmp_path, credential=credential()) as w:
+        await w.reconcile()
+        if damaged == "state":
+            (w.store.state_dir / UID / "credential.json").write_text("{")
+        else:
+            w.store.access_dir.rename(tmp_path / "elsewhere")
+        w.observed(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=True))
+        await w.reconcile()
+        assert w.published()["status"] == "Suspended"
+
+
+async def test_looks_between_two_tries_do_not_put_the_next_try_off(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=credential()) as w:
+        w.store.access_dir.rename(tmp_path / "elsewhere")
+        for _ in range(10):  # each status patch is an event that makes the operator look again
+            due = await w.reconcile()
+        assert due == NOW + SECOND
+        (tmp_path / "elsewhere").rename(w.store.access_dir)
+        w.now = due
+        await w.reconcile()
+        assert w.reason("Stalled") is None
+
+
+async def test_a_code_is_not_sent_twice_when_the_session_could_not_be_ended(tmp_path: Path) -> None:
+    pasted = account(annotations={CODE_ANNOTATION: GOOD_CODE})
+    async with world(tmp_path, pasted, session=session()) as w:
+        obstacle = w.store.state_dir / UID / "login.json.new"
+
+        async def block() -> None:
+            obstacle.mkdir()
+
+        w.endpoint.meanwhile = block
+        await w.reconcile(answer())
+        assert (w.credential.generation, w.session.code) == (1, "the-code")
+        obstacle.rmdir()
+        w.endpoint.meanwhile = None
+        w.now += SECOND
+        await w.reconcile()  # with nothing to answer, another exchange would fail here
+        assert (w.session.is_over, w.reason("Ready")) == (True, "Available")
+
+
+async def test_a_damaged_login_does_not_cost_the_account(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE, session=session()) as w:
+        (w.store.state_dir / UID / "login.json").write_text("{")
+        await w.reconcile(answer())
+        assert (w.reason("Ready"), w.credential.generation) == ("Available", 2)
+
+
+async def test_an_account_that_was_created_suspended_and_given_a_code_gets_its_first_login(tmp_path: Path) -> None:
+    early = account(suspend=True, annotations={CODE_ANNOTATION: GOOD_CODE})
+    async with world(tmp_path, early) as w:
+        await w.reconcile()
+        w.observed(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=False))
+        await w.reconcile()
+        assert w.reason("LoginRequired") == "AwaitingAuthorizationCode"
+
+
+async def test_a_code_is_taken_off_an_account_that_needs_none(tmp_path: Path) -> None:
+    pasted = account(grant="WorkloadIdentity", annotations={CODE_ANNOTATION: GOOD_CODE})
+    async with world(tmp_path, pasted, credential=credential()) as w:
+        await w.reconcile()
+        assert w.cluster.object.annotations == {}
+
+
+async def test_an_api_server_that_gives_no_service_account_token_for_now_is_a_condition(tmp_path: Path) -> None:
+    async with world(tmp_path, account(grant="WorkloadIdentity"), credential=EXPIRED) as w:
+        w.cluster.failures["service account token"] = NO_API_SERVER
+        due = await w.reconcile()
+        assert (w.reason("Reconciling"), w.published()["status"]) == ("Exchanging", "Refreshing")
+        assert due == NOW + SECOND
+
+
+async def test_an_answer_that_waits_for_the_disk_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "SAVE_RETRY_SECONDS", 0)
+    async with world(tmp_path, credential=DUE) as w:
+        w.store.failures = 2
+        await w.reconcile(answer())
+        told = [p["conditions"] for p in w.cluster.patches if "conditions" in p]
+        assert any(entry["reason"] == "StorageWriteFailed" for entry in told[0])
+        assert (w.reason("Stalled"), w.credential.generation) == (None, 2)
 
 
 async def test_a_code_is_not_judged_by_a_state_volume_that_cannot_be_read(tmp_path: Path) -> None:

@@ -172,3 +172,13 @@ async def test_stopping_waits_for_what_runs_and_starts_nothing_more() -> None:
         work.gate.set()
         assert await stopping
         assert [uid for uid, _ in work.calls] == ["a"]
+
+
+async def test_many_events_leave_no_trace() -> None:
+    async with running() as work:
+        work.due["a"] = NOW + timedelta(hours=8)
+        for _ in range(500):
+            work.scheduler.wake("a")
+            await turns()
+        assert len(work.calls) == 500
+        assert len(work.scheduler._heap) < 100

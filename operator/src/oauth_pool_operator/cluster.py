@@ -61,9 +61,20 @@ class Cluster:
         return self._account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
 
     async def remove_annotation(self, account: Account, annotation: str) -> Account:
-        """Remove it whatever else has changed; an object that is gone has none."""
-        patch = {"metadata": {"uid": account.uid, "annotations": {annotation: None}}}
-        return self._account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
+        """Remove it as it was observed, whatever else has changed; a newer value stays for the next look."""
+        path = f"/metadata/annotations/{annotation.replace('~', '~0').replace('/', '~1')}"  # RFC 6901
+        patch = [
+            {"op": "test", "path": "/metadata/uid", "value": account.uid},
+            {"op": "test", "path": path, "value": account.annotations[annotation]},
+            {"op": "remove", "path": path},
+        ]
+        try:
+            body = await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.JSON)
+        except ApiError as error:
+            if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:
+                raise
+            body = await self._client.get(OAuthAccount, account.name)
+        return self._account(body)
 
     async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
         """Merge into status; reports, which belong to proxies, are never part of it."""
@@ -133,6 +144,8 @@ class Cluster:
         except ApiError as error:
             if error.response.status_code != HTTPStatus.NOT_FOUND:
                 raise
+            if not any(changes.values()):
+                return  # an index that is not there lists nobody, and cannot be made in a namespace that is going
             await self._client.create(
                 ConfigMap(metadata=ObjectMeta(name=self._config_map, labels=metadata["labels"]), data=dict(whole))
             )
@@ -146,7 +159,8 @@ class Cluster:
                 f"the operator may not ask for a token of {where}; its Role needs the verb create on "
                 f"serviceaccounts/token with resourceNames [{name}]"
             )
-        if error.response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+        passes = error.response.status_code in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.CONFLICT)
+        if error.response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR and not passes:
             return ServiceAccountTokenRefused(
                 f"the API server refused a token of {where} ({error.response.status_code} {error.status.reason})"
             )
@@ -160,12 +174,14 @@ def _kubeconfig() -> KubeConfig:
     try:
         return KubeConfig.from_env()
     except LightkubeConfigError as error:
-        raise ConfigError(f"no cluster to work with: {error}; run in a pod, or set KUBECONFIG") from error
+        raise ConfigError(
+            f"no cluster to work with: {str(error).splitlines()[0]}; run in a pod, or set KUBECONFIG"
+        ) from error
 
 
 def describe(error: BaseException) -> str:
     """A failure of the API server in a few words: its text may quote an object, so it is not repeated."""
-    if isinstance(error, ApiError):
+    if isinstance(error, httpx2.HTTPStatusError):  # lightkube's ApiError is one
         return f"the API server answered {error.response.status_code}"
     return f"the API server cannot be reached ({type(error).__name__})"
 

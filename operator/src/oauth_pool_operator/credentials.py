@@ -7,16 +7,17 @@ then anybody hears of it. Failures are raised as the errors of `errors`; `reconc
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+import httpx2
 import msgspec
 
 from . import conditions as c
 from . import login, metrics
 from .accounts import Account
-from .cluster import Cluster
+from .cluster import Cluster, describe
 from .config import Profile
 from .errors import GrantRejected, StoreFailed, TokenEndpointUnavailable
 from .grants import TokenAnswer, TokenEndpoint
@@ -40,23 +41,28 @@ class Credentials:
         profiles: Mapping[str, Profile],
         endpoints: Mapping[str, TokenEndpoint],
         cluster: Cluster,
+        on_unsaved: Callable[[Facts, StoreFailed], Awaitable[None]],
     ) -> None:
         self._store = store
         self._profiles = profiles
         self._endpoints = endpoints
         self._cluster = cluster
+        self._on_unsaved = on_unsaved  # told once when an answer cannot be stored for now
 
     async def from_code(self, facts: Facts) -> Facts:
         """Exchange the code of the session; afterwards the session is over."""
         account, session = facts.account, facts.session
         assert session is not None and session.code is not None
-        await in_thread(self._store.begin_exchange, account.uid, None)
-        with _counted(account.name):
-            answer = await self._endpoint(account).exchange_code(session.code, session)
-        credential = await self._save_answer(facts, answer, is_new_grant=True)
+        digest, credential = login.digest(session.code), facts.credential
+        # Stored, but the session could not be ended: a second exchange would make the provider revoke the grant.
+        if credential is None or credential.code_digest != digest:
+            await in_thread(self._store.begin_exchange, account.uid, None)
+            with _counted(account.name):
+                answer = await self._endpoint(account).exchange_code(session.code, session)
+            credential = await self._save_answer(facts, answer, code_digest=digest)
+            log.info("%s: logged in, token generation %d", account.name, credential.generation)
         session = login.end_session(session)
         await in_thread(self._store.save_session, account.uid, session)
-        log.info("%s: logged in, token generation %d", account.name, credential.generation)
         return replace(facts, credential=credential, session=session)
 
     async def from_refresh_token(self, facts: Facts) -> Facts:
@@ -78,7 +84,7 @@ class Credentials:
             if not error.may_be_done and not outcome_was_unknown:
                 await in_thread(self._store.end_journal, account.uid)
             raise
-        credential = await self._save_answer(facts, answer, is_new_grant=False)
+        credential = await self._save_answer(facts, answer)
         log.info("%s: refreshed, token generation %d", account.name, credential.generation)
         return replace(facts, credential=credential)
 
@@ -87,13 +93,16 @@ class Credentials:
         account = facts.account
         workload, profile = account.spec.workload_identity, self._profiles[account.spec.provider].workload_identity
         assert workload is not None and profile is not None  # the CRD's rule, and `reconcile` has looked
-        assertion = await self._cluster.service_account_token(workload.service_account_name, profile.audience)
+        try:
+            assertion = await self._cluster.service_account_token(workload.service_account_name, profile.audience)
+        except httpx2.HTTPError as error:
+            raise TokenEndpointUnavailable(describe(error), may_be_done=False) from None
         await in_thread(self._store.begin_exchange, account.uid, None)
         with _counted(account.name):
             answer = await self._endpoint(account).exchange_assertion(assertion, workload)
         if answer.subject is None:
             answer = replace(answer, subject=workload.service_account_id or workload.service_account_name)
-        credential = await self._save_answer(facts, answer, is_new_grant=False)
+        credential = await self._save_answer(facts, answer)
         log.info("%s: exchanged, token generation %d", account.name, credential.generation)
         return replace(facts, credential=credential)
 
@@ -115,14 +124,14 @@ class Credentials:
         account, credential = facts.account, facts.credential
         assert credential is not None
         dead = msgspec.structs.replace(credential, dead=reason)
-        await self._save(account, dead, replaces=credential.generation)
+        await self._save(facts, dead, replaces=credential.generation)
         log.error("%s: the grant is dead (%s); somebody has to log in again", account.name, reason)
         return replace(facts, credential=dead)
 
-    async def _save_answer(self, facts: Facts, answer: TokenAnswer, *, is_new_grant: bool) -> Credential:
+    async def _save_answer(self, facts: Facts, answer: TokenAnswer, *, code_digest: str | None = None) -> Credential:
         """The new credential, on the disk. Its life is counted from before the request, so that it never seems longer."""
         before = facts.credential
-        kept = before if not is_new_grant else None
+        kept = before if code_digest is None else None  # a new grant has nothing of the one before
         credential = Credential(
             generation=(before.generation if before else 0) + 1,
             access_token=answer.access_token,
@@ -131,18 +140,23 @@ class Credentials:
             refresh_token=answer.refresh_token,
             previous_refresh_token=kept.refresh_token if kept else None,
             subject=answer.subject or (kept.subject if kept else None),
+            code_digest=code_digest or (kept.code_digest if kept else None),
         )
-        await self._save(facts.account, credential, replaces=before.generation if before else 0)
+        await self._save(facts, credential, replaces=before.generation if before else 0)
         return credential
 
-    async def _save(self, account: Account, credential: Credential, *, replaces: int) -> None:
+    async def _save(self, facts: Facts, credential: Credential, *, replaces: int) -> None:
         """Does not give up: what is to be saved may exist nowhere else. Only a newer credential on the disk ends it."""
+        account, is_told = facts.account, False
         while True:
             try:
                 await in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
                 return
             except StoreFailed as error:
                 log.error("%s: the new credential is not on the disk yet: %s", account.name, error)
+                if not is_told:
+                    is_told = True
+                    await self._on_unsaved(facts, error)
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
 
 

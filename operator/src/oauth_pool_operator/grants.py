@@ -5,6 +5,7 @@ the profile asks for it, and turns every failure into one of the errors of `erro
 """
 
 import json
+import re
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 # RFC 6749 5.1 only recommends `expires_in`; this is assumed without it.
 DEFAULT_LIFETIME = timedelta(hours=1)
+LONGEST_LIFETIME = timedelta(days=366)
 
 # RFC 6749 5.2, RFC 7523 3.1: the words that may be repeated to a person. Anything else is "an unknown error".
 _ERROR_WORDS = frozenset(
@@ -200,10 +202,16 @@ def _members(body: Any) -> dict[str, str]:
 
 
 def _demand_token(response: httpx2.Response) -> httpx2.Response:
-    """Without this, Authlib takes any JSON object without an `error` key for a token."""
+    """Without this, Authlib takes any JSON object without an `error` key for a token.
+
+    A token is passed on as the few members that are looked at later, so that nothing else of the answer, however odd,
+    can get between a refresh token that was rotated and the disk.
+    """
     document = _document(response)
     if response.status_code == 200 and isinstance(document.get("access_token"), str) and document["access_token"]:
-        return response
+        members = {name: document[name] for name in ("access_token", "refresh_token", "account") if name in document}
+        seconds = _lifetime(document.get("expires_in")).total_seconds()
+        return httpx2.Response(200, json=members | {"lifetime_seconds": seconds}, request=response.request)
     word = _error_word(document)
     if response.status_code == 429 or response.status_code >= 500:
         raise TokenEndpointUnavailable(
@@ -233,11 +241,20 @@ def _error_word(document: dict[str, Any]) -> str:
     return error if isinstance(error, str) and error in _ERROR_WORDS else "(an unknown error)"
 
 
+def _lifetime(value: Any) -> timedelta:
+    """`expires_in` (RFC 6749 5.1: seconds), also as text; without a sense it counts as missing."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}", value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        return DEFAULT_LIFETIME
+    return min(timedelta(seconds=min(value, LONGEST_LIFETIME.total_seconds())), LONGEST_LIFETIME)
+
+
 def _retry_after(value: str | None) -> timedelta | None:
     """The delay in seconds (RFC 9110 10.2.3); for the date form the caller's own backoff does."""
-    if value is None or not value.isdecimal():
+    if value is None or not re.fullmatch(r"[0-9]+", value):
         return None
-    return timedelta(seconds=min(int(value), 24 * 3600))
+    return timedelta(seconds=min(int(value[:9]), 24 * 3600))
 
 
 async def _answer(
@@ -247,12 +264,11 @@ async def _answer(
         token = await request()
     except httpx2.HTTPError as error:
         raise _unavailable(error) from None
-    lifetime = token.get("expires_in")
     refresh_token = token.get("refresh_token")
     return TokenAnswer(
         access_token=token["access_token"],
         refresh_token=refresh_token if isinstance(refresh_token, str) and refresh_token else sent_refresh_token,
-        lifetime=timedelta(seconds=lifetime) if isinstance(lifetime, (int, float)) else DEFAULT_LIFETIME,
+        lifetime=timedelta(seconds=token["lifetime_seconds"]),
         subject=_subject(token),
     )
 

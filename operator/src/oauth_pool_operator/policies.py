@@ -36,6 +36,8 @@ FORCED_REFRESH_INTERVAL = timedelta(minutes=5)
 # The official SDKs exchange anew 120 s before expiry (the provider's workload identity guide).
 WORKLOAD_IDENTITY_MARGIN = timedelta(seconds=120)
 REFRESH_MARGIN = timedelta(minutes=10)
+# However short a token lives, the token endpoint is not asked more often than this.
+SHORTEST_PAUSE = timedelta(seconds=1)
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -108,7 +110,8 @@ def next_refresh(credential: Credential, account: Account) -> datetime:
     margin = min(margin, lifetime / 2)
     # the same for every look at the same token, different for every account and token
     spread = zlib.crc32(f"{account.uid}/{credential.generation}".encode()) / 2**32
-    return credential.expires - margin * (1 + 0.1 * spread)
+    due = credential.expires - margin * (1 + 0.1 * spread)
+    return max(due, credential.obtained + SHORTEST_PAUSE)
 
 
 def refresh_is_due(facts: Facts) -> bool:
@@ -222,7 +225,7 @@ _AWAITING = (
     "kubectl annotate oauthaccount {name} oauthpool.dev/authorization-code='<code>#<state>'"
 )
 _DEAD = {
-    c.GRANT_REVOKED: "the provider no longer accepts the refresh token (invalid_grant)",
+    c.GRANT_REVOKED: "the provider no longer accepts the refresh token (invalid_grant), or gave none",
     c.REFRESH_OUTCOME_UNKNOWN: (
         "the answer to a refresh was lost, and the provider no longer accepts the refresh token that was sent"
     ),
@@ -253,4 +256,5 @@ def next_check(facts: Facts) -> datetime:
             instants.append(forced_refresh(facts) or NEVER)
     if (cooldown := facts.cooldown) is not None:
         instants.append(cooldown.until)
+    instants.extend(window.reset_time for window in latest_windows(account)[0] if window.reset_time is not None)
     return min((instant for instant in instants if instant > facts.now), default=NEVER)

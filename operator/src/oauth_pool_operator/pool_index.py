@@ -100,11 +100,20 @@ class IndexPublisher:
     async def withdraw(self, account: Account) -> None:
         """Return when the ConfigMap no longer lists this very object (a newer one of the same name stays)."""
         await self._be_loaded()
-        current = self._wanted.get(account.name, self._written.get(account.name))
-        if current is None or msgspec.json.decode(current).get("uid") != account.uid:
+        if account.name not in self._wanted and account.name not in self._written:
+            return
+        listed = self.listed(account.name)
+        if listed is not None and listed.uid != account.uid:
             return
         self._wanted.pop(account.name, None)
         await asyncio.shield(self._mark(account.name))
+
+    def listed(self, name: str) -> Entry | None:
+        """What is published under the name now; None for nothing, and for what is not an entry."""
+        try:
+            return msgspec.json.decode(self._wanted.get(name, self._written.get(name, "")), type=Entry)
+        except msgspec.DecodeError:
+            return None
 
     async def run(self) -> None:
         """Write what is dirty, in one patch at a time, until cancelled."""

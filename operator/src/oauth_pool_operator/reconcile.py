@@ -29,6 +29,7 @@ from .errors import (
     GrantRejected,
     ServiceAccountTokenRefused,
     StoreConflict,
+    StoreCorrupt,
     StoreFailed,
     TokenEndpointUnavailable,
 )
@@ -36,7 +37,7 @@ from .grants import TokenEndpoint
 from .policies import NEVER, Facts, Trouble
 from .pool_index import IndexPublisher, render_entry
 from .status import OWNED, happenings, merge_patch, render_status
-from .store import AccessFile, Store
+from .store import AccessFile, LoginSession, Store
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class Memory:
 
     def failed(self, reason: str, error: Exception, now: datetime, *, is_stalled: bool) -> Trouble:
         """Remember a failure; the next try comes later each time (1 s to 5 min), or when the server said."""
+        if (held := self.holds_back(now)) is not None and held.reason == reason:
+            return held  # looked at early, because something else happened: not another try
         delay = min(FIRST_RETRY * 2**self.failures, LAST_RETRY)
         if isinstance(error, TokenEndpointUnavailable) and error.retry_after is not None:
             delay = max(delay, error.retry_after)
@@ -88,7 +91,9 @@ class Reconciler:
         self._store = store
         self._profiles = profiles
         self._endpoints = endpoints
-        self._credentials = Credentials(store=store, profiles=profiles, endpoints=endpoints, cluster=cluster)
+        self._credentials = Credentials(
+            store=store, profiles=profiles, endpoints=endpoints, cluster=cluster, on_unsaved=self._report_unsaved
+        )
         self._index = index
         self._cluster = cluster
         self._clock = clock
@@ -167,11 +172,19 @@ class Reconciler:
         )
         try:
             credential = await in_thread(self._store.credential, account.uid)
-            session = await in_thread(self._store.session, account.uid)
+            session = await self._session(account)
         except StoreFailed as error:
             trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
             return replace(facts, trouble=trouble)
         return replace(facts, credential=credential, session=session)
+
+    async def _session(self, account: Account) -> LoginSession | None:
+        """A damaged session costs a login that is open, not an account that works."""
+        try:
+            return await in_thread(self._store.session, account.uid)
+        except StoreCorrupt as error:
+            log.warning("%s: %s; it is as if no login had been opened", account.name, error)
+            return None
 
     def _spec_trouble(self, account: Account) -> Trouble | None:
         provider, grant = account.spec.provider, account.spec.grant
@@ -191,6 +204,9 @@ class Reconciler:
     async def _log_in(self, facts: Facts, memory: Memory) -> Facts:
         """Open a login session when one is due, take what was pasted off the object, and exchange a good code."""
         account = facts.account
+        if account.spec.grant != "AuthorizationCode" and account.pasted_code is not None:
+            log.warning("%s: a code was given, but grant %s needs none", account.name, account.spec.grant)
+            return replace(facts, account=await self._cluster.remove_annotation(account, CODE_ANNOTATION))
         if account.spec.grant != "AuthorizationCode" or facts.storage_is_unavailable:
             return facts
         try:
@@ -218,7 +234,7 @@ class Reconciler:
     async def _open_session(self, facts: Facts) -> Facts:
         account, session, request = facts.account, facts.session, facts.account.login_request or ""
         handled = session.request if session is not None else account.status.get("lastHandledLoginRequest", "")
-        is_first = session is None and facts.credential is None
+        is_first = (session is None or not session.session_id) and facts.credential is None
         is_asked_for = bool(request) and request != handled
         if not is_first and not is_asked_for:
             return facts
@@ -287,6 +303,12 @@ class Reconciler:
                 return replace(facts, account=await self._report(facts))
         return facts
 
+    async def _report_unsaved(self, facts: Facts, error: StoreFailed) -> None:
+        """An answer of the token endpoint waits in memory for the disk: a person should know."""
+        trouble = Trouble(c.STORAGE_WRITE_FAILED, f"{error}; tried again every second", NEVER, is_stalled=True)
+        with suppress(httpx2.HTTPError):
+            await self._report(replace(facts, trouble=trouble))
+
     # --- publish and report ------------------------------------------------------------------------------------------
 
     async def _write_access_file(self, facts: Facts, memory: Memory) -> Facts:
@@ -309,11 +331,16 @@ class Reconciler:
             return replace(facts, trouble=trouble)
 
     async def _publish(self, facts: Facts) -> None:
-        """The index sends proxies to the access file, so it changes only when that could be written."""
-        trouble = facts.trouble
+        """The index sends proxies to the access file, so a new token is named only when that could be written."""
+        entry, trouble = render_entry(facts), facts.trouble
         if trouble is not None and trouble.reason in (c.STORAGE_UNAVAILABLE, c.STORAGE_WRITE_FAILED):
-            return  # what is published stays: nothing is known that would be better
-        await self._index.publish(render_entry(facts))
+            listed = self._index.listed(entry.name)
+            if listed is None or listed.uid != entry.uid:
+                return
+            entry = msgspec.structs.replace(
+                entry, generation=listed.generation, fingerprint=listed.fingerprint, expires=listed.expires
+            )
+        await self._index.publish(entry)
 
     async def _report(self, facts: Facts) -> Account:
         """Status, once, and only what differs; Events for what a person would want to know of it."""

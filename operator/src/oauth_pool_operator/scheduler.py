@@ -87,6 +87,9 @@ class Scheduler:
         elif entry.due is None or due < entry.due:
             entry.due = due
             heapq.heappush(self._heap, (due, uid))
+            if len(self._heap) > 2 * len(self._entries) + 64:  # mostly superseded due times
+                self._heap = [(entry.due, uid) for uid, entry in self._entries.items() if entry.due is not None]
+                heapq.heapify(self._heap)
             self._changed.set()
 
     def _start_due(self) -> None:

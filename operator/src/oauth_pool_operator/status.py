@@ -88,7 +88,7 @@ def render_columns(facts: Facts, windows: list[Window]) -> dict[str, str]:
     for name, column in (("5h", "fiveHour"), ("7d", "sevenDay")):
         window = next((window for window in windows if window.name == name), None)
         if window is not None and window.utilization is not None:
-            columns[column] = f"{window.utilization:.0%}"
+            columns[column] = f"{min(window.utilization, 99.99):.0%}"
     resets = [window.reset_time for window in windows if window.reset_time is not None]
     if facts.cooldown is not None:
         columns["resets"] = _minute(facts.cooldown.until)

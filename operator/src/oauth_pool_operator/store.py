@@ -45,6 +45,8 @@ class Credential(msgspec.Struct, frozen=True):
     refresh_token: str | None = None
     previous_refresh_token: str | None = None
     subject: str | None = None
+    # SHA-256 of the code that the grant came from: it must not be sent again (RFC 6749 4.1.2)
+    code_digest: str | None = None
     # why the grant is dead (GrantRevoked, RefreshOutcomeUnknown), for as long as no new login replaces it
     dead: str | None = None
 

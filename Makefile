@@ -12,7 +12,8 @@ UV := $(shell command -v uv || echo .tools/bin/uv)
 # The first interpreter that starts and is new enough; pyenv's shims exist for versions that do not start.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
 	if $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then command -v $$p; break; fi; done)
-LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+# The locks are always written by the pinned uv: versions word the same lock differently.
+LOCK := .tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 ARGS ?=
 
 .PHONY: help setup demo test check format lock bench clean
@@ -41,12 +42,12 @@ format: setup ## Format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(UV) ## Write the locks in requirements/ anew (ARGS=--upgrade for newer versions)
+lock: .tools/bin/uv ## Write the locks in requirements/ anew (ARGS=--upgrade for newer versions)
 	@$(MAKE) --no-print-directory lock-into DIR=requirements
 
 # dev.txt decides the versions; the two images' locks are subsets of it, so that what is tested is what is shipped.
 .PHONY: lock-into
-lock-into: $(UV)
+lock-into: .tools/bin/uv
 	$(LOCK) $(ARGS) proxy/pyproject.toml operator/pyproject.toml --group pyproject.toml:dev -o $(DIR)/dev.txt
 	$(LOCK) -c $(DIR)/dev.txt proxy/pyproject.toml -o $(DIR)/proxy.txt
 	$(LOCK) -c $(DIR)/dev.txt operator/pyproject.toml -o $(DIR)/operator.txt
@@ -68,6 +69,6 @@ $(VENV)/.installed: $(UV) requirements/dev.txt proxy/pyproject.toml operator/pyp
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer with venv (PYTHON=… names one)" >&2; exit 1; }
 	@echo "installing into $(VENV)/ with $$($(PYTHON) --version)"
 	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --require-hashes -r requirements/dev.txt
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps -e proxy -e operator
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e proxy -e operator
 	@touch $@

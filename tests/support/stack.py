@@ -273,7 +273,7 @@ class Stack:
         )
         self._wait_for_http("simulator", f"{self._simulator_url}/_simulator/health")
 
-    def start_operator(self) -> None:
+    def start_operator(self, *, wait: bool = True) -> None:
         config = self.folder / "operator.toml"
         config.write_text(self._operator_config())
         kubeconfig = self.control_plane.kubeconfig_for(self.namespace, "oauth-pool-operator")
@@ -282,6 +282,10 @@ class Stack:
             [str(Path(sys.executable).with_name("oauth-pool-operator")), "--config", str(config)],
             environment={"KUBECONFIG": str(kubeconfig), "LOG_LEVEL": self._log_level},
         )
+        if wait:
+            self.wait_for_operator()
+
+    def wait_for_operator(self) -> None:
         self._wait_for_http("operator", f"{self.health_url}/healthz")
 
     def start_proxy(self) -> None:

@@ -78,6 +78,19 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ),
         pytest.param(('client_id = "me"', "client_id = 7"), "providers[...].authorization_code.client_id", id="type"),
         pytest.param(('client_id = "me"', 'client_id = ""'), "client_id: must not be empty", id="empty client id"),
+        pytest.param(
+            ("https://provider.example/callback", "not a URI"),
+            "redirect_uri: 'not a URI' is not a URI",
+            id="bad redirect",
+        ),
+        pytest.param(
+            ('"me"', '"me"\ntoken_headers = {a = "é"}'), "token_headers: 'a' is not a header", id="header not ASCII"
+        ),
+        pytest.param(
+            ("[providers.anthropic.work", "[providers.anthropic]\nca_file = '/dev/null'\n[providers.anthropic.work"),
+            "ca_file: /dev/null is not a PEM file",
+            id="no certificates",
+        ),
         pytest.param(('namespace = "pool"', ""), "operator.namespace: is missing", id="no namespace"),
         pytest.param(('"me"', '"me"\ntoken_body = "xml"'), "authorization_code.token_body", id="unknown body format"),
     ],

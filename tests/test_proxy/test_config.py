@@ -167,6 +167,14 @@ REFUSED = {
         PROXY + '[oauth]\nsource = "kubernetes"\n[oauth.kubernetes]\nserver = "https://a"\n',
         ["[oauth.kubernetes]", "namespace", "pod"],
     ),
+    "API server with a bad port": (
+        PROXY + '[oauth]\nsource = "kubernetes"\n[oauth.kubernetes]\nserver = "https://127.0.0.1:99999"\n',
+        ["[oauth.kubernetes]", "server", "65535"],
+    ),
+    "API server with half an address": (
+        PROXY + '[oauth]\nsource = "kubernetes"\n[oauth.kubernetes]\nserver = "http://[::1"\n',
+        ["[oauth.kubernetes]", "server"],
+    ),
     "API server not a URL": (
         PROXY + '[oauth]\nsource = "kubernetes"\n[oauth.kubernetes]\nserver = "a:6443"\n',
         ["[oauth.kubernetes]", "server"],

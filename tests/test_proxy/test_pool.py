@@ -255,3 +255,21 @@ class TestWhyNone:
 def test_no_access_token_in_any_repr() -> None:
     (one,) = pool_of(entry("a")).accounts
     assert "secret" not in f"{one!r} {one.token!r} {vars(one)!r}"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_news", "until"),
+    [
+        pytest.param((Reason.RATE_LIMITED, 1), (Reason.RATE_LIMITED, 45), False, 45, id="longer, but the same limit"),
+        pytest.param((Reason.RATE_LIMITED, 1), (Reason.QUOTA_EXHAUSTED, 45), True, 45, id="another limit, longer"),
+        pytest.param((Reason.RATE_LIMITED, 1), (Reason.RATE_LIMITED, 3600), True, 3600, id="much longer"),
+        pytest.param((Reason.QUOTA_EXHAUSTED, 3600), (Reason.RATE_LIMITED, 5), False, 3600, id="shorter"),
+    ],
+)
+def test_the_longer_of_two_limits_counts(
+    first: tuple[Reason, float], second: tuple[Reason, float], is_news: bool, until: float
+) -> None:
+    account = Account(entry("a"))
+    assert account.cool_down(first[0], NOW + first[1], NOW)
+    assert account.cool_down(second[0], NOW + second[1], NOW) is is_news
+    assert account.cooling_until == NOW + until

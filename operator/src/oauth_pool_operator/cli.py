@@ -169,5 +169,5 @@ def _must_be_free(setting: str, address: str) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be bound: {os.strerror(error.errno or 0)}"
+        what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error.strerror}"
         raise ConfigError(f"{setting}: {address} {what}") from error

@@ -188,4 +188,4 @@ def describe(error: BaseException) -> str:
 
 def is_gone(error: BaseException) -> bool:
     """True when the API server said that the object does not exist."""
-    return isinstance(error, ApiError) and error.response.status_code == HTTPStatus.NOT_FOUND
+    return isinstance(error, httpx2.HTTPStatusError) and error.response.status_code == HTTPStatus.NOT_FOUND

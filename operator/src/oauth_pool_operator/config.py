@@ -5,6 +5,8 @@ Nothing about a provider is built in: endpoints, client ids, scopes and header v
 
 import ipaddress
 import os
+import re
+import ssl
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +17,8 @@ import msgspec
 from .errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/oauth-pool-operator/config.toml")
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2, token
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")  # RFC 9110 5.5 without obs-text
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -175,8 +179,11 @@ def _check_profile(where: str, profile: Profile) -> None:
         raise ConfigError(f"{where}: needs [{where}.authorization_code], [{where}.workload_identity] or both")
     if profile.timeout_secs <= 0:
         raise ConfigError(f"{where}.timeout_secs: must be more than 0")
-    if profile.ca_file is not None and not profile.ca_file.is_file():
-        raise ConfigError(f"{where}.ca_file: {profile.ca_file} is not a file")
+    if profile.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=str(profile.ca_file))
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigError(f"{where}.ca_file: {profile.ca_file} is not a PEM file with certificates") from error
     for grant in ("authorization_code", "workload_identity"):
         settings = getattr(profile, grant)
         if settings is None:
@@ -185,11 +192,14 @@ def _check_profile(where: str, profile: Profile) -> None:
             url = getattr(settings, key, None)
             if url is not None:
                 _check_url(f"{where}.{grant}.{key}", url)
-        for key in ("client_id", "redirect_uri", "audience"):
+        redirect_uri = getattr(settings, "redirect_uri", None)
+        if redirect_uri is not None and not urlsplit(redirect_uri).scheme:
+            raise ConfigError(f"{where}.{grant}.redirect_uri: {redirect_uri!r} is not a URI; it is what you registered")
+        for key in ("client_id", "audience"):
             if getattr(settings, key, None) == "":
                 raise ConfigError(f"{where}.{grant}.{key}: must not be empty")
         for header, value in settings.token_headers.items():
-            if not header.isascii() or not all(c.isalnum() or c in "-_" for c in header) or "\n" in value:
+            if not _HEADER_NAME.fullmatch(header) or not _HEADER_VALUE.fullmatch(value):
                 raise ConfigError(f"{where}.{grant}.token_headers: {header!r} is not a header that can be sent")
 
 

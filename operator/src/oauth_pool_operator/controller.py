@@ -24,6 +24,7 @@ from .scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
+LAST_SERVED_RETRY = 5.0
 INDEX_REPAIR_SECONDS = 10.0
 FIRST_INDEX_RETRY, LAST_INDEX_RETRY = 0.5, 30.0
 
@@ -76,6 +77,19 @@ class Controller:
 
     def seconds_since_last_turn(self) -> float:
         return time.monotonic() - self.scheduler.last_turn
+
+    async def wait_until_served(self) -> None:
+        """Return once accounts can be listed. Kopf looks for the kind once, and never serves one that comes later."""
+        wait = FIRST_INDEX_RETRY
+        while True:
+            try:
+                await self._cluster.account_names()
+                return
+            except httpx2.HTTPError as error:
+                hint = "; is the CRD installed?" if is_gone(error) else ""
+                log.warning("accounts cannot be listed yet: %s%s", describe(error), hint)
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, LAST_SERVED_RETRY)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -6,6 +6,7 @@ finalizer is our own.
 
 import asyncio
 import logging
+import signal
 from collections.abc import Iterator
 from itertools import chain, repeat
 from typing import Any
@@ -84,10 +85,25 @@ def register(controller: Controller) -> kopf.OperatorRegistry:
     return registry
 
 
+async def _served(controller: Controller) -> bool:
+    """Wait for the kind to be there; False when SIGTERM comes first (afterwards, signals are Kopf's)."""
+    loop, waiting = asyncio.get_running_loop(), asyncio.ensure_future(controller.wait_until_served())
+    loop.add_signal_handler(signal.SIGTERM, waiting.cancel)
+    try:
+        await waiting
+    except asyncio.CancelledError:
+        return False
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+    return True
+
+
 async def run(controller: Controller, *, namespace: str, health_address: str) -> None:
     """Watch and reconcile until SIGTERM or SIGINT; raises when the API server does not let us in."""
     settings = kopf.OperatorSettings()
     configure(settings)
+    if not await _served(controller):
+        return
     # These exist before Kopf's own tasks do, so that Kopf leaves them alone when it cancels its tasks at the end.
     async with controller.running():
         await kopf.operator(

@@ -173,7 +173,10 @@ def _address(table: Table, key: str) -> Address:
 
 
 def _upstream_url(table: Table, key: str) -> UpstreamUrl:
-    text = table.required_text(key, 'where requests go, such as "https://api.anthropic.com"')
+    return _url(table, key, table.required_text(key, 'where requests go, such as "https://api.anthropic.com"'))
+
+
+def _url(table: Table, key: str, text: str) -> UpstreamUrl:
     try:
         url = urlsplit(text)
         host, port = url.hostname or "", url.port
@@ -299,8 +302,7 @@ def _kubernetes(table: Table, environment: Mapping[str, str]) -> KubernetesConfi
         table.refuse(
             "is missing; inside a pod it comes from KUBERNETES_SERVICE_HOST, elsewhere it has to be set", "server"
         )
-    if urlsplit(server).scheme not in ("http", "https") or not urlsplit(server).hostname:
-        table.refuse(f'must be http:// or https:// and a host, not "{server}"', "server")
+    _url(table, "server", server)
     namespace = table.text("namespace") or _read_if_there(SERVICE_ACCOUNT / "namespace")
     if namespace is None:
         table.refuse("is missing; inside a pod it is the pod's own, elsewhere it has to be set", "namespace")

@@ -138,9 +138,13 @@ class Account:
 
     def cool_down(self, reason: Reason, until: float, now: float) -> bool:
         """Leave the account alone until then. True if that is news; the same limit met by a second request is not."""
-        known = self.cooldown.until if self.cooldown else 0
-        if known > now and until <= known + _SAME_COOLDOWN:
-            return False
+        known = self.cooldown
+        if known and known.until > now:
+            if until <= known.until:
+                return False
+            if reason is known.reason and until <= known.until + _SAME_COOLDOWN:
+                known.until = until
+                return False
         self.cooldown = Cooldown(reason, now, until)
         return True
 

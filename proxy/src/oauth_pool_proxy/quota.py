@@ -143,7 +143,7 @@ def _retry_at(texts: Mapping[str, str], now: float) -> float | None:
         return now + seconds
     try:
         return parsedate_to_datetime(text).timestamp() if text else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -3,11 +3,12 @@
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import anthropic
 import httpx2
 import pytest
-from anthropic.types import TextBlock
+from anthropic.types import MessageParam, TextBlock
 
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.support.stack import Stack, running_stack
@@ -34,8 +35,8 @@ def client(stack: Stack) -> Iterator[anthropic.Anthropic]:
         yield client
 
 
-def health(stack: Stack) -> dict[str, dict[str, object]]:
-    document: dict[str, dict[str, object]] = httpx2.get(f"{stack.proxy_url}/health").json()
+def health(stack: Stack) -> dict[str, Any]:
+    document: dict[str, Any] = httpx2.get(f"{stack.proxy_url}/health").json()
     return document
 
 
@@ -51,8 +52,8 @@ def test_the_official_sdk_gets_a_message(client: anthropic.Anthropic) -> None:
 
 
 def test_the_official_sdk_gets_a_stream(client: anthropic.Anthropic) -> None:
-    messages = [{"role": "user", "content": "a streamed question"}]
-    with client.messages.stream(model=MODEL, max_tokens=64, messages=messages) as stream:  # type: ignore[arg-type]
+    messages: list[MessageParam] = [{"role": "user", "content": "a streamed question"}]
+    with client.messages.stream(model=MODEL, max_tokens=64, messages=messages) as stream:
         pieces = list(stream.text_stream)
         final = stream.get_final_message()
     assert len(pieces) > 1
@@ -98,7 +99,7 @@ def test_an_exhausted_account_is_left_and_everybody_hears_of_it(stack: Stack, cl
     columns = stack.kubectl("get", "oauthaccounts").splitlines()
     assert columns[0].split() == ["NAME", "STATUS", "5H", "7D", "RESETS", "TOKEN-EXPIRES", "AGE"]
     assert columns[1].split()[:3] == ["alice", "CoolingDown", "100%"]
-    assert health(stack)["status"] == "degraded"  # type: ignore[comparison-overlap]
+    assert health(stack)["status"] == "degraded"
     metrics = httpx2.get(f"{stack.proxy_url}/metrics").text
     assert 'pool_quota_exhaustions_total{account_id="alice"} 1.0' in metrics
     assert 'pool_failovers_total{from_account="alice"' in metrics

@@ -3,8 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import msgspec
-
 from oauth_pool_operator.accounts import Account, Report, Spec, Window, WorkloadIdentity
 from oauth_pool_operator.grants import TokenAnswer
 from oauth_pool_operator.policies import Facts, Trouble
@@ -114,7 +112,3 @@ def trouble(reason: str = "Refreshing", *, is_stalled: bool = False) -> Trouble:
 
 def facts(of: Account | None = None, **members: Any) -> Facts:
     return Facts(of if of is not None else account(), members.pop("now", NOW), **members)
-
-
-def with_annotation(of: Account, name: str, value: str) -> Account:
-    return msgspec.structs.replace(of, annotations={**of.annotations, name: value})

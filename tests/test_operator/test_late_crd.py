@@ -1,14 +1,17 @@
 """Everything is applied at once, so the operator may be there before the kind is."""
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.support.stack import ROOT, Stack
 
 
-def test_an_operator_that_is_there_before_the_crd_serves_it_when_it_comes(
-    control_plane_binaries: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def waiting(control_plane_binaries: Path, tmp_path: Path) -> Iterator[Stack]:
+    """An operator on a control plane that does not know the kind yet."""
     with ControlPlane(assets=control_plane_binaries) as control_plane:
         stack = Stack(control_plane, tmp_path)
         try:
@@ -16,23 +19,18 @@ def test_an_operator_that_is_there_before_the_crd_serves_it_when_it_comes(
             stack.start_simulator()
             stack.start_operator(wait=False)
             wait_until(lambda: "is the CRD installed?" in stack.operator.output, "the reason why it waits")
-            control_plane.apply(ROOT / "crds")
-            control_plane.kubectl("wait", "--for=condition=Established", "crd/oauthaccounts.oauthpool.dev")
-            stack.wait_for_operator()
-            stack.apply(stack.account("alice"))
-            stack.log_in("alice", "alice@example.com")
+            yield stack
         finally:
             stack.close()
 
 
-def test_sigterm_while_waiting_for_the_crd_is_an_orderly_end(control_plane_binaries: Path, tmp_path: Path) -> None:
-    with ControlPlane(assets=control_plane_binaries) as control_plane:
-        stack = Stack(control_plane, tmp_path)
-        try:
-            stack.prepare_cluster()
-            stack.start_simulator()
-            stack.start_operator(wait=False)
-            wait_until(lambda: "is the CRD installed?" in stack.operator.output, "the reason why it waits")
-            assert stack.operator.stop() == 0
-        finally:
-            stack.close()
+def test_an_operator_that_is_there_before_the_crd_serves_it_when_it_comes(waiting: Stack) -> None:
+    waiting.control_plane.apply(ROOT / "crds")
+    waiting.control_plane.kubectl("wait", "--for=condition=Established", "crd/oauthaccounts.oauthpool.dev")
+    waiting.wait_for_operator()
+    waiting.apply(waiting.account("alice"))
+    waiting.log_in("alice", "alice@example.com")
+
+
+def test_sigterm_while_waiting_for_the_crd_is_an_orderly_end(waiting: Stack) -> None:
+    assert waiting.operator.stop() == 0

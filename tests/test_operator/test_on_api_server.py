@@ -50,6 +50,10 @@ def test_a_person_logs_in(stack: Stack) -> None:
     assert reasons_of_events(stack, "alice") == ["LoggedIn", "LoginOpened"]
 
 
+def test_the_liveness_probe_looks_at_the_reconcile_loop(stack: Stack) -> None:
+    assert httpx2.get(f"{stack.health_url}/healthz").json()["loop"] == "turning"
+
+
 def test_files_are_where_the_design_says_with_the_modes_it_says(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")

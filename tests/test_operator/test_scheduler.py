@@ -182,3 +182,14 @@ async def test_many_events_leave_no_trace() -> None:
             await turns()
         assert len(work.calls) == 500
         assert len(work.scheduler._heap) < 100
+
+
+async def test_a_loop_that_turns_says_when_and_one_that_is_stuck_does_not() -> None:
+    async with running() as work:
+        await turns()
+        work.scheduler.last_turn = 0.0
+        await turns()
+        assert work.scheduler.last_turn == 0.0  # nothing woke it
+        work.scheduler.wake("a")
+        await turns()
+        assert work.scheduler.last_turn > 0.0

@@ -76,13 +76,20 @@ def register(controller: Controller) -> kopf.OperatorRegistry:
             log.error("a refresh is still in flight after %d s; ending without it", DRAIN_SECONDS)
 
     @kopf.on.probe(registry=registry, id="loop")
-    async def is_turning(**_: Any) -> str:
-        # any other exception would be tried again within the probe's request, which would then hang
-        if controller.seconds_since_last_turn() > STUCK_SECONDS:
-            raise kopf.PermanentError("the reconcile loop is stuck")
-        return "turning"
+    async def loop(**_: Any) -> str:
+        return liveness(controller.seconds_since_last_turn())
 
     return registry
+
+
+def liveness(seconds_since_last_turn: float) -> str:
+    """The word for the liveness probe: raises `kopf.PermanentError`, which becomes a 500, when the reconcile loop is stuck.
+
+    Any other exception would be tried again within the probe's request, which would then hang.
+    """
+    if seconds_since_last_turn > STUCK_SECONDS:
+        raise kopf.PermanentError("the reconcile loop is stuck")
+    return "turning"
 
 
 async def _served(controller: Controller) -> bool:

@@ -124,7 +124,7 @@ class IndexPublisher:
             self._is_writing = True
             try:
                 await self._write(batch)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001 (whatever it was, the waiters get it)
                 # handed to whoever waits: their reconciles try again, later and later
                 for waiter in batch.values():
                     waiter.set_exception(error)

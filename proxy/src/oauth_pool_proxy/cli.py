@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _check(options) if options.check else _run(options)
     except ConfigInvalid as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"error: {error}\n")
         return 1
 
 
@@ -53,8 +53,8 @@ def _check(options: argparse.Namespace) -> int:
     path = _config_path(options, os.environ)
     config = load_config(path, os.environ)
     for warning in config.warnings:
-        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
-    print(f"{path}: valid")  # noqa: T201
+        sys.stderr.write(f"warning: {warning}\n")
+    sys.stdout.write(f"{path}: valid\n")
     return 0
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from oauth_pool_proxy.app import App
 from oauth_pool_proxy.config import Config, parse_config
+from oauth_pool_proxy.http_protocol import HttpProtocol
 from oauth_pool_proxy.server import Server, bind
 from tests.support.upstream_server import DEADLINE
 
@@ -97,6 +98,12 @@ def index_entry(name: str, **changes: object) -> dict[str, object]:
         "cooldownSeconds": 7200,
         **changes,
     }
+
+
+class PlainAsgi(HttpProtocol):
+    """What another ASGI server would offer: no transport."""
+
+    offers_transport = False
 
 
 class RunningProxy:
@@ -195,11 +202,13 @@ class RawClient:
 
 
 @contextmanager
-def running_proxy(config: Config, clock: Callable[[], float] = time.time) -> Iterator[RunningProxy]:
+def running_proxy(
+    config: Config, clock: Callable[[], float] = time.time, http: type[HttpProtocol] = HttpProtocol
+) -> Iterator[RunningProxy]:
     app = App(config, clock)
     listener = bind(config.proxy.listen)
     port = listener.getsockname()[1]
-    server = Server(app, 0)
+    server = Server(app, 0, http)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     deadline = time.monotonic() + DEADLINE

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support.proxy_server import Clock, RunningProxy, proxy_config, running_proxy
+from oauth_pool_proxy.http_protocol import HttpProtocol
+from tests.support.proxy_server import Clock, PlainAsgi, RunningProxy, proxy_config, running_proxy
 from tests.support.upstream_server import UpstreamServer, upstream_server
 
 Start = Callable[..., RunningProxy]
@@ -23,7 +24,16 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def start(upstream: UpstreamServer, clock: Clock) -> Iterator[Start]:
+def http() -> type[HttpProtocol]:
+    return HttpProtocol
+
+
+BOTH_WAYS = pytest.mark.parametrize("http", [HttpProtocol, PlainAsgi], ids=["transport", "asgi"])
+"""For a module whose tests must hold whether the proxy writes to the client's transport or through ASGI."""
+
+
+@pytest.fixture
+def start(upstream: UpstreamServer, clock: Clock, http: type[HttpProtocol]) -> Iterator[Start]:
     """Starts a proxy in front of `upstream`; settings are those of `proxy_config`. Stopped when the test is over."""
     with ExitStack() as stack:
 
@@ -31,6 +41,6 @@ def start(upstream: UpstreamServer, clock: Clock) -> Iterator[Start]:
             url = str(settings.pop("upstream_url", upstream.url))
             oauth = settings.pop("oauth", None)
             assert oauth is None or isinstance(oauth, dict)
-            return stack.enter_context(running_proxy(proxy_config(url, oauth, **settings), clock))
+            return stack.enter_context(running_proxy(proxy_config(url, oauth, **settings), clock, http))
 
         yield start_one

@@ -1,11 +1,11 @@
-"""The downstream side of a request, with a `receive` that the test plays."""
+"""The downstream side of a request, through ASGI, with a `receive` that the test plays."""
 
 import asyncio
 
 import pytest
 from starlette.types import Message
 
-from oauth_pool_proxy.client import READ_AHEAD, Client, announced_length
+from oauth_pool_proxy.client import READ_AHEAD, AsgiClient, announced_length
 from oauth_pool_proxy.errors import ClientGone, InvalidRequest
 
 
@@ -33,26 +33,35 @@ def piece(body: bytes, *, more: bool = True) -> Message:
 GONE: Message = {"type": "http.disconnect"}
 
 
-def client(receive: Receive, announced: int | None = None, most: int = 1_000_000) -> Client:
-    return Client(receive, announced, most, timeout=20)
+async def never(message: Message) -> None:
+    raise AssertionError("nothing is sent")
+
+
+def client(receive: Receive, announced: int | None = None) -> AsgiClient:
+    framing = (b"transfer-encoding", b"chunked") if announced is None else (b"content-length", b"%d" % announced)
+    return AsgiClient({"headers": [framing]}, receive, never)
+
+
+async def body_of(receive: Receive, announced: int | None = None, most: int = 1_000_000) -> bytes:
+    return await client(receive, announced).body(most, timeout=20)
 
 
 async def test_a_body_in_pieces() -> None:
-    assert await client(Receive(piece(b"a"), piece(b""), piece(b"b", more=False))).body() == b"ab"
+    assert await body_of(Receive(piece(b"a"), piece(b""), piece(b"b", more=False))) == b"ab"
 
 
 async def test_a_client_that_leaves_in_its_body_is_gone() -> None:
     with pytest.raises(ClientGone):
-        await client(Receive(piece(b"a"), GONE)).body()
+        await body_of(Receive(piece(b"a"), GONE))
 
 
 async def test_too_long_is_said_as_soon_as_it_is_known() -> None:
     receive = Receive(piece(b"a" * 11), piece(b"never read"))
     with pytest.raises(InvalidRequest):
-        await client(receive, most=10).body()
+        await body_of(receive, most=10)
     assert not receive.is_empty
     with pytest.raises(InvalidRequest):
-        await client(Receive(), announced=11, most=10).body()
+        await body_of(Receive(), announced=11, most=10)
 
 
 async def test_leaving_ends_what_is_watched_and_only_that() -> None:
@@ -83,7 +92,7 @@ async def test_what_comes_while_it_is_watched_is_kept_up_to_a_limit() -> None:
         for _ in range(10):
             await asyncio.sleep(0)
     assert not receive.is_empty
-    assert await reading.body() == big + b"later"
+    assert await reading.body(1_000_000, timeout=20) == big + b"later"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import pytest
 
 from tests.support.proxy_server import until
 from tests.support.upstream_server import UpstreamServer, json_answer
-from tests.test_proxy.conftest import Start
+from tests.test_proxy.conftest import BOTH_WAYS, Start
+
+pytestmark = BOTH_WAYS
 
 
 @pytest.mark.parametrize(

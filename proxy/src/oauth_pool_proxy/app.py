@@ -19,11 +19,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from oauth_pool_proxy.client import Client
 from oauth_pool_proxy.config import Config, KubernetesConfig, OAuthConfig
 from oauth_pool_proxy.errors import AnswerAborted, ClientGone, ProxyError, ShuttingDown, StreamBroken, error_body
 from oauth_pool_proxy.forward import Forwarder, PoolMode, Request
 from oauth_pool_proxy.health import health, readiness
-from oauth_pool_proxy.http_protocol import target_of
+from oauth_pool_proxy.http_protocol import client_of, target_of
 from oauth_pool_proxy.index_watcher import ConfigMapIndex, FolderIndex
 from oauth_pool_proxy.kube_api import KubeApi
 from oauth_pool_proxy.metrics import CONTENT_TYPE, Metrics
@@ -69,21 +70,23 @@ class App:
         """One request that is not ours to answer: forward it, and say what became of it."""
         progress = Progress(f"req_{uuid.uuid4()}")
         request = Request(progress.request_id, scope["method"].encode(), target_of(scope), scope["headers"], progress)
+        client = client_of(scope, receive, send)
         began = time.monotonic()
         with self.service.request():
-            error = await self._forward(request, receive, send)
+            error = await self._forward(request, client)
             has_started = progress.has_started
             if error and not has_started:
-                await _answer(error, progress, send)
+                await _answer(error, progress, client)
             self._finished(request, error, began)
         if error and has_started and not isinstance(error, ClientGone):
             # The server must break the connection: without its end, the answer does not look whole.
+            client.break_off()
             raise AnswerAborted(str(error))
 
-    async def _forward(self, request: Request, receive: Receive, send: Send) -> Exception | None:
+    async def _forward(self, request: Request, client: Client) -> Exception | None:
         """Returns what the client has to be told, if there is something."""
         try:
-            await self._forwarder.forward(request, receive, send)
+            await self._forwarder.forward(request, client)
         except (ClientGone, ProxyError, StreamBroken) as error:
             return error
         except asyncio.CancelledError:
@@ -173,7 +176,7 @@ class App:
             yield PoolMode(pool, tokens, reporter, config.cooldown)
 
 
-async def _answer(error: Exception, progress: Progress, send: Send) -> None:
+async def _answer(error: Exception, progress: Progress, client: Client) -> None:
     """The one place where an error becomes bytes. A client that left gets none."""
     if isinstance(error, ClientGone):
         progress.status = CLIENT_GONE
@@ -187,8 +190,7 @@ async def _answer(error: Exception, progress: Progress, send: Send) -> None:
         *known.headers(),
     ]
     progress.status = known.status
-    await send({"type": "http.response.start", "status": known.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await client.respond(known.status, headers, body)
     progress.bytes_sent = len(body)
 
 

@@ -16,9 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from starlette.types import Receive, Send
-
-from oauth_pool_proxy.client import Client, announced_length
+from oauth_pool_proxy.client import Client
 from oauth_pool_proxy.config import Config
 from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.headers import HeaderContract, Headers, request_headers
@@ -89,30 +87,29 @@ class Forwarder:
         self.slots = Slots(config.proxy.max_connections)
         self._upstream, self._metrics, self._mode, self._clock = upstream, metrics, pool_mode, clock
 
-    async def forward(self, request: Request, receive: Receive, send: Send) -> None:
+    async def forward(self, request: Request, client: Client) -> None:
         """Answers the request, or raises what `app.py` answers with."""
-        client = Client(receive, announced_length(request.headers), self._most_bytes, self._timeout)
         if not self.slots.take_now():
             with client.watched():
                 await self.slots.take()
         try:
-            request.body = await client.body()
+            request.body = await client.body(self._most_bytes, self._timeout)
             with client.watched():
                 if self._mode is None:
-                    await self._pass_through(request, send)
+                    await self._pass_through(request, client)
                 else:
-                    await self._through_pool(request, send, self._mode)
+                    await self._through_pool(request, client, self._mode)
         finally:
             self.slots.give_back()
 
-    async def _pass_through(self, request: Request, send: Send) -> None:
+    async def _pass_through(self, request: Request, client: Client) -> None:
         answer = await self._ask(request, request_headers(request.headers, self._contract))
         try:
-            await self._relay(request, answer, send)
+            await self._relay(request, answer, client)
         finally:
             answer.release()
 
-    async def _through_pool(self, request: Request, send: Send, mode: PoolMode) -> None:
+    async def _through_pool(self, request: Request, client: Client, mode: PoolMode) -> None:
         """Ask one account after another, until one's answer is about the request and not about the account."""
         headers = request_headers(request.headers, self._contract)
         left: tuple[Account, Verdict] | None = None
@@ -126,13 +123,13 @@ class Forwarder:
             request.tried.add(account.uid)
             request.account = account.name
             with account.in_use():
-                verdict = await self._ask_account(request, account, account.token, headers, send, mode)
+                verdict = await self._ask_account(request, account, account.token, headers, client, mode)
             if verdict is Verdict.PASS_ON:
                 return
             left = account, verdict
 
     async def _ask_account(
-        self, request: Request, account: Account, token: AccessToken, headers: Headers, send: Send, mode: PoolMode
+        self, request: Request, account: Account, token: AccessToken, headers: Headers, client: Client, mode: PoolMode
     ) -> Verdict:
         """Ask with this account, and relay the answer unless it is the account's fault."""
         answer = await self._ask(request, _authorized(headers, token))
@@ -147,7 +144,7 @@ class Forwarder:
             if judgement.verdict is Verdict.PASS_ON:
                 if mode.reporter and answer.status < 400:
                     mode.reporter.works(account, token.generation, answer.headers, now)
-                await self._relay(request, answer, send, body)
+                await self._relay(request, answer, client, body)
             else:
                 self._bench(request, account, token, judgement, mode)
         finally:
@@ -169,10 +166,10 @@ class Forwarder:
                 log.info("attempt failed, trying again", extra={"fields": fields})
             await asyncio.sleep(RETRY_PAUSE)
 
-    async def _relay(self, request: Request, answer: Answer, send: Send, already_read: bytes = b"") -> None:
+    async def _relay(self, request: Request, answer: Answer, client: Client, already_read: bytes = b"") -> None:
         request.first_byte_at = time.monotonic()
         request.body = b""  # it will not be sent again, and a stream may last for an hour
-        await relay(answer, send, request.progress, already_read)
+        await relay(answer, client, request.progress, already_read)
 
     def _bench(self, request: Request, account: Account, token: AccessToken, judged: Judgement, mode: PoolMode) -> None:
         """Remember what this answer says about the account, and tell the operator if it is news."""

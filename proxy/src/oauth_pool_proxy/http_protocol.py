@@ -1,26 +1,48 @@
 """uvicorn's HTTP protocol with a few differences that a proxy needs.
 
 It tells the application the request target exactly as it was received: ASGI knows a path and a query, from which `/a?`
-and `/a` cannot be told apart. And a request that offers an upgrade keeps its body: uvicorn takes what follows the head
-for the new protocol, although nobody switched to it (RFC 9110 7.8: a server may ignore the offer). Java's client, and
-curl with --http2, make that offer on every request. What is not HTTP is answered in the API's error envelope.
+and `/a` cannot be told apart. It offers a `TransportClient` beside ASGI's `receive` and `send`. And a request that
+offers an upgrade keeps its body: uvicorn takes what follows the head for the new protocol, although nobody switched to
+it (RFC 9110 7.8: a server may ignore the offer). Java's client, and curl with --http2, make that offer on every request.
+What is not HTTP is answered in the API's error envelope.
 """
 
+import asyncio
 import re
 import uuid
+from collections import deque
 
 import httptools
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from oauth_pool_proxy.client import AsgiClient, Client
 from oauth_pool_proxy.errors import InvalidRequest, error_body
+from oauth_pool_proxy.transport_client import TransportClient
 
-EXTENSION = "oauth_pool_proxy.target"
+EXTENSION = "oauth_pool_proxy"
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
 class HttpProtocol(HttpToolsProtocol):
+    offers_transport = True
     _is_declining = False
+    _unfinished: deque[TransportClient]
+    """Requests without a complete answer: the first is being answered, the last is being received."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        self._unfinished = deque()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for client in self._unfinished:
+            client.lost()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unfinished:
+            self._unfinished[0].resume()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -45,12 +67,30 @@ class HttpProtocol(HttpToolsProtocol):
             self._is_declining = True
             return
         super().on_headers_complete()
+        client = None
+        if self.offers_transport:
+            client = TransportClient(self.transport, self.flow, self.cycle)
+            self._unfinished.append(client)
         # The application's task has been made but has not run, so it will see this.
-        self.scope["extensions"] = {EXTENSION: {"raw": self.url}}
+        self.scope["extensions"] = {EXTENSION: {"target": self.url, "client": client}}
+
+    def on_body(self, body: bytes) -> None:
+        if not self.offers_transport:
+            super().on_body(body)
+        elif self._unfinished:
+            self._unfinished[-1].body_received(body)
 
     def on_message_complete(self) -> None:
-        if not self._is_declining:
-            super().on_message_complete()
+        if self._is_declining:
+            return
+        super().on_message_complete()
+        if self._unfinished:
+            self._unfinished[-1].body_complete()
+
+    def on_response_complete(self) -> None:
+        if self._unfinished:
+            self._unfinished.popleft()
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """The API's error envelope, which official clients parse, and the end of the connection (RFC 9112 6.3)."""
@@ -74,6 +114,12 @@ class HttpProtocol(HttpToolsProtocol):
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
+def client_of(scope: Scope, receive: Receive, send: Send) -> Client:
+    """The client's transport where this protocol serves it, ASGI everywhere else."""
+    extension = scope.get("extensions", {}).get(EXTENSION, {})
+    return extension.get("client") or AsgiClient(scope, receive, send)
+
+
 def target_of(scope: Scope) -> bytes:
     """The request target in origin form (RFC 9112 3.2.1), no byte of it changed."""
     extension = scope.get("extensions", {}).get(EXTENSION)
@@ -81,7 +127,9 @@ def target_of(scope: Scope) -> bytes:
         query: bytes = scope["query_string"]
         path: bytes = scope["raw_path"]
         return path + b"?" + query if query else path
-    raw: bytes = extension["raw"]
+    raw: bytes = extension["target"]
+    if raw.startswith(b"/"):
+        return raw
     if absolute := _ABSOLUTE.match(raw):
         raw = raw[absolute.end() :]
         return raw if raw.startswith(b"/") else b"/" + raw

@@ -41,12 +41,12 @@ def bind(address: Address) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    def __init__(self, app: App, drain_timeout: float) -> None:
+    def __init__(self, app: App, drain_timeout: float, http: type[HttpProtocol] = HttpProtocol) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=HttpProtocol,
+                http=http,
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -6,7 +6,6 @@ time is at stake: silence is judged by the watchdog of `upstream.py`, which look
 
 import asyncio
 import re
-from collections import deque
 from typing import Protocol, cast
 
 import httptools
@@ -29,6 +28,12 @@ class _NotHttp(Exception):
 
 class NothingCameBack(Exception):
     """The connection ended before the first byte of an answer."""
+
+
+class Write(Protocol):
+    """Takes a piece of a body, which may be empty if it is the last. False: no more for now."""
+
+    def __call__(self, data: bytes, *, is_last: bool) -> bool: ...
 
 
 class Owner(Protocol):
@@ -60,6 +65,20 @@ class Answer:
         """What has arrived since the last time, or else waits for more. Empty at the end; `StreamBroken` before it."""
         return await self._connection.read()
 
+    def read_now(self) -> bytes:
+        """What has arrived since the last time."""
+        return self._connection.read_now()
+
+    async def pump(self, write: "Write") -> None:
+        """Hand all that arrives to `write` in the moment in which it arrives, to the end; `StreamBroken` before it.
+
+        When `write` returns false the upstream is not read from until `resume` is called.
+        """
+        await self._connection.pump(write)
+
+    def resume(self) -> None:
+        self._connection.resume()
+
     def release(self) -> None:
         """Keep the connection if the answer is complete, and abort it if not: nobody can tell what would come next."""
         if not self._is_released:  # the connection may be in another exchange by now
@@ -79,6 +98,7 @@ class Connection(asyncio.Protocol):
         self._is_unwanted = False
         self._is_in_use = False
         self._idle_since = owner.clock()
+        self._write: Write | None = None
 
     # The exchange, from the side of whoever asked.
 
@@ -105,11 +125,35 @@ class Connection(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             await self._wait()
-        data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
+        return self.read_now()
+
+    def read_now(self) -> bytes:
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._unread = 0
-        self._resume()
+        self.resume()
         return data
+
+    async def pump(self, write: Write) -> None:
+        self._write = write
+        try:
+            self._hand_over()
+            while not self.is_complete:
+                if self._error is not None:
+                    self._hand_over()  # what came before the failure
+                    raise self._error
+                await self._wait()
+        finally:
+            self._write = None
+
+    def _hand_over(self) -> None:
+        """Everything that one read brought, in one piece."""
+        if self._write and (self._chunks or self.is_complete):
+            write, is_last = self._write, self.is_complete
+            if is_last:
+                self._write = None
+            if not write(self.read_now(), is_last=is_last):
+                self._pause()
 
     def release(self) -> None:
         if not self._is_in_use:
@@ -121,7 +165,7 @@ class Connection(asyncio.Protocol):
         if not is_clean or self._transport.get_write_buffer_size():
             self.abort()
             return
-        self._resume()
+        self.resume()
         self._idle_since = self._owner.clock()
         self._owner.keep(self)
 
@@ -144,7 +188,7 @@ class Connection(asyncio.Protocol):
         if not self._is_in_use:
             if now - self._idle_since > IDLE_SECONDS:
                 self.abort()
-        elif self._waiter is None:
+        elif self._waiter is None or self._is_paused:
             pass
         elif not self._status:
             if now - self._began > timeout:
@@ -165,7 +209,7 @@ class Connection(asyncio.Protocol):
         self._ends_at_close = False
         self._can_be_kept = True
         self.is_complete = False
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []
         self._unread = 0
         self._is_paused = False
         self._error: Exception | None = None
@@ -180,7 +224,12 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
 
-    def _resume(self) -> None:
+    def _pause(self) -> None:
+        if not self._is_paused and self.is_usable:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
         if self._is_paused:
             self._is_paused = False
             self._last_byte = self._owner.clock()  # the silence was ours
@@ -218,6 +267,7 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._is_not_http(error)
             return
+        self._hand_over()
         if not self._head_is_complete:
             self._incomplete_bytes += len(data)
             if self._incomplete_bytes > MOST_HEAD_BYTES:
@@ -234,6 +284,7 @@ class Connection(asyncio.Protocol):
             self._fail(UpstreamUnreachable("The upstream closed the connection before its answer was complete"))
         elif self._ends_at_close and error is None:
             self._complete()
+            self._hand_over()
         else:
             self._fail(StreamBroken("The upstream closed the connection in mid-answer", error_type="connection"))
 
@@ -281,10 +332,10 @@ class Connection(asyncio.Protocol):
             return
         self._chunks.append(body)
         self._unread += len(body)
-        if self._unread > HIGH_WATER and not self._is_paused:
-            self._is_paused = True
-            self._transport.pause_reading()
-        self._wake()
+        if self._write is None:
+            if self._unread > HIGH_WATER:
+                self._pause()
+            self._wake()
 
     def on_message_complete(self) -> None:
         if self._status:

@@ -45,7 +45,7 @@ def test_an_access_file_is_the_one_that_the_index_announces(file: Path) -> None:
 async def test_index_and_files_together_make_the_pool() -> None:
     pool, clock = Pool(), Clock(BEFORE_ANY_EXPIRES)
     tokens = TokenFiles(GOLDEN / "access", pool, clock)
-    pool.replace(PoolIndexReader("anthropic").read(INDEX), clock.now)
+    pool.replace(PoolIndexReader("anthropic").read(INDEX))
     tokens.index_changed()
     assert await tokens.look() is None
     states = {account.name: account.state(clock.now) for account in pool.accounts}

@@ -24,7 +24,7 @@ class Setting:
         self.files = TokenFiles(self.folder.access, self.pool, clock, wall_clock=clock)
 
     def index(self, *entries: dict[str, object]) -> None:
-        self.pool.replace([msgspec.convert(entry, IndexEntry) for entry in entries], NOW)
+        self.pool.replace([msgspec.convert(entry, IndexEntry) for entry in entries])
         self.files.index_changed()
 
     @property

@@ -156,7 +156,7 @@ class App:
         tokens = TokenFiles(config.access_dir, pool, asyncio.get_running_loop().time)
 
         def on_index(data: Mapping[str, str]) -> None:
-            pool.replace(reader.read(data), self._clock())
+            pool.replace(reader.read(data))
             tokens.index_changed()
 
         async with AsyncExitStack() as stack:

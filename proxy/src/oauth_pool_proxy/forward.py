@@ -21,7 +21,7 @@ from oauth_pool_proxy.config import Config
 from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.headers import HeaderContract, Headers, request_headers
 from oauth_pool_proxy.metrics import Metrics
-from oauth_pool_proxy.pool import AccessToken, Account, Pool, Reason
+from oauth_pool_proxy.pool import AccessToken, Account, Pool, Reason, Wish
 from oauth_pool_proxy.quota import Judgement, Verdict, judge, needs_body
 from oauth_pool_proxy.relay import Progress, relay
 from oauth_pool_proxy.reports import StatusReporter
@@ -112,12 +112,13 @@ class Forwarder:
     async def _through_pool(self, request: Request, client: Client, mode: PoolMode) -> None:
         """Ask one account after another, until one's answer is about the request and not about the account."""
         headers = request_headers(request.headers, self._contract)
+        wish = Wish(None, request.tried)
         left: tuple[Account, Verdict] | None = None
         while True:
             now = self._clock()
-            account = mode.pool.pick(now, request.tried)
+            account = mode.pool.pick(now, wish)
             if account is None or account.token is None:
-                raise mode.pool.why_none(now, request.tried, request.retry_at)
+                raise mode.pool.why_none(now, wish, request.retry_at)
             if left:
                 self._metrics.failover(left[0].name, left[1])
             request.tried.add(account.uid)

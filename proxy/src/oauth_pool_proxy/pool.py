@@ -4,13 +4,16 @@ What the operator says about an account is its `IndexEntry` and is replaced as a
 (access token, cooldown, rejection, requests in flight, its turn) stays with the account as long as its uid does.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from heapq import heappop, heappush
 
 from oauth_pool_proxy.errors import PoolCoolingDown, PoolExhausted, ProxyError
+from oauth_pool_proxy.headers import Headers
 from oauth_pool_proxy.pool_index import IndexEntry
+from oauth_pool_proxy.turns import Turns
 
 REJECTION_SECONDS = 60.0
 """How long an account whose access token was refused is left alone, unless a newer one comes first."""
@@ -19,6 +22,9 @@ _USABLE = frozenset(("Available", "CoolingDown", "Refreshing", "StorageUnavailab
 """The operator's words that leave an account in use, while its access token is valid and no cooldown lasts. The last two
 are the operator's own trouble, and the data plane does not wait for the control plane. Every other word, and one that
 this version does not know, means that the account must not be used."""
+
+MOST_LIMITED_MODELS = 50
+"""A model's name is the client's word, so an account does not remember any number of them."""
 
 _SAME_COOLDOWN = 60.0
 """Two ends of a cooldown that are closer than this are the same one with another jitter."""
@@ -68,14 +74,19 @@ class Rejection:
 
 
 class Account:
-    def __init__(self, entry: IndexEntry) -> None:
+    """`changed` is told whenever something happened that may make the account pickable, or no longer so."""
+
+    def __init__(self, entry: IndexEntry, changed: Callable[["Account"], None] = lambda _: None) -> None:
         self.entry = entry
         self.token: AccessToken | None = None
         self.cooldown: Cooldown | None = None
         self.rejection: Rejection | None = None
         self.in_flight = 0
-        self.turn = 0
+        self.limits: Headers = []
+        """The limit headers of the latest answer."""
+        self._changed = changed
         self._index_cooldown_until = _cooldown_until(entry)
+        self._models: dict[str, float] = {}
 
     @property
     def name(self) -> str:
@@ -88,7 +99,7 @@ class Account:
     def __repr__(self) -> str:
         return f"<Account {self.name}>"
 
-    def update(self, entry: IndexEntry, now: float) -> None:
+    def update(self, entry: IndexEntry) -> None:
         """Take what the operator says now, and keep what this proxy knows by itself.
 
         The longer of the two cooldowns counts. The operator ends a local one early (somebody cleared it, or the window
@@ -98,18 +109,21 @@ class Account:
         """
         self.entry = entry
         self._index_cooldown_until = _cooldown_until(entry)
+        self._changed(self)
         if self.cooldown is None:
             return
         if self._index_cooldown_until > self.cooldown.since:
             self.cooldown.is_known_to_operator = True
         elif entry.status == "Available" and self.cooldown.is_known_to_operator:
             self.cooldown = None
+            self._models.clear()
 
     def adopt(self, token: AccessToken) -> None:
         """Use this access token from now on. One that was not refused yet ends a rejection."""
         self.token = token
         if self.rejection and token.generation != self.rejection.generation:
             self.rejection = None
+        self._changed(self)
 
     def state(self, now: float) -> State:
         if self.entry.status not in _USABLE:
@@ -117,6 +131,33 @@ class Account:
         if self.token is None or self.token.expires_at <= now or (self.rejection and self.rejection.until > now):
             return State.DISABLED
         return State.COOLING_DOWN if self.cooling_until > now else State.AVAILABLE
+
+    def why_not(self, now: float) -> str | None:
+        """In a word, why the account is not available; the operator's own word where it is its decision."""
+        if self.entry.status not in _USABLE:
+            return self.entry.status
+        if self.token is None:
+            return "NoAccessToken"
+        if self.has_expired(now):
+            return "AccessTokenExpired"
+        if self.rejection and self.rejection.until > now:
+            return self.rejection.reason.value
+        if self.cooling_until > now:
+            return self.cooldown.reason.value if self.cooldown and self.cooldown.until > now else "CoolingDown"
+        return None
+
+    def has_expired(self, now: float) -> bool:
+        """Whether nothing but a newer access token is missing."""
+        return self.entry.status in _USABLE and self.token is not None and self.token.expires_at <= now
+
+    def next_change(self, now: float) -> float | None:
+        """The soonest instant at which time alone may make `state` another one."""
+        instants = [self.cooling_until]
+        if self.token:
+            instants.append(self.token.expires_at)
+        if self.rejection:
+            instants.append(self.rejection.until)
+        return min((instant for instant in instants if instant > now), default=None)
 
     @property
     def cooling_until(self) -> float:
@@ -131,10 +172,14 @@ class Account:
     def in_use(self) -> Iterator[None]:
         """Counts one request, from the attempt to the last byte of its answer."""
         self.in_flight += 1
+        if self.entry.max_concurrent_requests:
+            self._changed(self)
         try:
             yield
         finally:
             self.in_flight -= 1
+            if self.entry.max_concurrent_requests:
+                self._changed(self)
 
     def cool_down(self, reason: Reason, until: float, now: float) -> bool:
         """Leave the account alone until then. True if that is news; the same limit met by a second request is not."""
@@ -144,8 +189,10 @@ class Account:
                 return False
             if reason is known.reason and until <= known.until + _SAME_COOLDOWN:
                 known.until = until
+                self._changed(self)
                 return False
         self.cooldown = Cooldown(reason, now, until)
+        self._changed(self)
         return True
 
     def reject(self, reason: Reason, generation: int, now: float) -> bool:
@@ -154,7 +201,19 @@ class Account:
             return False  # a newer one came while the request was on its way
         is_news = not (self.rejection and self.rejection.until > now and self.rejection.generation == generation)
         self.rejection = Rejection(reason, now + REJECTION_SECONDS, generation)
+        self._changed(self)
         return is_news
+
+    def limit_model(self, model: str, until: float, now: float) -> bool:
+        """Leave the account alone for requests to this model until then. True if that is news."""
+        is_news = self.model_limited_until(model) <= now
+        self._models = {name: end for name, end in self._models.items() if end > now}
+        if model in self._models or len(self._models) < MOST_LIMITED_MODELS:
+            self._models[model] = max(until, self._models.get(model, 0))
+        return is_news
+
+    def model_limited_until(self, model: str | None) -> float:
+        return self._models.get(model, 0) if model and self._models else 0
 
 
 def _cooldown_until(entry: IndexEntry) -> float:
@@ -166,46 +225,104 @@ def _cooldown_until(entry: IndexEntry) -> float:
     return 1e11 if entry.status == "CoolingDown" else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What one request needs of an account."""
+
+    model: str | None = None
+    tried: Collection[str] = ()
+    """The uids of accounts that it went to already."""
+
+
+_ANY = Wish()
+
+
 class Pool:
-    def __init__(self) -> None:
+    """All accounts, and among them whose turn it is.
+
+    Whether an account can be picked is looked at again only when something happened to it or a time limit of it has
+    passed, so that a pick costs the same with ten accounts and with a thousand.
+    """
+
+    def __init__(self, on_expired: Callable[[Account], None] = lambda _: None) -> None:
         self.accounts: tuple[Account, ...] = ()
         self.is_loaded = False
         """Whether the pool index has been read at least once."""
         self.is_ready = False
         """Whether, after that, every access file has been looked for at least once."""
+        self.on_expired = on_expired
+        """Told when the access token of an account that could otherwise be used has expired."""
+        self._by_uid: dict[str, Account] = {}
+        self._turns: Turns[Account] = Turns()
+        self._changed: dict[Account, None] = {}
+        self._due: list[tuple[float, str]] = []
+        self._due_at: dict[str, float] = {}
 
-    def replace(self, entries: Iterable[IndexEntry], now: float) -> None:
+    def replace(self, entries: Iterable[IndexEntry]) -> None:
         """Swap the whole pool at once. An account is the same one as long as its uid is."""
-        known = {account.uid: account for account in self.accounts}
-        accounts = []
+        known, self._by_uid = self._by_uid, {}
         for entry in entries:
-            account = known.get(entry.uid)
+            account = known.pop(entry.uid, None)
             if account is None:
-                account = Account(entry)
+                account = Account(entry, self._note_change)
+                self._note_change(account)
             else:
-                account.update(entry, now)
-            accounts.append(account)
-        self.accounts = tuple(accounts)
+                account.update(entry)
+            self._by_uid[entry.uid] = account
+        for gone in known.values():
+            self._turns.remove(gone)
+            self._changed.pop(gone, None)
+            self._due_at.pop(gone.uid, None)
+        self.accounts = tuple(self._by_uid.values())
         self.is_loaded = True
 
-    def pick(self, now: float, exclude: Collection[str] = ()) -> Account | None:
-        """The next account of the highest tier that has one, in smooth weighted round robin; none if there is none."""
-        free = [
-            account
-            for account in self.accounts
-            if account.uid not in exclude and not account.is_busy and account.state(now) is State.AVAILABLE
-        ]
-        if not free:
-            return None
-        top = max(account.entry.priority for account in free)
-        tier = [account for account in free if account.entry.priority == top]
-        for account in tier:
-            account.turn += account.entry.weight
-        picked = max(tier, key=lambda account: account.turn)
-        picked.turn -= sum(account.entry.weight for account in tier)
-        return picked
+    def pick(self, now: float, wish: Wish = _ANY) -> Account | None:
+        """The next account of the highest tier that has one for this request; none if there is none."""
+        self._catch_up(now)
+        return self._turns.take(lambda account: self._suits(account, now, wish))
 
-    def why_none(self, now: float, tried: Collection[str] = (), retry_at: float | None = None) -> ProxyError:
+    def may_pick(self, uid: str, now: float, wish: Wish = _ANY) -> Account | None:
+        """This account, if it is one of those that `pick` chooses from."""
+        self._catch_up(now)
+        account = self._by_uid.get(uid)
+        if account is None or account not in self._turns or not self._suits(account, now, wish):
+            return None
+        tier = self._turns.highest_tier(lambda other: self._suits(other, now, wish))
+        return account if account.entry.priority == tier else None
+
+    def _suits(self, account: Account, now: float, wish: Wish) -> bool:
+        if account.uid in wish.tried or account.model_limited_until(wish.model) > now:
+            return False
+        return account.state(now) is State.AVAILABLE  # asked again, because wall clocks can go backwards
+
+    def _note_change(self, account: Account) -> None:
+        self._changed[account] = None
+
+    def _catch_up(self, now: float) -> None:
+        while self._due and self._due[0][0] <= now:
+            instant, uid = heappop(self._due)
+            if self._due_at.get(uid) == instant:
+                del self._due_at[uid]
+                if account := self._by_uid.get(uid):
+                    self._changed[account] = None
+        if self._changed:
+            changed, self._changed = self._changed, {}
+            for account in changed:
+                self._sort_in(account, now)
+
+    def _sort_in(self, account: Account, now: float) -> None:
+        if account.state(now) is State.AVAILABLE and not account.is_busy:
+            self._turns.put(account, account.entry.priority, account.entry.weight)
+        else:
+            self._turns.remove(account)
+        if account.has_expired(now):
+            self.on_expired(account)
+        instant = account.next_change(now)
+        if instant is not None and self._due_at.get(account.uid) != instant:
+            self._due_at[account.uid] = instant
+            heappush(self._due, (instant, account.uid))
+
+    def why_none(self, now: float, wish: Wish = _ANY, retry_at: float | None = None) -> ProxyError:
         """What to tell a client for whom `pick` found nothing. `retry_at` is what the tried accounts said, if anything."""
         if not self.is_loaded:
             return PoolExhausted("The pool index has not been read yet", self.counts(now))
@@ -215,7 +332,13 @@ class Pool:
                 self.counts(now),
             )
         available = [account for account in self.accounts if account.state(now) is State.AVAILABLE]
-        if any(account.uid in tried for account in available):
+        limited = [until for account in available if (until := account.model_limited_until(wish.model)) > now]
+        if limited and len(limited) == len(available):
+            message = (
+                "Every available account has used up its limit for this model; retry-after says when the first is reset"
+            )
+            return PoolCoolingDown(message, retry_after=min(limited) - now)
+        if any(account.uid in wish.tried for account in available):
             message = "Every account of the pool refused this request for its rate limit"
             return PoolCoolingDown(message, retry_after=retry_at - now if retry_at else None)
         if available:

@@ -1,0 +1,87 @@
+"""Whose turn it is: smooth weighted round robin within tiers, at a cost that does not grow with the number of accounts.
+
+Members of one tier and one weight are equals and take turns in a queue; the few queues of a tier take turns by their
+total weights, spread evenly (the smooth weighted round robin that nginx uses). So a turn costs as much as there are
+different weights, not as there are members.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Member = TypeVar("Member")
+
+
+class _Queue(Generic[Member]):
+    def __init__(self, weight: int) -> None:
+        self.weight = weight
+        self.members: OrderedDict[Member, None] = OrderedDict()
+        self.credit = 0
+
+    @property
+    def total(self) -> int:
+        return self.weight * len(self.members)
+
+
+class Turns(Generic[Member]):
+    def __init__(self) -> None:
+        self._tiers: dict[int, dict[int, _Queue[Member]]] = {}
+        self._order: list[int] = []
+        self._places: dict[Member, tuple[int, int]] = {}
+
+    def __contains__(self, member: Member) -> bool:
+        return member in self._places
+
+    def put(self, member: Member, tier: int, weight: int) -> None:
+        """Let the member take part. One that does already keeps its place in the queue if that is the same one."""
+        if self._places.get(member) == (tier, weight):
+            return
+        self.remove(member)
+        if tier not in self._tiers:
+            self._tiers[tier] = {}
+            self._order = sorted(self._tiers, reverse=True)
+        self._tiers[tier].setdefault(weight, _Queue(weight)).members[member] = None
+        self._places[member] = (tier, weight)
+
+    def remove(self, member: Member) -> None:
+        place = self._places.pop(member, None)
+        if place is None:
+            return
+        tier, weight = place
+        queues = self._tiers[tier]
+        del queues[weight].members[member]
+        if not queues[weight].members:
+            del queues[weight]
+        if not queues:
+            del self._tiers[tier]
+            self._order.remove(tier)
+
+    def take(self, is_eligible: Callable[[Member], bool]) -> Member | None:
+        """The next one of the highest tier that has somebody eligible; its turn is over then."""
+        for tier in self._order:
+            member = self._take_from(self._tiers[tier], is_eligible)
+            if member is not None:
+                return member
+        return None
+
+    def highest_tier(self, is_eligible: Callable[[Member], bool]) -> int | None:
+        """The tier that `take` would look into."""
+        for tier in self._order:
+            if any(is_eligible(member) for queue in self._tiers[tier].values() for member in queue.members):
+                return tier
+        return None
+
+    def _take_from(self, queues: dict[int, _Queue[Member]], is_eligible: Callable[[Member], bool]) -> Member | None:
+        firsts = {
+            queue: member
+            for queue in queues.values()
+            if (member := next(filter(is_eligible, queue.members), None)) is not None
+        }
+        if not firsts:
+            return None
+        for queue in firsts:
+            queue.credit += queue.total
+        queue = max(firsts, key=lambda queue: queue.credit)
+        queue.credit -= sum(queue.total for queue in firsts)
+        queue.members.move_to_end(firsts[queue])
+        return firsts[queue]

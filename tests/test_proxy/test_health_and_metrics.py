@@ -8,6 +8,7 @@ from oauth_pool_proxy.health import health, readiness
 from oauth_pool_proxy.http_protocol import target_of
 from oauth_pool_proxy.metrics import Metrics
 from oauth_pool_proxy.pool import Pool, Reason
+from oauth_pool_proxy.pool_metrics import PoolCollector
 from oauth_pool_proxy.quota import Verdict
 from tests.test_proxy.test_pool import NOW, entry, pool_of
 
@@ -69,7 +70,7 @@ def test_ready_is_running_and_knowing_the_pool() -> None:
 
 def test_metrics_have_the_documented_names_labels_and_buckets() -> None:
     metrics, pool = Metrics(), pool_of(entry("a"))
-    metrics.watch_pool(pool, lambda: NOW, lambda: 5.0)
+    metrics.add(PoolCollector(pool, lambda: NOW, lambda: (5.0, 2)))
     metrics.watch_queue(lambda: 3, lambda: 1)
     metrics.finished("POST", 200, 0.3, 0.02)
     metrics.failed("timeout")

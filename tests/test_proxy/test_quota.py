@@ -25,7 +25,8 @@ def _name(key: str) -> str:
     return key.replace("_", "-")
 
 
-QUOTA, RATE, NEXT = Verdict.QUOTA_EXHAUSTED, Verdict.RATE_LIMITED, Verdict.NEXT_ACCOUNT
+QUOTA, RATE = Verdict.QUOTA_EXHAUSTED, Verdict.RATE_LIMITED
+MODEL, NEXT = Verdict.MODEL_LIMITED, Verdict.NEXT_ACCOUNT
 
 CASES: dict[str, tuple[list[tuple[bytes, bytes]], Verdict, float | None]] = {
     "5h used up": (headers(_status="rejected", _5h_status="rejected", _5h_reset=AT + 900), QUOTA, NOW + 900),
@@ -60,12 +61,12 @@ CASES: dict[str, tuple[list[tuple[bytes, bytes]], Verdict, float | None]] = {
     ),
     "a model's window only": (
         headers(_status="rejected", _5h_status="allowed", _7d_oi_status="rejected", _7d_oi_reset=AT + 70),
-        NEXT,
+        MODEL,
         NOW + 70,
     ),
     "a model's claim, aggregate only": (
         headers(_status="rejected", _reset=AT + 80, _representative_claim="seven_day_overage_included"),
-        NEXT,
+        MODEL,
         NOW + 80,
     ),
     "a model's window and the account's": (

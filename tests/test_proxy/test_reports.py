@@ -53,6 +53,13 @@ def headers(utilization: float) -> list[tuple[bytes, bytes]]:
     return [(prefix + b"status", b"allowed"), (prefix + b"utilization", str(utilization).encode())]
 
 
+def works(
+    reporter: StatusReporter, account: Account, generation: int, limits: list[tuple[bytes, bytes]], now: float
+) -> None:
+    account.note_limits(limits)
+    reporter.works(account, generation, now)
+
+
 async def entries(server: ApiServer) -> list[dict[str, Any]]:
     call = await server.call()
     await call.answer({})
@@ -124,8 +131,8 @@ async def test_an_account_that_works_again_loses_its_reason(server: ApiServer) -
         one.cool_down(Reason.QUOTA_EXHAUSTED, NOW + 100, NOW)
         reporter.benched(one, Reason.QUOTA_EXHAUSTED, NOW + 100, 17, USED_UP, NOW)
         await entries(server)
-        reporter.works(one, 17, headers(0.9), NOW + 1)  # the answer to a request from before
-        reporter.works(one, 17, headers(0.01), NOW + 101)
+        works(reporter, one, 17, headers(0.9), NOW + 1)  # the answer to a request from before
+        works(reporter, one, 17, headers(0.01), NOW + 101)
         (entry,) = await entries(server)
         assert "reason" not in entry and "untilTime" not in entry
         assert entry["windows"] == [{"name": "5h", "utilization": 0.01, "status": "allowed"}]
@@ -136,7 +143,7 @@ async def test_an_account_that_works_again_and_says_nothing_of_windows_loses_its
         one = account()
         reporter.benched(one, Reason.UNAUTHORIZED, None, 17, (), NOW)
         await entries(server)
-        reporter.works(one, 18, [], NOW + 101)
+        works(reporter, one, 18, [], NOW + 101)
         assert await entries(server) == []
 
 
@@ -144,7 +151,7 @@ async def test_the_use_of_windows_is_reported_when_it_changes_and_at_most_once_a
     async with reporting(server) as reporter:
         one = account()
         for second, utilization in [(0, 0.101), (30, 0.2), (61, 0.102), (122, 0.1), (183, 0.3)]:
-            reporter.works(one, 17, headers(utilization), NOW + second)
+            works(reporter, one, 17, headers(utilization), NOW + second)
             if second in (0, 183):
                 (entry,) = await entries(server)
                 assert entry["windows"][0]["utilization"] == utilization
@@ -153,7 +160,7 @@ async def test_the_use_of_windows_is_reported_when_it_changes_and_at_most_once_a
 async def test_what_is_not_a_reason_for_the_operator_is_not_reported(server: ApiServer) -> None:
     async with reporting(server) as reporter:
         reporter.benched(account("a"), Reason.BILLING, None, 17, (), NOW)
-        reporter.works(account("b"), 17, [], NOW)
+        works(reporter, account("b"), 17, [], NOW)
         reporter.benched(account("c"), Reason.FORBIDDEN, None, 17, (), NOW)
         assert "/oauthaccounts/c/" in (await server.call()).path
 

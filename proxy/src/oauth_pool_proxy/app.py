@@ -9,7 +9,6 @@ import logging
 import os
 import socket
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -19,10 +18,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from oauth_pool_proxy.access_log import AccessLog
+from oauth_pool_proxy.affinity import Affinity
 from oauth_pool_proxy.client import Client
 from oauth_pool_proxy.config import Config, KubernetesConfig, OAuthConfig
 from oauth_pool_proxy.errors import AnswerAborted, ClientGone, ProxyError, ShuttingDown, StreamBroken, error_body
-from oauth_pool_proxy.forward import Forwarder, PoolMode, Request
+from oauth_pool_proxy.forward import Forwarder
 from oauth_pool_proxy.health import health, readiness
 from oauth_pool_proxy.http_protocol import client_of, target_of
 from oauth_pool_proxy.index_watcher import ConfigMapIndex, FolderIndex
@@ -30,8 +31,11 @@ from oauth_pool_proxy.kube_api import KubeApi
 from oauth_pool_proxy.metrics import CONTENT_TYPE, Metrics
 from oauth_pool_proxy.pool import Pool
 from oauth_pool_proxy.pool_index import PoolIndexReader
+from oauth_pool_proxy.pool_metrics import PoolCollector, UpstreamCollector
+from oauth_pool_proxy.pool_mode import PoolMode
 from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.reports import StatusReporter
+from oauth_pool_proxy.request import Request, new_request_id
 from oauth_pool_proxy.service import Service
 from oauth_pool_proxy.token_files import TokenFiles
 from oauth_pool_proxy.upstream import Upstream
@@ -39,6 +43,8 @@ from oauth_pool_proxy.upstream import Upstream
 log = logging.getLogger(__name__)
 
 OWN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
+FLUSH_SECONDS = 1.0
+"""For reports that still wait when the proxy ends."""
 CLIENT_GONE = 499
 """What is counted for a client that left before its answer began, after nginx's custom. Nobody receives it."""
 
@@ -48,6 +54,7 @@ class App:
         self._config, self._clock = config, clock
         self.service = Service()
         self.metrics = Metrics()
+        self._access_log = AccessLog()
         self.pool = Pool() if config.oauth else None
         self.upstream: Upstream
         self._forwarder: Forwarder
@@ -68,16 +75,18 @@ class App:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request that is not ours to answer: forward it, and say what became of it."""
-        progress = Progress(f"req_{uuid.uuid4()}")
-        request = Request(progress.request_id, scope["method"].encode(), target_of(scope), scope["headers"], progress)
+        progress = Progress(new_request_id())
+        request = Request(progress.request_id, scope["method"], target_of(scope), scope["headers"], progress)
         client = client_of(scope, receive, send)
-        began = time.monotonic()
-        with self.service.request():
+        task = self.service.begin()
+        try:
             error = await self._forward(request, client)
             has_started = progress.has_started
             if error and not has_started:
                 await _answer(error, progress, client)
-            self._finished(request, error, began)
+            self._finished(request, error)
+        finally:
+            self.service.end(task)
         if error and has_started and not isinstance(error, ClientGone):
             # The server must break the connection: without its end, the answer does not look whole.
             client.break_off()
@@ -96,28 +105,22 @@ class App:
             return error
         return None
 
-    def _finished(self, request: Request, error: Exception | None, began: float) -> None:
-        seconds = time.monotonic() - began
-        first_byte = request.first_byte_at - began if request.first_byte_at else None
-        if error and not isinstance(error, ClientGone):
-            self.metrics.failed(getattr(error, "error_type", None))
-        self.metrics.finished(request.method.decode(), request.progress.status, seconds, first_byte)
-        fields: dict[str, object] = {
-            "request_id": request.id,
-            "method": request.method.decode(),
-            "path": request.target.partition(b"?")[0].decode("ascii", "replace"),
-            "status": request.progress.status,
-            "attempts": request.attempts,
-            "duration_ms": round(seconds * 1000, 1),
-            "bytes": request.progress.bytes_sent,
-        }
-        if first_byte is not None:
-            fields["first_byte_ms"] = round(first_byte * 1000, 1)
-        if request.account:
-            fields["account"] = request.account
-        if error:
-            fields["error"] = str(error) or type(error).__name__
-        log.info("request finished", extra={"fields": fields})
+    def _finished(self, request: Request, error: Exception | None) -> None:
+        seconds = time.monotonic() - request.began
+        metrics, progress = self.metrics, request.progress
+        outcome = getattr(error, "outcome", "error") if error else "ok"
+        if isinstance(error, ClientGone):
+            metrics.client_left(request.phase.value)
+        elif error:
+            metrics.failed(getattr(error, "error_type", None))
+        metrics.finished(request.method, progress.status, seconds, request.first_byte_seconds)
+        metrics.bodies(request.bytes_in, progress.bytes_sent)
+        if request.usage:
+            request.model = request.model or request.usage.model
+            if request.account and (usage := request.usage.usage):
+                metrics.used(request.account, request.usage.model, usage)
+        if self._access_log.is_on:
+            self._access_log.write(request.line(outcome, seconds, error))
 
     # Own paths. Never behind the queue, and answered whatever the pool is doing.
 
@@ -146,6 +149,7 @@ class App:
             self._forwarder = Forwarder(self._config, self.upstream, self.metrics, mode, self._clock)
             slots = self._forwarder.slots
             self.metrics.watch_queue(lambda: self.service.in_flight, lambda: slots.waiting)
+            self.metrics.add(UpstreamCollector(self.upstream))
             yield
 
     @asynccontextmanager
@@ -167,13 +171,16 @@ class App:
                 stack.push_async_callback(api.close)
                 index = ConfigMapIndex(api, config.source.config_map, on_index)
                 reporter = StatusReporter(api, os.environ.get("POD_NAME") or socket.gethostname())
+                stack.push_async_callback(reporter.flush, FLUSH_SECONDS)
+                told = reporter
+                pool.on_expired = lambda account: told.expired(account, self._clock())
             else:
                 index = FolderIndex(config.source, on_index)
                 await index.look()
                 await tokens.look()
-            self.metrics.watch_pool(pool, self._clock, lambda: index.last_success)
+            self.metrics.add(PoolCollector(pool, self._clock, lambda: (index.last_success, index.lists)))
             await stack.enter_async_context(_running(index.run, tokens.run, *([reporter.run] if reporter else [])))
-            yield PoolMode(pool, tokens, reporter, config.cooldown)
+            yield PoolMode(config, pool, tokens, Affinity(), reporter)
 
 
 async def _answer(error: Exception, progress: Progress, client: Client) -> None:

@@ -93,6 +93,12 @@ class OAuthConfig:
     version: bytes = b"2023-06-01"
     user_agent: bytes | None = None
     headers: tuple[Header, ...] = ()
+    affinity: bool = True
+    usage_metrics: bool = True
+    system_prefix: str = ""
+    """Put in front of every request's system prompt; none leaves bodies as they are, byte for byte."""
+    system_prefix_excluded_models: tuple[str, ...] = ()
+    """Parts of names of models whose requests get no prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +246,10 @@ def _oauth(table: Table, environment: Mapping[str, str], warnings: list[str]) ->
         "anthropic_version",
         "user_agent",
         "headers",
+        "affinity",
+        "usage_metrics",
+        "system_prefix",
+        "system_prefix_excluded_models",
         "kubernetes",
         *_OPERATOR_OWNS,
     )
@@ -272,6 +282,10 @@ def _oauth(table: Table, environment: Mapping[str, str], warnings: list[str]) ->
         version=_header_text(table, "anthropic_version", table.text("anthropic_version", "2023-06-01") or ""),
         user_agent=_header_text(table, "user_agent", table.text("user_agent") or "") or None,
         headers=_headers(table.tables("headers"), warnings),
+        affinity=table.flag("affinity", True),
+        usage_metrics=table.flag("usage_metrics", True),
+        system_prefix=table.text("system_prefix") or "",
+        system_prefix_excluded_models=table.texts("system_prefix_excluded_models", ()),
     )
 
 

@@ -30,6 +30,8 @@ class ProxyError(Exception):
     type = "api_error"
     error_type: str | None = None
     """The label under which `proxy_upstream_errors_total` counts it, if it does."""
+    outcome = "error"
+    """The word for it in the request's log line."""
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         return []
@@ -43,6 +45,7 @@ class InvalidRequest(ProxyError):
     """The request cannot be forwarded, and sending it again will not help."""
 
     status = 400
+    outcome = "invalid_request"
     type = error_type = "invalid_request"
 
 
@@ -50,6 +53,7 @@ class UpstreamUnreachable(ProxyError):
     """No answer came: refused, reset, cut before the head was complete, or not HTTP."""
 
     status = 502
+    outcome = "unreachable"
     type = error_type = "connection"
 
     def __init__(self, message: str, *, was_sent: bool = True) -> None:
@@ -62,6 +66,7 @@ class UpstreamTimeout(ProxyError):
     """The upstream could not be connected to, or sent no complete head, in time."""
 
     status = 504
+    outcome = "timeout"
     type = error_type = "timeout"
 
 
@@ -69,6 +74,7 @@ class PoolCoolingDown(ProxyError):
     """No account may be used now, but at least one will be again without anybody doing anything."""
 
     status = 429
+    outcome = "cooling_down"
     type = "rate_limit_error"
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -85,6 +91,7 @@ class PoolExhausted(ProxyError):
     """No account is usable, and waiting alone will not change that."""
 
     status = 503
+    outcome = "pool_exhausted"
     type = "pool_exhausted"
 
     def __init__(self, message: str, counts: Mapping[str, int]) -> None:
@@ -99,6 +106,7 @@ class ShuttingDown(ProxyError):
     """The time to drain is over, and this request has no answer yet."""
 
     status = 503
+    outcome = "shutting_down"
 
 
 class StreamBroken(Exception):
@@ -107,10 +115,13 @@ class StreamBroken(Exception):
     def __init__(self, message: str, *, error_type: str) -> None:
         super().__init__(message)
         self.error_type = error_type
+        self.outcome = "timeout" if error_type == "timeout" else "truncated"
 
 
 class ClientGone(Exception):
     """The client left; there is nobody to answer."""
+
+    outcome = "client_gone"
 
 
 class AnswerAborted(Exception):

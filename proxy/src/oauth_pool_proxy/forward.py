@@ -14,20 +14,20 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from oauth_pool_proxy.client import Client
 from oauth_pool_proxy.config import Config
 from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.headers import HeaderContract, Headers, request_headers
 from oauth_pool_proxy.metrics import Metrics
-from oauth_pool_proxy.pool import AccessToken, Account, Pool, Reason, Wish
-from oauth_pool_proxy.quota import Judgement, Verdict, judge, needs_body
-from oauth_pool_proxy.relay import Progress, relay
-from oauth_pool_proxy.reports import StatusReporter
+from oauth_pool_proxy.pool import AccessToken, Account, Reason
+from oauth_pool_proxy.pool_mode import PoolMode
+from oauth_pool_proxy.quota import Judgement, Verdict, judge, judge_beginning, may_begin_with_error, needs_body
+from oauth_pool_proxy.relay import relay
+from oauth_pool_proxy.request import Phase, Request
 from oauth_pool_proxy.slots import Slots
-from oauth_pool_proxy.token_files import TokenFiles
 from oauth_pool_proxy.upstream import Answer, Upstream
+from oauth_pool_proxy.usage import reader_for
 
 log = logging.getLogger(__name__)
 
@@ -41,35 +41,6 @@ _REASONS = {
     Verdict.FORBIDDEN: Reason.FORBIDDEN,
     Verdict.BILLING: Reason.BILLING,
 }
-
-
-@dataclass(slots=True)
-class Request:
-    """What is known of one request while it runs, and what its log line says at the end."""
-
-    id: str
-    method: bytes
-    target: bytes
-    headers: Headers
-    progress: Progress
-    body: bytes = b""
-    account: str | None = None
-    attempts: int = 0
-    failures: int = 0
-    first_byte_at: float | None = None
-    tried: set[str] = field(default_factory=set)
-    retry_at: float | None = None
-    """The soonest that an account which is not to blame said it would take this request."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolMode:
-    """What pool mode adds: the accounts, their access tokens, and somebody to tell, if anybody listens."""
-
-    pool: Pool
-    tokens: TokenFiles
-    reporter: StatusReporter | None
-    cooldown: float
 
 
 class Forwarder:
@@ -92,8 +63,12 @@ class Forwarder:
         if not self.slots.take_now():
             with client.watched():
                 await self.slots.take()
+            self._metrics.waited(time.monotonic() - request.began)
         try:
+            request.phase = Phase.BODY
             request.body = await client.body(self._most_bytes, self._timeout)
+            request.bytes_in = len(request.body)
+            request.phase = Phase.WAITING
             with client.watched():
                 if self._mode is None:
                     await self._pass_through(request, client)
@@ -112,11 +87,12 @@ class Forwarder:
     async def _through_pool(self, request: Request, client: Client, mode: PoolMode) -> None:
         """Ask one account after another, until one's answer is about the request and not about the account."""
         headers = request_headers(request.headers, self._contract)
-        wish = Wish(None, request.tried)
+        mode.read(request)
         left: tuple[Account, Verdict] | None = None
         while True:
             now = self._clock()
-            account = mode.pool.pick(now, wish)
+            wish = mode.wish(request)
+            account = mode.pick(request, wish, now)
             if account is None or account.token is None:
                 raise mode.pool.why_none(now, wish, request.retry_at)
             if left:
@@ -133,19 +109,22 @@ class Forwarder:
         self, request: Request, account: Account, token: AccessToken, headers: Headers, client: Client, mode: PoolMode
     ) -> Verdict:
         """Ask with this account, and relay the answer unless it is the account's fault."""
+        asked_at = time.monotonic()
         answer = await self._ask(request, _authorized(headers, token))
         try:
             if answer.status == 401 and await mode.tokens.reread(account, token) and account.token:
                 answer.release()
                 token = account.token
+                self._metrics.retried("new_token")
                 answer = await self._ask(request, _authorized(headers, token))
             now = self._clock()
-            body = await _beginning_of(answer) if needs_body(answer.status, answer.headers, now) else b""
-            judgement = judge(answer.status, answer.headers, now, body)
+            judgement, beginning = await _judged(answer, now)
+            account.note_limits(answer.headers)
             if judgement.verdict is Verdict.PASS_ON:
-                if mode.reporter and answer.status < 400:
-                    mode.reporter.works(account, token.generation, answer.headers, now)
-                await self._relay(request, answer, client, body)
+                self._metrics.account_answered(account.name, time.monotonic() - asked_at)
+                if answer.status < 400:
+                    self._works(request, account, token, answer, now, mode)
+                await self._relay(request, answer, client, beginning)
             else:
                 self._bench(request, account, token, judgement, mode)
         finally:
@@ -157,33 +136,58 @@ class Forwarder:
         while True:
             request.attempts += 1
             try:
-                return await self._upstream.send(request.method, request.target, headers, request.body)
+                return await self._upstream.send(request.method.encode(), request.target, headers, request.body)
             except (UpstreamTimeout, UpstreamUnreachable) as error:
                 request.failures += 1
                 may_repeat = isinstance(error, UpstreamTimeout) or not error.was_sent
                 if not may_repeat or request.failures >= self._attempts:
                     raise
+                self._metrics.retried(error.type)
                 fields = {"request_id": request.id, "attempt": request.attempts, "error": str(error)}
                 log.info("attempt failed, trying again", extra={"fields": fields})
             await asyncio.sleep(RETRY_PAUSE)
 
     async def _relay(self, request: Request, answer: Answer, client: Client, already_read: bytes = b"") -> None:
-        request.first_byte_at = time.monotonic()
-        request.body = b""  # it will not be sent again, and a stream may last for an hour
+        request.phase, request.first_byte_at = Phase.ANSWERING, time.monotonic()
+        request.upstream_request_id = answer.fields.get(b"request-id")
+        request.is_stream = answer.is_event_stream
+        if answer.status >= 400 and self._mode:
+            request.describe()  # so that the log says which model the error is about
+        request.forget_body()
         await relay(answer, client, request.progress, already_read)
+
+    def _works(
+        self, request: Request, account: Account, token: AccessToken, answer: Answer, now: float, mode: PoolMode
+    ) -> None:
+        """The account has a good answer for this request."""
+        if request.conversation:
+            self._metrics.affinity(mode.affinity.answered(request.conversation, account.uid, now))
+        if mode.reporter:
+            mode.reporter.works(account, token.generation, now)
+        if mode.reads_usage:
+            fields = answer.fields
+            request.usage = reader_for(fields.get(b"content-type", b""), fields.get(b"content-encoding", b""))
+            request.progress.reader = request.usage
 
     def _bench(self, request: Request, account: Account, token: AccessToken, judged: Judgement, mode: PoolMode) -> None:
         """Remember what this answer says about the account, and tell the operator if it is news."""
         now = self._clock()
         verdict, until = judged.verdict, judged.until
-        if verdict is Verdict.NEXT_ACCOUNT:
+        longest = account.entry.cooldown_seconds or mode.cooldown
+        if verdict in (Verdict.NEXT_ACCOUNT, Verdict.MODEL_LIMITED):
             if until:
                 request.retry_at = min(until, request.retry_at or until)
+            description = request.describe()
+            if verdict is Verdict.MODEL_LIMITED and description and description.model:
+                until = until or now + longest
+                if account.limit_model(description.model, until, now):
+                    mode.pool.limits_models = True
+                    _log_bench(request, account, "ModelLimited", until - now)
             return
         reason = _REASONS[verdict]
         if verdict is Verdict.QUOTA_EXHAUSTED:
             # The jitter keeps a fleet of proxies from coming back in the same second.
-            until = (until or now + (account.entry.cooldown_seconds or mode.cooldown)) + random.uniform(1, 30)
+            until = (until or now + longest) + random.uniform(1, 30)
             is_news = account.cool_down(reason, until, now)
             if is_news:
                 self._metrics.quota_exhausted(account.name)
@@ -193,22 +197,51 @@ class Forwarder:
         else:
             is_news = account.reject(reason, token.generation, now)
         if is_news:
-            fields = {
-                "request_id": request.id,
-                "account": account.name,
-                "reason": reason,
-                "seconds": until and round(until - now),
-            }
-            log.warning("account benched", extra={"fields": fields})
+            _log_bench(request, account, reason.value, until and until - now)
             if mode.reporter:
                 mode.reporter.benched(account, reason, until, token.generation, judged.windows, now)
+
+
+def _log_bench(request: Request, account: Account, reason: str, seconds: float | None) -> None:
+    fields = {
+        "request_id": request.id,
+        "account": account.name,
+        "reason": reason,
+        "seconds": seconds and round(seconds),
+    }
+    log.warning("account benched", extra={"fields": fields})
 
 
 def _authorized(headers: Headers, token: AccessToken) -> Headers:
     return [*headers, (b"authorization", b"Bearer " + token.value.encode())]
 
 
-async def _beginning_of(answer: Answer) -> bytes:
+async def _judged(answer: Answer, now: float) -> tuple[Judgement, bytes]:
+    """What the answer says about its account, and as much of its body as had to be read to know."""
+    if answer.status == 200 and answer.is_event_stream:
+        beginning = await _first_event(answer)
+        return judge_beginning(answer.headers, beginning, now), beginning
+    beginning = await _error_body(answer) if needs_body(answer.status, answer.headers, now) else b""
+    return judge(answer.status, answer.headers, now, beginning), beginning
+
+
+async def _first_event(answer: Answer) -> bytes:
+    """What has come of a stream; if it begins with an error, all of that event.
+
+    The head waits for it: an error of the account in place of an answer can still be asked of another account.
+    """
+    beginning = answer.read_now()
+    try:
+        while not answer.is_at_end and may_begin_with_error(answer.headers, beginning):
+            beginning += await answer.read()
+    except StreamBroken as error:
+        # The client has seen nothing yet: it is told in the plainest way.
+        kind = UpstreamTimeout if error.error_type == "timeout" else UpstreamUnreachable
+        raise kind(str(error)) from error
+    return beginning
+
+
+async def _error_body(answer: Answer) -> bytes:
     """As much of an error's body as its words need; an error page that breaks off is judged by what came."""
     parts: list[bytes] = []
     with suppress(StreamBroken):

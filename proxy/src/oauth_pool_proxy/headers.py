@@ -3,8 +3,7 @@
 Every header that is not named here passes as it came, several lines of one name in their order.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from oauth_pool_proxy.config import Config, split_list
 
@@ -18,6 +17,7 @@ _REQUEST_FRAMING = frozenset((b"host", b"content-length", b"expect"))
 _CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"cookie"))
 _BETA = b"anthropic-beta"
 _VERSION = b"anthropic-version"
+_NO_NAMES: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,12 @@ class HeaderContract:
     """`anthropic-version`, for clients that send none."""
     drops_credentials: bool = False
     """In pool mode the client's credentials end here."""
+    dropped: frozenset[bytes] = field(init=False)
+    """What of a client's headers never passes."""
+
+    def __post_init__(self) -> None:
+        dropped = _HOP_BY_HOP | _REQUEST_FRAMING | {name for name, _ in self.configured}
+        object.__setattr__(self, "dropped", dropped | _CREDENTIALS if self.drops_credentials else dropped)
 
     @classmethod
     def of(cls, config: Config) -> "HeaderContract":
@@ -45,13 +51,9 @@ class HeaderContract:
         return cls(others, config.oauth.beta + beta, config.oauth.version, drops_credentials=True)
 
 
-def request_headers(client: Iterable[tuple[bytes, bytes]], contract: HeaderContract) -> Headers:
+def request_headers(client: Headers, contract: HeaderContract) -> Headers:
     """The headers of the upstream request, but for `host`, `content-length` and the account's `authorization`."""
-    client = list(client)
-    dropped = _HOP_BY_HOP | _REQUEST_FRAMING | _named_in_connection(client)
-    dropped |= {name for name, _ in contract.configured}
-    if contract.drops_credentials:
-        dropped |= _CREDENTIALS
+    dropped = contract.dropped | _named_in_connection(client)
     kept = [header for header in client if header[0] not in dropped]
     kept += contract.configured
     if contract.beta:
@@ -72,7 +74,10 @@ def response_headers(upstream: Headers, *, status: int) -> Headers:
 
 def _named_in_connection(headers: Headers) -> frozenset[bytes]:
     """Names that `Connection` lists end at this hop, too. `close` and `keep-alive` are options, not names."""
-    return frozenset(member.lower() for name, value in headers if name == b"connection" for member in split_list(value))
+    values = [value.lower() for name, value in headers if name == b"connection"]
+    if not values or values == [b"keep-alive"]:
+        return _NO_NAMES
+    return frozenset(member for value in values for member in split_list(value))
 
 
 def _with_beta(headers: Headers, configured: tuple[bytes, ...]) -> Headers:

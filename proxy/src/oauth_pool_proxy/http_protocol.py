@@ -9,7 +9,6 @@ What is not HTTP is answered in the API's error envelope.
 
 import asyncio
 import re
-import uuid
 from collections import deque
 
 import httptools
@@ -18,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from oauth_pool_proxy.client import AsgiClient, Client
 from oauth_pool_proxy.errors import InvalidRequest, error_body
+from oauth_pool_proxy.request import new_request_id
 from oauth_pool_proxy.transport_client import TransportClient
 
 EXTENSION = "oauth_pool_proxy"
@@ -95,7 +95,7 @@ class HttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """The API's error envelope, which official clients parse, and the end of the connection (RFC 9112 6.3)."""
         if not (self.cycle and self.cycle.response_started and not self.cycle.response_complete):
-            request_id = f"req_{uuid.uuid4()}"
+            request_id = new_request_id()
             body = error_body(InvalidRequest.type, msg, request_id)
             head = (
                 "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"

@@ -94,6 +94,8 @@ class ConfigMapIndex:
         self._backoff = backoff or Backoff()
         self._outage = _Outage("the pool index")
         self.last_success: float | None = None
+        self.lists = 0
+        """How often the whole index was read."""
 
     async def run(self) -> None:
         while True:
@@ -108,6 +110,7 @@ class ConfigMapIndex:
     async def _list(self) -> str:
         async with self._request({}) as response:
             found = msgspec.json.decode(await response.aread(), type=_List)
+        self.lists += 1
         # No ConfigMap means no account, which is a state like any other.
         self._changed(found.items[0].data if found.items else None)
         return found.metadata.resource_version
@@ -154,6 +157,8 @@ class FolderIndex:
         self._outage = _Outage("the pool index")
         self._signature: object = None
         self.last_success: float | None = None
+        self.lists = 0
+        """How often the whole index was read."""
 
     async def run(self, every: float = 1) -> None:
         while True:
@@ -170,6 +175,7 @@ class FolderIndex:
         self._outage.worked()
         self.last_success = time.time()
         if data is not None:
+            self.lists += 1
             self._on_index(data)
             self._signature = signature
 

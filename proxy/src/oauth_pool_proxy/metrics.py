@@ -1,118 +1,159 @@
 """The proxy's Prometheus metrics. Names and labels of the first group are an interface: dashboards and alerts use them.
 
 Requests are counted when they end, which for a stream is its last byte. What the pool's accounts are doing is asked
-when somebody scrapes, so it is never older than that.
+when somebody scrapes (`pool_metrics.py`), so it is never older than that.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from oauth_pool_proxy.pool import Pool, State
+from oauth_pool_proxy.affinity import Outcome as AffinityOutcome
 from oauth_pool_proxy.quota import Verdict
+from oauth_pool_proxy.tally import CounterTally, HistogramTally
+from oauth_pool_proxy.usage import Usage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+MOST_MODELS = 50
+"""A model's name is the client's or the upstream's word: beyond so many of them, the label is `other`."""
 
 
 class Metrics:
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each one, which nobody reads
-        self._registry = registry = CollectorRegistry()
-        self._requests = Counter("proxy_requests", "Finished requests", ["status", "method"], registry=registry)
-        self._duration = Histogram(
-            "proxy_request_duration_seconds",
-            "Time from the request to the last byte of its answer",
-            ["status"],
-            buckets=BUCKETS,
-            registry=registry,
-        )
-        self._errors = Counter(
-            "proxy_upstream_errors", "Requests that failed in the proxy", ["error_type"], registry=registry
-        )
-        self._failovers = Counter(
-            "pool_failovers", "Requests moved on to another account", ["from_account", "reason"], registry=registry
-        )
-        self._exhaustions = Counter(
-            "pool_quota_exhaustions", "Times an account's quota was found used up", ["account_id"], registry=registry
-        )
-        self._first_byte = Histogram(
-            "proxy_time_to_first_byte_seconds",
-            "Time from the request to the head of its answer",
-            buckets=BUCKETS,
-            registry=registry,
-        )
-        self._in_flight = Gauge(
-            "proxy_requests_in_flight", "Requests that have a slot or wait for one", registry=registry
-        )
-        self._queued = Gauge("proxy_requests_queued", "Requests that wait for a slot", registry=registry)
-        for error_type in ("timeout", "connection", "invalid_request"):
-            self._errors.labels(error_type)  # so that a rate over it exists before the first error
+        self._registry = CollectorRegistry()
         self.requests_served = 0
         self.errors_total = 0
+        self._documented()
+        self._beside_them()
+        self._models: set[str] = set()
+
+    def _documented(self) -> None:
+        self._requests = self._counter("proxy_requests", "Finished requests", "status", "method")
+        self._duration = self._histogram(
+            "proxy_request_duration_seconds", "Time from the request to the last byte of its answer", "status"
+        )
+        self._errors = self._counter("proxy_upstream_errors", "Requests that failed in the proxy", "error_type")
+        self._failovers = self._counter(
+            "pool_failovers", "Requests moved on to another account", "from_account", "reason"
+        )
+        self._exhaustions = self._counter(
+            "pool_quota_exhaustions", "Times an account's quota was found used up", "account_id"
+        )
+        for error_type in ("timeout", "connection", "invalid_request"):
+            self._errors.add(error_type, amount=0)  # so that a rate over it exists before the first error
+
+    def _beside_them(self) -> None:
+        self._first_byte = self._histogram(
+            "proxy_time_to_first_byte_seconds", "Time from the request to the head of its answer"
+        )
+        self._account_first_byte = self._histogram(
+            "pool_account_time_to_first_byte_seconds",
+            "Time from asking with an account to the head of the answer",
+            "account_id",
+        )
+        self._queue_wait = self._histogram("proxy_queue_wait_seconds", "Time that requests waited for a slot")
+        self._bytes = self._counter("proxy_body_bytes", "Bytes of bodies", "direction")
+        self._disconnects = self._counter(
+            "proxy_client_disconnects", "Clients that left before their answer was complete", "phase"
+        )
+        self._retries = self._counter("proxy_upstream_retries", "Requests sent to the upstream again", "reason")
+        self._tokens = self._counter(
+            "pool_tokens", "Tokens used, as the upstream counts them", "account_id", "model", "type"
+        )
+        self._affinity = self._counter(
+            "pool_affinity", "Requests of conversations, by which account they got", "result"
+        )
+        self._registry.register(_Build())
+        ProcessCollector(registry=self._registry)
 
     def finished(self, method: str, status: int, seconds: float, first_byte: float | None) -> None:
         self.requests_served += 1
-        self._requests.labels(str(status), method).inc()
-        self._duration.labels(str(status)).observe(seconds)
+        label = str(status)
+        self._requests.add(label, method)
+        self._duration.observe(seconds, label)
         if first_byte is not None:
             self._first_byte.observe(first_byte)
+
+    def bodies(self, bytes_in: int, bytes_out: int) -> None:
+        self._bytes.add("request", amount=bytes_in)
+        self._bytes.add("response", amount=bytes_out)
 
     def failed(self, error_type: str | None) -> None:
         """A request that the proxy could not serve; `error_type` is none when that was not the upstream's doing."""
         self.errors_total += 1
         if error_type:
-            self._errors.labels(error_type).inc()
+            self._errors.add(error_type)
 
     def failover(self, account: str, verdict: Verdict) -> None:
-        self._failovers.labels(account, verdict.name.lower()).inc()
+        self._failovers.add(account, verdict.name.lower())
 
     def quota_exhausted(self, account: str) -> None:
-        self._exhaustions.labels(account).inc()
+        self._exhaustions.add(account)
+
+    def account_answered(self, account: str, seconds: float) -> None:
+        self._account_first_byte.observe(seconds, account)
+
+    def waited(self, seconds: float) -> None:
+        self._queue_wait.observe(seconds)
+
+    def client_left(self, phase: str) -> None:
+        self._disconnects.add(phase)
+
+    def retried(self, reason: str) -> None:
+        self._retries.add(reason)
+
+    def affinity(self, outcome: AffinityOutcome) -> None:
+        self._affinity.add(outcome.value)
+
+    def used(self, account: str, model: str | None, usage: Usage) -> None:
+        if model not in self._models:
+            model = self._admitted(model)
+        self._tokens.add(account, model, "input", amount=usage.input)
+        self._tokens.add(account, model, "output", amount=usage.output)
+        self._tokens.add(account, model, "cache_read", amount=usage.cache_read)
+        self._tokens.add(account, model, "cache_creation", amount=usage.cache_creation)
+
+    def _admitted(self, model: str | None) -> str:
+        if model is None or len(self._models) >= MOST_MODELS:
+            return "other"
+        self._models.add(model)
+        return model
 
     def watch_queue(self, in_flight: Callable[[], float], queued: Callable[[], float]) -> None:
-        self._in_flight.set_function(in_flight)
-        self._queued.set_function(queued)
+        self.add(_Gauge("proxy_requests_in_flight", "Requests that have a slot or wait for one", in_flight))
+        self.add(_Gauge("proxy_requests_queued", "Requests that wait for a slot", queued))
 
-    def watch_pool(self, pool: Pool, now: Callable[[], float], last_success: Callable[[], float | None]) -> None:
-        self._registry.register(_PoolCollector(pool, now, last_success))
+    def add(self, collector: Collector) -> None:
+        self._registry.register(collector)
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
 
+    def _counter(self, name: str, text: str, *labels: str) -> CounterTally:
+        tally = CounterTally(name, text, *labels)
+        self.add(tally)
+        return tally
 
-class _PoolCollector(Collector):
-    def __init__(self, pool: Pool, now: Callable[[], float], last_success: Callable[[], float | None]) -> None:
-        self._pool, self._now, self._last_success = pool, now, last_success
+    def _histogram(self, name: str, text: str, *labels: str) -> HistogramTally:
+        tally = HistogramTally(name, text, BUCKETS, *labels)
+        self.add(tally)
+        return tally
 
-    def describe(self) -> Iterable[Metric]:
-        return ()
 
-    def collect(self) -> Iterator[Metric]:
-        now = self._now()
-        # Every status has a series, 1 for the current one: an alert on a sum needs the zeros.
-        status = GaugeMetricFamily(
-            "pool_account_status", "1 for the account's current status", labels=["account_id", "status"]
-        )
-        in_flight = GaugeMetricFamily(
-            "pool_account_in_flight", "Requests under way with the account", labels=["account_id"]
-        )
-        for account in self._pool.accounts:
-            current = account.state(now)
-            for state in State:
-                status.add_metric([account.name, state.value], float(state is current))
-            in_flight.add_metric([account.name], account.in_flight)
-        yield status
-        yield in_flight
-        synced = GaugeMetricFamily("pool_index_last_success_timestamp_seconds", "When the pool index was last seen")
-        synced.add_metric([], self._last_success() or 0)
-        yield synced
+class _Gauge(Collector):
+    def __init__(self, name: str, text: str, value: Callable[[], float]) -> None:
+        self._family, self._value = (name, text), value
+
+    def collect(self) -> list[Metric]:
+        return [GaugeMetricFamily(*self._family, value=self._value())]
+
+
+class _Build(Collector):
+    def collect(self) -> list[Metric]:
+        build = {"version": version("oauth-pool-proxy"), "python": platform.python_version()}
+        return [InfoMetricFamily("proxy_build", "What runs", value=build)]

@@ -52,6 +52,8 @@ class AccessToken:
     fingerprint: str
     expires_at: float
     value: str = field(repr=False)
+    read_at: float = 0.0
+    """When this proxy read it."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,8 @@ class Account:
         self.cooldown: Cooldown | None = None
         self.rejection: Rejection | None = None
         self.in_flight = 0
+        self.requests = 0
+        """How many it was asked, ever."""
         self.limits: Headers = []
         """The limit headers of the latest answer."""
         self._changed = changed
@@ -172,6 +176,7 @@ class Account:
     def in_use(self) -> Iterator[None]:
         """Counts one request, from the attempt to the last byte of its answer."""
         self.in_flight += 1
+        self.requests += 1
         if self.entry.max_concurrent_requests:
             self._changed(self)
         try:
@@ -203,6 +208,12 @@ class Account:
         self.rejection = Rejection(reason, now + REJECTION_SECONDS, generation)
         self._changed(self)
         return is_news
+
+    def note_limits(self, headers: Headers) -> None:
+        """Keep what an answer says about the account's limits; whoever needs to know reads it then."""
+        limits = [header for header in headers if header[0].startswith(b"anthropic-ratelimit-")]
+        if limits:
+            self.limits = limits
 
     def limit_model(self, model: str, until: float, now: float) -> bool:
         """Leave the account alone for requests to this model until then. True if that is news."""
@@ -252,6 +263,8 @@ class Pool:
         """Whether, after that, every access file has been looked for at least once."""
         self.on_expired = on_expired
         """Told when the access token of an account that could otherwise be used has expired."""
+        self.limits_models = False
+        """Whether any account has been limited for single models."""
         self._by_uid: dict[str, Account] = {}
         self._turns: Turns[Account] = Turns()
         self._changed: dict[Account, None] = {}
@@ -281,19 +294,19 @@ class Pool:
         self._catch_up(now)
         return self._turns.take(lambda account: self._suits(account, now, wish))
 
-    def may_pick(self, uid: str, now: float, wish: Wish = _ANY) -> Account | None:
-        """This account, if it is one of those that `pick` chooses from."""
+    def account(self, uid: str) -> Account | None:
+        return self._by_uid.get(uid)
+
+    def may_pick(self, uid: str, now: float, wish: Wish = _ANY) -> bool:
+        """Whether this account is one of those that `pick` chooses from."""
         self._catch_up(now)
         account = self._by_uid.get(uid)
         if account is None or account not in self._turns or not self._suits(account, now, wish):
-            return None
-        tier = self._turns.highest_tier(lambda other: self._suits(other, now, wish))
-        return account if account.entry.priority == tier else None
+            return False
+        return account.entry.priority == self._turns.highest_tier(lambda other: self._suits(other, now, wish))
 
     def _suits(self, account: Account, now: float, wish: Wish) -> bool:
-        if account.uid in wish.tried or account.model_limited_until(wish.model) > now:
-            return False
-        return account.state(now) is State.AVAILABLE  # asked again, because wall clocks can go backwards
+        return account.uid not in wish.tried and account.model_limited_until(wish.model) <= now
 
     def _note_change(self, account: Account) -> None:
         self._changed[account] = None

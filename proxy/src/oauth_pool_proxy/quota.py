@@ -23,6 +23,11 @@ _MODEL_WINDOWS = frozenset(("7d_oi",))
 _MODEL_CLAIMS = frozenset(("seven_day_overage_included",))
 _QUOTA_WORDS = ("5-hour", "5 hour", "rolling window", "usage limit for your plan", "subscription usage limit")
 
+_ERROR_EVENT = b"event: error"
+_END_OF_EVENT = re.compile(rb"\n\r?\n")
+_ERROR_DATA = re.compile(rb"event: error\r?\ndata: ?(.*)")
+MOST_OF_AN_ERROR = 64 * 1024
+
 LONGEST_COOLDOWN = 8 * 86400.0
 """A reset further away than any window is long is a mistake, and must not bench an account for weeks."""
 
@@ -33,6 +38,7 @@ class Verdict(Enum):
     PASS_ON = "pass on: the account is fine, or the answer is about the request"
     QUOTA_EXHAUSTED = "a window of the account is used up: cool down until it is reset"
     RATE_LIMITED = "a short limit of the account: cool down as long as it says"
+    MODEL_LIMITED = "a window that counts one model only is used up"
     NEXT_ACCOUNT = "another account may do better, but this one is not to blame"
     UNAUTHORIZED = "the access token is refused"
     FORBIDDEN = "the grant is revoked"
@@ -70,9 +76,26 @@ def judge(status: int, headers: Headers, now: float, body: bytes = b"") -> Judge
     if status == 402:
         return Judgement(Verdict.BILLING)
     # A missing scope or a model that the account may not use is a 403 as well, and says nothing of the account.
-    if status == 403 and "revoked" in (_message(headers, body) or "").lower():
+    if status == 403 and "revoked" in _error_of(_decompressed(headers, body) or b"").get("message", "").lower():
         return Judgement(Verdict.FORBIDDEN)
     return Judgement(Verdict.PASS_ON)
+
+
+def may_begin_with_error(headers: Headers, beginning: bytes) -> bool:
+    """Whether more of an event stream is needed to know if it begins with an error, or to have all of that error."""
+    text = _text_of_stream(headers, beginning)
+    if text is None or len(beginning) > MOST_OF_AN_ERROR:
+        return False
+    return _ERROR_EVENT.startswith(text[: len(_ERROR_EVENT)]) and not _END_OF_EVENT.search(text)
+
+
+def judge_beginning(headers: Headers, beginning: bytes, now: float) -> Judgement:
+    """What an event stream says that was answered with 200 and may begin with an error all the same."""
+    found = _ERROR_DATA.match(_text_of_stream(headers, beginning) or b"")
+    error = _error_of(found[1]) if found else {}
+    if error.get("type") != "rate_limit_error":
+        return Judgement(Verdict.PASS_ON)
+    return _by_headers(headers, now) or _by_message(str(error.get("message")), windows_of(headers))
 
 
 def windows_of(headers: Headers) -> tuple[Window, ...]:
@@ -102,7 +125,7 @@ def _by_headers(headers: Headers, now: float) -> Judgement | None:
     is_rejected = texts.get(_UNIFIED + "status") == "rejected"
     if rejected or (is_rejected and claim in _MODEL_CLAIMS):
         resets = [window.resets_at for window in rejected] or [aggregate_reset]
-        return Judgement(Verdict.NEXT_ACCOUNT, _latest(now, *resets, retry_at), windows)
+        return Judgement(Verdict.MODEL_LIMITED, _latest(now, *resets, retry_at), windows)
     if is_rejected:
         return Judgement(Verdict.QUOTA_EXHAUSTED, _latest(now, aggregate_reset, retry_at), windows)
     until = retry_at or _per_minute_reset(texts, now)
@@ -110,10 +133,13 @@ def _by_headers(headers: Headers, now: float) -> Judgement | None:
 
 
 def _by_words(headers: Headers, body: bytes) -> Judgement:
-    message = _message(headers, body) or _decompressed(headers, body).decode("utf-8", "replace")
-    if any(words in message.lower() for words in _QUOTA_WORDS):
-        return Judgement(Verdict.QUOTA_EXHAUSTED, windows=windows_of(headers))
-    return Judgement(Verdict.NEXT_ACCOUNT, windows=windows_of(headers))
+    text = _decompressed(headers, body) or b""
+    return _by_message(_error_of(text).get("message") or text.decode("utf-8", "replace"), windows_of(headers))
+
+
+def _by_message(message: str, windows: tuple[Window, ...]) -> Judgement:
+    is_quota = any(words in message.lower() for words in _QUOTA_WORDS)
+    return Judgement(Verdict.QUOTA_EXHAUSTED if is_quota else Verdict.NEXT_ACCOUNT, windows=windows)
 
 
 def _latest(now: float, *instants: float | None) -> float | None:
@@ -172,23 +198,29 @@ def _texts(headers: Headers) -> dict[str, str]:
     }
 
 
-def _message(headers: Headers, body: bytes) -> str | None:
-    """The message of the API's error envelope; none if this is something else, such as a page of the network's edge."""
+def _error_of(body: bytes) -> dict[str, str]:
+    """Type and message of the API's error envelope; none if this is something else, such as a page of the network's edge."""
     try:
-        envelope = msgspec.json.decode(_decompressed(headers, body))
-        return str(envelope["error"]["message"])
+        error = msgspec.json.decode(body)["error"]
+        return {key: str(error[key]) for key in ("type", "message") if key in error}
     except (msgspec.DecodeError, RecursionError, UnicodeError, TypeError, KeyError):
-        return None
+        return {}
 
 
-def _decompressed(headers: Headers, body: bytes) -> bytes:
+def _text_of_stream(headers: Headers, beginning: bytes) -> bytes | None:
+    """None if it cannot be read."""
+    text = _decompressed(headers, beginning)
+    return None if text is None else text.lstrip(b"\r\n")
+
+
+def _decompressed(headers: Headers, body: bytes) -> bytes | None:
     """Clients ask for compressed answers. What cannot be unpacked (br, zstd) has no words for us."""
     encoding = next((value.strip().lower() for name, value in headers if name == b"content-encoding"), b"identity")
     if encoding == b"identity":
         return body
     if encoding not in (b"gzip", b"x-gzip", b"deflate"):
-        return b""
+        return None
     try:
         return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, 1 << 20)
     except zlib.error:
-        return b""
+        return None

@@ -63,10 +63,8 @@ async def relay(answer: Answer, client: Client, progress: Progress, already_read
 
 async def _say_farewell(answer: Answer, client: Client, progress: Progress, message: str) -> None:
     """The API's error event, where the answer is an event stream that text can be added to."""
-    headers = dict(answer.headers)
-    if not headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
-        return
-    if headers.get(b"content-encoding", b"identity") != b"identity" or b"content-length" in headers:
+    is_text = answer.fields.get(b"content-encoding", b"identity") == b"identity"
+    if not answer.is_event_stream or not is_text or b"content-length" in answer.fields:
         return
     # An event that was cut is ended first: its rest must not become part of this one.
     is_between_events = progress.last_bytes.endswith((b"\n\n", b"\r\n\r\n")) or not progress.bytes_sent

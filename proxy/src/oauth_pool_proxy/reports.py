@@ -6,11 +6,13 @@ counts, and when too many accounts wait, new ones are dropped: the limit itself 
 A report has a reason when the account was benched, once per transition. When the account works again the entry loses
 its reason (or goes, if there is nothing else to say), so that `kubectl get -o yaml` shows what is true; the operator
 does not need that, since it goes by `untilTime` and `tokenGeneration`. An account in good order is reported without a
-reason when the use of its windows has changed, at most once a minute: that is what fills the 5H and 7D columns.
+reason when the status of a window is another, and when the use of its windows has changed, at most once a minute: that
+is what fills the 5H and 7D columns.
 """
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -27,6 +29,7 @@ Windows = tuple[Window, ...]
 
 MOST_WAITING = 1000
 UTILIZATION_SECONDS = 60.0
+LEAST_SECONDS_FOR_A_RATE = 10.0
 _REPORTED = frozenset((Reason.QUOTA_EXHAUSTED, Reason.RATE_LIMITED, Reason.UNAUTHORIZED, Reason.FORBIDDEN))
 
 
@@ -45,6 +48,9 @@ class _Said:
 
     at: float
     windows: Windows
+    statuses: Headers
+    requests: int
+    """How many the account had been asked by then."""
     is_benched: bool = False
 
     @property
@@ -58,6 +64,7 @@ class StatusReporter:
         self._backoff = backoff or Backoff()
         self._waiting: dict[str, _Apply] = {}
         self._said: dict[str, _Said] = {}
+        self._expired: dict[str, int] = {}
         self._news = asyncio.Event()
 
     def benched(
@@ -65,27 +72,45 @@ class StatusReporter:
     ) -> None:
         """The account has just been benched, and why."""
         if reason in _REPORTED:
-            self._said[account.uid] = _Said(now, windows, is_benched=True)
-            self._put(account, [self._entry(reason, until, generation, windows, now)])
+            entry = self._entry(account, reason, until, generation, windows, now)
+            self._said[account.uid] = _said(account, windows, now, is_benched=True)
+            self._put(account, [entry])
 
-    def works(self, account: Account, generation: int, headers: Headers, now: float) -> None:
+    def expired(self, account: Account, now: float) -> None:
+        """The account's access token has expired and there is no newer one: the operator may not know."""
+        if account.token and self._expired.get(account.uid) != account.token.generation:
+            self._expired[account.uid] = account.token.generation
+            self.benched(account, Reason.UNAUTHORIZED, None, account.token.generation, (), now)
+
+    def works(self, account: Account, generation: int, now: float) -> None:
         """Called for every good answer; says something if there is something new."""
         said = self._said.get(account.uid)
         if said and said.is_benched:
             if account.state(now) is not State.AVAILABLE:
                 return  # the answer to a request from before
-        elif said and now - said.at < UTILIZATION_SECONDS:
+        elif said and now - said.at < UTILIZATION_SECONDS and said.statuses == _statuses(account.limits):
             return
-        windows = windows_of(headers)
-        before, self._said[account.uid] = said, _Said(now, windows)
+        windows = windows_of(account.limits)
+        entries = [self._entry(account, None, None, generation, windows, now)] if windows else []
+        before, self._said[account.uid] = said, _said(account, windows, now)
         if before is None and not windows:
             return
         if before is None or before.is_benched or before.percents != self._said[account.uid].percents:
-            self._put(account, [self._entry(None, None, generation, windows, now)] if windows else [])
+            self._put(account, entries)
 
     def _entry(
-        self, reason: Reason | None, until: float | None, generation: int, windows: Windows, now: float
+        self,
+        account: Account,
+        reason: Reason | None,
+        until: float | None,
+        generation: int,
+        windows: Windows,
+        now: float,
     ) -> dict[str, object]:
+        said = self._said.get(account.uid)
+        rate = None
+        if said and now - said.at >= LEAST_SECONDS_FOR_A_RATE:
+            rate = round((account.requests - said.requests) * 60 / (now - said.at))
         return _without_nulls(
             {
                 "reporter": self._reporter,
@@ -93,9 +118,17 @@ class StatusReporter:
                 "reason": reason.value if reason else None,
                 "untilTime": _rfc3339(until),
                 "tokenGeneration": generation,
+                "requestsPerMinute": rate,
                 "windows": [_window(window) for window in windows],
             }
         )
+
+    async def flush(self, timeout: float) -> None:
+        """Send what waits, as long as that; the process is about to end."""
+        with suppress(TimeoutError, KubeApiError):
+            async with asyncio.timeout(timeout):
+                while self._waiting:
+                    await self._send(self._waiting.pop(next(iter(self._waiting))))
 
     async def run(self) -> None:
         """Send what waits, for ever."""
@@ -142,6 +175,14 @@ class StatusReporter:
             return True
         log.debug("report failed, trying again", extra={"fields": fields})
         return False
+
+
+def _said(account: Account, windows: Windows, now: float, *, is_benched: bool = False) -> _Said:
+    return _Said(now, windows, _statuses(account.limits), account.requests, is_benched)
+
+
+def _statuses(limits: Headers) -> Headers:
+    return [header for header in limits if header[0].endswith(b"-status")]
 
 
 def _window(window: Window) -> dict[str, object]:

@@ -6,8 +6,6 @@ Initializing -> Starting -> Running -> Draining -> Stopped
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 
 log = logging.getLogger(__name__)
@@ -57,17 +55,16 @@ class Service:
         if self._move(ServiceState.STOPPED):
             log.info("shutdown complete")
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Counts the calling task as a request in flight, to the end of its answer."""
+    def begin(self) -> asyncio.Task[object]:
+        """Counts the calling task as a request in flight, until `end` is called with what this returns."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        try:
-            yield
-        finally:
-            self._tasks.discard(task)
-            self._changed.set()
+        return task
+
+    def end(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        self._changed.set()
 
     def force(self) -> None:
         """A second signal: whoever sent it does not want to wait."""

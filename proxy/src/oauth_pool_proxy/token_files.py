@@ -67,7 +67,7 @@ def read_token_file(path: Path) -> AccessToken:
     if not _TOKEN.fullmatch(fields.access_token):
         raise TokenFileInvalid("holds an access token that cannot be sent")
     fingerprint = fingerprint_of(fields.access_token)
-    return AccessToken(fields.generation, fingerprint, fields.expires.timestamp(), fields.access_token)
+    return AccessToken(fields.generation, fingerprint, fields.expires.timestamp(), fields.access_token, time.time())
 
 
 @dataclass(slots=True)

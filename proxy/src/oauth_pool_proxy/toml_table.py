@@ -69,6 +69,12 @@ class Table:
             self.refuse(f"must be a whole number from {least} to {most}, not {_shown(value)}", key)
         return value
 
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._value(key, default)
+        if not isinstance(value, bool):
+            self.refuse(f"must be true or false, not {_shown(value)}", key)
+        return value
+
     def texts(self, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
         value = self._value(key, default)
         if value is default:

@@ -10,9 +10,9 @@ import asyncio
 import select
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum, auto
+from types import TracebackType
+from typing import Self
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -108,21 +108,21 @@ class TransportClient(Client):
         self._is_complete = True
         self._wake()
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        if self._cycle.disconnected:
+    def watched(self) -> Self:
+        return self
+
+    def __enter__(self) -> None:
+        if self._is_gone:
             raise ClientGone
-        task = self._watched = asyncio.current_task()
-        assert task is not None
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not self._is_gone:
-                raise
+        self._watched = asyncio.current_task()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        task, self._watched = self._watched, None
+        if self._is_gone and task and isinstance(error, asyncio.CancelledError):
             task.uncancel()
             raise ClientGone from None
-        finally:
-            self._watched = None
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -232,7 +232,7 @@ class TransportClient(Client):
         scope = self._cycle.scope
         if scope["method"] == "HEAD" or status in (204, 304):
             return _Framing.NO_BODY
-        if any(name == b"content-length" for name, _ in headers):
+        if b"content-length" in dict(headers):
             return _Framing.LENGTH
         return _Framing.CHUNKED if scope["http_version"] == "1.1" else _Framing.UNTIL_CLOSE
 

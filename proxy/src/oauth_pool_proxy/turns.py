@@ -72,6 +72,18 @@ class Turns(Generic[Member]):
         return None
 
     def _take_from(self, queues: dict[int, _Queue[Member]], is_eligible: Callable[[Member], bool]) -> Member | None:
+        if len(queues) == 1:
+            (queue,) = queues.values()
+            for member in queue.members:
+                if is_eligible(member):
+                    queue.members.move_to_end(member)
+                    return member
+            return None
+        return self._take_by_weight(queues, is_eligible)
+
+    def _take_by_weight(
+        self, queues: dict[int, _Queue[Member]], is_eligible: Callable[[Member], bool]
+    ) -> Member | None:
         firsts = {
             queue: member
             for queue in queues.values()

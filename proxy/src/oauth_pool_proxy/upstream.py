@@ -40,17 +40,21 @@ class Upstream:
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
         self._watchdog: asyncio.TimerHandle | None = None
+        self.requests = {"new": 0, "reused": 0, "resent": 0}
+        """How many were sent, by the connection they took. `resent`: once more, because a kept one had ended."""
 
     async def send(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> Answer:
         """One request, one answer. A connection that died while it was idle costs a second try, not the request."""
         request = self._render(method, target, headers, body)
         is_head = method == b"HEAD"
         if kept := self._take_idle():
+            self.requests["reused"] += 1
             try:
                 return await kept.exchange(request, is_head=is_head)
             except NothingCameBack:
-                pass  # the upstream closed it as the request was on its way, and has not looked at it
+                self.requests["resent"] += 1  # it was closed as the request was on its way: nobody has looked at it
         connection = await self._connect()
+        self.requests["new"] += 1
         try:
             return await connection.exchange(request, is_head=is_head)
         except NothingCameBack:

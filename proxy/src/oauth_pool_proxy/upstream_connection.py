@@ -48,12 +48,15 @@ class Owner(Protocol):
 class Answer:
     """The upstream's answer: head now, body as it arrives. Whoever has it calls `release`; again does nothing."""
 
-    __slots__ = ("_connection", "_is_released", "headers", "status")
+    __slots__ = ("_connection", "_is_released", "fields", "headers", "is_event_stream", "status")
 
-    def __init__(self, connection: "Connection", status: int, headers: Headers) -> None:
+    def __init__(self, connection: "Connection", status: int, headers: Headers, fields: dict[bytes, bytes]) -> None:
         self._connection = connection
         self.status = status
         self.headers = headers
+        self.fields = fields
+        """The headers by their lower-case names; of several lines of one name the last."""
+        self.is_event_stream = fields.get(b"content-type", b"").lower().startswith(b"text/event-stream")
         self._is_released = False
 
     @property
@@ -116,7 +119,7 @@ class Connection(asyncio.Protocol):
         if not self._status and self._error is not None:
             self.abort()
             raise self._error
-        return Answer(self, self._status, self._headers)
+        return Answer(self, self._status, self._headers, self._fields)
 
     async def read(self) -> bytes:
         while not self._chunks:
@@ -202,7 +205,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._status = 0
         self._headers: Headers = []
-        self._head_bytes = 0
+        self._fields: dict[bytes, bytes] = {}
         self._incomplete_bytes = 0
         self._head_is_complete = False
         self._has_answered = False
@@ -295,13 +298,10 @@ class Connection(asyncio.Protocol):
             self._can_be_kept = False  # more than one answer to one request
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value) + 4
-        if len(self._headers) >= MOST_HEADERS or self._head_bytes > MOST_HEAD_BYTES:
-            raise _NotHttp("its head is too long")
         if self._head_is_complete:
             return  # a trailer: it ends at this hop
-        if _FORBIDDEN_IN_VALUE.search(value):
-            raise _NotHttp("a header value has a control character")
+        if len(self._headers) >= MOST_HEADERS:
+            raise _NotHttp("it has too many headers")
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -313,18 +313,35 @@ class Connection(asyncio.Protocol):
             return
         if not 200 <= status <= 599:
             raise _NotHttp(f"its status is {status}")  # 101 too: no upgrade was offered
-        codings = [value.strip().lower() for name, value in self._headers if name == b"transfer-encoding"]
-        has_length = any(name == b"content-length" for name, _ in self._headers)
-        if codings and (has_length or codings != [b"chunked"]):
-            raise _NotHttp("its framing is ambiguous")  # RFC 9112 6.3
+        self._check_head()
+        is_chunked, has_length = self._framing()
         has_no_body = self._is_head or status in (204, 304)
-        self._ends_at_close = not (has_no_body or codings or has_length)
+        self._ends_at_close = not (has_no_body or is_chunked or has_length)
         self._can_be_kept = not self._ends_at_close and self._keeps_alive()
         self._head_is_complete = True
         self._status = status
         if self._is_head:
             self._complete()
         self._wake()
+
+    def _check_head(self) -> None:
+        # A tab is allowed in a value, so it can stand between them.
+        text = b"\t".join([part for header in self._headers for part in header])
+        if len(text) + 3 * len(self._headers) > MOST_HEAD_BYTES:
+            raise _NotHttp("its head is too long")
+        if _FORBIDDEN_IN_VALUE.search(text):
+            raise _NotHttp("a header value has a control character")
+
+    def _framing(self) -> tuple[bool, bool]:
+        """Whether the body comes in chunks, and whether it has a length."""
+        self._fields = dict(self._headers)
+        has_length = b"content-length" in self._fields
+        if b"transfer-encoding" not in self._fields:
+            return False, has_length
+        codings = [value.strip().lower() for name, value in self._headers if name == b"transfer-encoding"]
+        if has_length or codings != [b"chunked"]:
+            raise _NotHttp("its framing is ambiguous")  # RFC 9112 6.3
+        return True, False
 
     def on_body(self, body: bytes) -> None:
         if self.is_complete:
@@ -347,8 +364,12 @@ class Connection(asyncio.Protocol):
 
     def _keeps_alive(self) -> bool:
         """RFC 9112 9.3. Not llhttp's answer, which takes a HEAD without length for a body until the end."""
+        if self._parser.get_http_version() != "1.1":
+            return False
+        if b"connection" not in self._fields:
+            return True
         options = b",".join(value.lower() for name, value in self._headers if name == b"connection").split(b",")
-        return self._parser.get_http_version() == "1.1" and not any(option.strip() == b"close" for option in options)
+        return b"close" not in [option.strip() for option in options]
 
     def _is_not_http(self, error: Exception) -> None:
         if self.is_complete:

@@ -1,0 +1,99 @@
+"""What is known of one request while it runs, and what is said about it at its end."""
+
+import random
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from uuid import UUID
+
+from oauth_pool_proxy.access_log import RequestLine
+from oauth_pool_proxy.headers import Headers
+from oauth_pool_proxy.relay import Progress
+from oauth_pool_proxy.request_body import Description, describe
+from oauth_pool_proxy.usage import UsageReader
+
+
+def new_request_id() -> str:
+    """`req_` and a random UUID (RFC 9562 5.4). Nobody has to be unable to guess it, so it costs no system call."""
+    return f"req_{UUID(int=random.getrandbits(128), version=4)}"
+
+
+class Phase(StrEnum):
+    """How far a request has come; where it was when its client left."""
+
+    QUEUED = "queued"
+    BODY = "body"
+    WAITING = "waiting"
+    ANSWERING = "answering"
+
+
+@dataclass(slots=True)
+class Request:
+    id: str
+    method: str
+    target: bytes
+    headers: Headers
+    progress: Progress
+    began: float = field(default_factory=time.monotonic)
+    phase: Phase = Phase.QUEUED
+    body: bytes = b""
+    bytes_in: int = 0
+    model: str | None = None
+    """As far as it is known: from the body, if anything had to be looked up there, or from the answer."""
+    conversation: bytes | None = None
+    account: str | None = None
+    attempts: int = 0
+    failures: int = 0
+    first_byte_at: float | None = None
+    is_stream: bool = False
+    upstream_request_id: bytes | None = None
+    usage: UsageReader | None = None
+    tried: set[str] = field(default_factory=set)
+    retry_at: float | None = None
+    """The soonest that an account which is not to blame said it would take this request."""
+    _description: Description | None = None
+    _is_described: bool = False
+
+    def describe(self) -> Description | None:
+        """What the body says. Looked at only when something depends on it: that costs a millisecond per megabyte."""
+        if not self._is_described:
+            self._is_described = True
+            self._description = describe(self.body) if self.body else None
+            if self._description:
+                self.model = self._description.model
+        return self._description
+
+    def forget_body(self) -> None:
+        """It will not be sent again, and a stream may last for an hour."""
+        self.body = b""
+        self._description = None
+
+    @property
+    def path(self) -> str:
+        """Without the query, which may hold anything."""
+        return self.target.partition(b"?")[0].decode("ascii", "replace")
+
+    @property
+    def first_byte_seconds(self) -> float | None:
+        return None if self.first_byte_at is None else self.first_byte_at - self.began
+
+    def line(self, outcome: str, seconds: float, error: Exception | None) -> RequestLine:
+        """What the log says of it."""
+        first_byte, upstream_id = self.first_byte_seconds, self.upstream_request_id
+        return RequestLine(
+            self.id,
+            self.method,
+            self.path,
+            self.progress.status,
+            outcome,
+            self.attempts,
+            round(seconds * 1000, 1),
+            self.bytes_in,
+            self.progress.bytes_sent,
+            self.is_stream,
+            None if first_byte is None else round(first_byte * 1000, 1),
+            self.account,
+            self.model,
+            upstream_id.decode("latin-1") if upstream_id else None,
+            (str(error) or type(error).__name__) if error else None,
+        )

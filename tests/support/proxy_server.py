@@ -208,7 +208,7 @@ def running_proxy(
     app = App(config, clock)
     listener = bind(config.proxy.listen)
     port = listener.getsockname()[1]
-    server = Server(app, 0, http)
+    server = Server(app, 0, http=http)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     deadline = time.monotonic() + DEADLINE

@@ -26,10 +26,20 @@ def run(*arguments: str, folder: Path, **environment: str) -> subprocess.Complet
     )
 
 
-def test_check_says_that_a_file_is_valid(tmp_path: Path) -> None:
-    (tmp_path / "anthropic-oauth-proxy.toml").write_text(GOOD.format(port=0))
+def test_check_says_that_a_file_is_valid_and_what_would_run(tmp_path: Path) -> None:
+    (tmp_path / "anthropic-oauth-proxy.toml").write_text(
+        GOOD.format(port=0)
+        + '[oauth]\nsource = "file"\nindex_dir = "/index"\naccess_dir = "/access"\naffinity = false\n'
+    )
     done = run("--check", folder=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "anthropic-oauth-proxy.toml: valid\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "anthropic-oauth-proxy.toml: valid",
+        "  listens on 127.0.0.1:0, forwards to http://127.0.0.1:1",
+        "  at most 1000 requests at once, 3 attempts, 60 s until an answer",
+        "  pool of provider anthropic: index from /index, access tokens from /access",
+        "  affinity off, usage metrics on, system prefix off",
+    ]
 
 
 def test_the_command_line_goes_before_the_environment(tmp_path: Path) -> None:

@@ -39,8 +39,13 @@ def test_a_pool_with_each_kind_of_account() -> None:
         "accounts_disabled": 1,
         "accounts": [
             {"id": "claude-1", "status": "available"},
-            {"id": "claude-2", "status": "cooling_down", "cooldown_remaining_secs": 3600},
-            {"id": "claude-3", "status": "disabled"},
+            {
+                "id": "claude-2",
+                "status": "cooling_down",
+                "reason": "QuotaExhausted",
+                "cooldown_remaining_secs": 3600,
+            },
+            {"id": "claude-3", "status": "disabled", "reason": "Disabled"},
         ],
     }
 

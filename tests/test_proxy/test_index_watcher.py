@@ -44,7 +44,7 @@ async def watching(
     result = Watching()
     config = KubernetesConfig(server.url, "pool", None, token_file)
     api = KubeApi(config, read_timeout=read_timeout, clock=clock or Clock())
-    index = ConfigMapIndex(api, "oauth-pool", result.on_index, Backoff(0.001, 0.01))
+    index = ConfigMapIndex(api, "oauth-pool", result.on_index, lambda: Backoff(0.001, 0.01))
     task = asyncio.create_task(index.run())
     try:
         yield result

@@ -18,11 +18,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from oauth_pool_proxy.access_log import AccessLog
+from oauth_pool_proxy.access_log import AccessLog, RequestLine
 from oauth_pool_proxy.affinity import Affinity
 from oauth_pool_proxy.client import Client
 from oauth_pool_proxy.config import Config, KubernetesConfig, OAuthConfig
-from oauth_pool_proxy.errors import AnswerAborted, ClientGone, ProxyError, ShuttingDown, StreamBroken, error_body
+from oauth_pool_proxy.errors import (
+    AnswerAborted,
+    ClientGone,
+    InvalidRequest,
+    ProxyError,
+    ShuttingDown,
+    StreamBroken,
+    error_body,
+)
 from oauth_pool_proxy.forward import Forwarder
 from oauth_pool_proxy.health import health, readiness
 from oauth_pool_proxy.http_protocol import client_of, target_of
@@ -92,6 +100,15 @@ class App:
             client.break_off()
             raise AnswerAborted(str(error))
 
+    def refused(self, request_id: str, message: str) -> None:
+        """The server has answered something that is not HTTP: nothing else is known of it."""
+        self.metrics.failed(InvalidRequest.error_type)
+        self.metrics.finished("", InvalidRequest.status, 0, None)
+        if self._access_log.is_on:
+            line = RequestLine(request_id, "", "", InvalidRequest.status, InvalidRequest.outcome, 0, 0, 0, 0, False)
+            line.error = message
+            self._access_log.write(line)
+
     async def _forward(self, request: Request, client: Client) -> Exception | None:
         """Returns what the client has to be told, if there is something."""
         try:
@@ -114,7 +131,8 @@ class App:
         elif error:
             metrics.failed(getattr(error, "error_type", None))
         metrics.finished(request.method, progress.status, seconds, request.first_byte_seconds)
-        metrics.bodies(request.bytes_in, progress.bytes_sent)
+        metrics.request_bytes += request.bytes_in
+        metrics.response_bytes += progress.bytes_sent
         if request.usage:
             request.model = request.model or request.usage.model
             if request.account and (usage := request.usage.usage):
@@ -143,10 +161,16 @@ class App:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         config = self._config.proxy
         async with AsyncExitStack() as stack:
-            self.upstream = Upstream(config.upstream, timeout=config.timeout, ca_file=config.upstream_ca_file)
+            self.upstream = Upstream(
+                config.upstream,
+                timeout=config.timeout,
+                ca_file=config.upstream_ca_file,
+                most_idle=config.max_connections,
+            )
             stack.callback(self.upstream.close)
             mode = await stack.enter_async_context(self._pool_mode(self._config.oauth)) if self._config.oauth else None
             self._forwarder = Forwarder(self._config, self.upstream, self.metrics, mode, self._clock)
+            stack.callback(self._access_log.flush)
             slots = self._forwarder.slots
             self.metrics.watch_queue(lambda: self.service.in_flight, lambda: slots.waiting)
             self.metrics.add(UpstreamCollector(self.upstream))

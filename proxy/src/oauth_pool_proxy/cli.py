@@ -44,7 +44,7 @@ def _serve(config: Config) -> int:
     from oauth_pool_proxy.server import Server, bind
 
     listener = bind(config.proxy.listen)
-    Server(App(config), config.proxy.drain_timeout).run([listener])
+    Server(App(config), config.proxy.drain_timeout, config.proxy.pre_stop_delay).run([listener])
     return 0
 
 
@@ -54,8 +54,35 @@ def _check(options: argparse.Namespace) -> int:
     config = load_config(path, os.environ)
     for warning in config.warnings:
         sys.stderr.write(f"warning: {warning}\n")
-    sys.stdout.write(f"{path}: valid\n")
+    sys.stdout.write(f"{path}: valid\n{_summary(config)}")
     return 0
+
+
+def _summary(config: Config) -> str:
+    """What would run, a line for each thing a person may want to be sure of."""
+    proxy, oauth = config.proxy, config.oauth
+    lines = [
+        f"listens on {proxy.listen}, forwards to {proxy.upstream}",
+        f"at most {proxy.max_connections} requests at once, {proxy.attempts} attempts, {proxy.timeout:g} s until an answer",
+    ]
+    if oauth is None:
+        names = ", ".join(name.decode() for name, _ in config.headers) or "none"
+        lines.append(f"passthrough: clients' own credentials; headers set: {names}")
+    else:
+        source = oauth.source
+        place = (
+            source
+            if isinstance(source, Path)
+            else f"ConfigMap {source.namespace}/{source.config_map} of {source.server}"
+        )
+        lines.append(f"pool of provider {oauth.provider}: index from {place}, access tokens from {oauth.access_dir}")
+        features = {
+            "affinity": oauth.affinity,
+            "usage metrics": oauth.usage_metrics,
+            "system prefix": oauth.system_prefix,
+        }
+        lines.append(", ".join(f"{name} {'on' if is_on else 'off'}" for name, is_on in features.items()))
+    return "".join(f"  {line}\n" for line in lines)
 
 
 def _config_path(options: argparse.Namespace, environment: Mapping[str, str]) -> Path:

@@ -54,6 +54,9 @@ class UpstreamUrl:
     base_path: bytes
     """Put in front of every path, without a slash at its end; empty for most."""
 
+    def __str__(self) -> str:
+        return f"{'https' if self.is_tls else 'http'}://{self.authority.decode()}{self.base_path.decode()}"
+
     @property
     def authority(self) -> bytes:
         """The `Host` header: without the port where it is the scheme's own (RFC 9110 7.2, RFC 3986 6.2.3)."""
@@ -69,6 +72,7 @@ class ProxyConfig:
     max_connections: int = 1000
     attempts: int = 3
     drain_timeout: float = 5
+    pre_stop_delay: float = 0
     max_body_bytes: int = 10 * 1024 * 1024
     upstream_ca_file: Path | None = None
 
@@ -151,6 +155,7 @@ def _proxy(table: Table) -> ProxyConfig:
         "max_connections",
         "attempts",
         "drain_timeout_secs",
+        "pre_stop_delay_secs",
         "max_body_bytes",
         "upstream_ca_file",
     )
@@ -161,6 +166,7 @@ def _proxy(table: Table) -> ProxyConfig:
         max_connections=table.number("max_connections", 1000, least=1),
         attempts=table.number("attempts", 3, least=1, most=100),
         drain_timeout=table.number("drain_timeout_secs", 5, least=0),
+        pre_stop_delay=table.number("pre_stop_delay_secs", 0, least=0),
         max_body_bytes=table.number("max_body_bytes", 10 * 1024 * 1024, least=1),
         upstream_ca_file=_ca_file(table, "upstream_ca_file"),
     )

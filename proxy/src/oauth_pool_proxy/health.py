@@ -38,6 +38,8 @@ def _accounts(pool: Pool, now: float) -> list[dict[str, object]]:
     for account in pool.accounts:
         state = account.state(now)
         document: dict[str, object] = {"id": account.name, "status": state.value}
+        if reason := account.why_not(now):
+            document["reason"] = reason
         if state is State.COOLING_DOWN:
             document["cooldown_remaining_secs"] = max(1, round(account.cooling_until - now))
         documents.append(document)

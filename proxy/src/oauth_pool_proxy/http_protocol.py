@@ -66,6 +66,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._is_declining = True
             return
+        for name, value in self.headers:
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
+                # Another coding would have to be undone (RFC 9112 7), and the body would not be the client's any more.
+                raise httptools.HttpParserError("unknown transfer coding")
         super().on_headers_complete()
         client = None
         if self.offers_transport:
@@ -97,6 +101,8 @@ class HttpProtocol(HttpToolsProtocol):
         if not (self.cycle and self.cycle.response_started and not self.cycle.response_complete):
             request_id = new_request_id()
             body = error_body(InvalidRequest.type, msg, request_id)
+            if callable(refused := getattr(self.app, "refused", None)):
+                refused(request_id, msg)
             head = (
                 "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
                 f"content-length: {len(body)}\r\nrequest-id: {request_id}\r\n\r\n"

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 OnIndex = Callable[[Mapping[str, str]], None]
 
+SHARDS = "oauthpool.dev/shards"
+MOST_SHARDS = 10
 WATCH_SECONDS = 290
 """How long the API server is asked to keep a watch open: a little less than its own limit of five minutes."""
 
@@ -61,6 +63,7 @@ class _Outage:
 
 class _Meta(msgspec.Struct, rename="camel"):
     resource_version: str = ""
+    annotations: dict[str, str] | None = None
 
 
 class _ConfigMap(msgspec.Struct):
@@ -83,19 +86,73 @@ class _EventError(Exception):
 
 
 class ConfigMapIndex:
+    """The pool index in a ConfigMap and, when one is not enough, in further ones: `NAME-1`, `NAME-2`, …
+
+    The first one says in an annotation how many there are. Each is followed by itself, and the union is handed on as soon
+    as every one has been read; an account that stands in two counts where the number is lower.
+    """
+
+    def __init__(self, api: KubeApi, name: str, on_index: OnIndex, backoff: Callable[[], Backoff] = Backoff) -> None:
+        self._api, self._name, self._on_index, self._new_backoff = api, name, on_index, backoff
+        self._parts: dict[int, Mapping[str, str]] = {}
+        self._reflectors: dict[int, _Reflector] = {}
+
+    @property
+    def last_success(self) -> float | None:
+        """When all of the index was last known to be current."""
+        instants = [reflector.last_success for reflector in self._reflectors.values()]
+        return min((instant for instant in instants if instant is not None), default=None) if all(instants) else None
+
+    @property
+    def lists(self) -> int:
+        """How often a whole ConfigMap was read."""
+        return sum(reflector.lists for reflector in self._reflectors.values())
+
+    async def run(self) -> None:
+        self._parts.clear()
+        self._reflectors.clear()
+        async with asyncio.TaskGroup() as group:
+            self._follow(0, group)
+
+    def _follow(self, number: int, group: asyncio.TaskGroup) -> None:
+        name = f"{self._name}-{number}" if number else self._name
+        reflector = _Reflector(self._api, name, lambda found: self._changed(number, found, group), self._new_backoff())
+        self._reflectors[number] = reflector
+        group.create_task(reflector.run())
+
+    def _changed(self, number: int, found: _ConfigMap | None, group: asyncio.TaskGroup) -> None:
+        # No ConfigMap means no account, which is a state like any other.
+        self._parts[number] = (found.data if found else None) or {}
+        if number == 0:
+            for further in range(len(self._reflectors), _shards(found)):
+                self._follow(further, group)
+        if len(self._parts) == len(self._reflectors):
+            merged: dict[str, str] = {}
+            for part in sorted(self._parts, reverse=True):
+                merged.update(self._parts[part])
+            self._on_index(merged)
+
+
+def _shards(found: _ConfigMap | None) -> int:
+    """How many ConfigMaps there are, by the word of the first."""
+    text = ((found.metadata.annotations if found else None) or {}).get(SHARDS, "")
+    return min(int(text), MOST_SHARDS) if text.isascii() and text.isdigit() else 1
+
+
+class _Reflector:
     """List, then watch from there; after any trouble, wait a little and list again.
 
     A list is the whole truth, so nothing that was missed meanwhile matters. A watch that ends in peace is resumed
     without a list, one that ends without having said anything (a bookmark comes every minute) is trouble.
     """
 
-    def __init__(self, api: KubeApi, name: str, on_index: OnIndex, backoff: Backoff | None = None) -> None:
-        self._api, self._name, self._on_index = api, name, on_index
-        self._backoff = backoff or Backoff()
+    def __init__(
+        self, api: KubeApi, name: str, on_change: Callable[[_ConfigMap | None], None], backoff: Backoff
+    ) -> None:
+        self._api, self._name, self._on_change, self._backoff = api, name, on_change, backoff
         self._outage = _Outage("the pool index")
         self.last_success: float | None = None
         self.lists = 0
-        """How often the whole index was read."""
 
     async def run(self) -> None:
         while True:
@@ -111,8 +168,7 @@ class ConfigMapIndex:
         async with self._request({}) as response:
             found = msgspec.json.decode(await response.aread(), type=_List)
         self.lists += 1
-        # No ConfigMap means no account, which is a state like any other.
-        self._changed(found.items[0].data if found.items else None)
+        self._changed(found.items[0] if found.items else None)
         return found.metadata.resource_version
 
     async def _watch(self, version: str) -> str:
@@ -132,7 +188,7 @@ class ConfigMapIndex:
                 config_map = msgspec.json.decode(event.object, type=_ConfigMap)
                 seen = config_map.metadata.resource_version
                 if event.type in ("ADDED", "MODIFIED"):
-                    self._changed(config_map.data)
+                    self._changed(config_map)
                 elif event.type == "DELETED":
                     self._changed(None)
                 self.last_success = time.time()
@@ -143,10 +199,10 @@ class ConfigMapIndex:
         path = f"/api/v1/namespaces/{self._api.namespace}/configmaps"
         return self._api.request("GET", path, {"fieldSelector": f"metadata.name={self._name}", **params})
 
-    def _changed(self, data: Mapping[str, str] | None) -> None:
+    def _changed(self, found: _ConfigMap | None) -> None:
         self._outage.worked()
         self.last_success = time.time()
-        self._on_index(data or {})
+        self._on_change(found)
 
 
 class FolderIndex:

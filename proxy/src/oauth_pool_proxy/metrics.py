@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from oauth_pool_proxy.affinity import Outcome as AffinityOutcome
@@ -45,7 +45,7 @@ class Metrics:
             "pool_quota_exhaustions", "Times an account's quota was found used up", "account_id"
         )
         for error_type in ("timeout", "connection", "invalid_request"):
-            self._errors.add(error_type, amount=0)  # so that a rate over it exists before the first error
+            self._errors.add((error_type,), 0)  # so that a rate over it exists before the first error
 
     def _beside_them(self) -> None:
         self._first_byte = self._histogram(
@@ -57,7 +57,8 @@ class Metrics:
             "account_id",
         )
         self._queue_wait = self._histogram("proxy_queue_wait_seconds", "Time that requests waited for a slot")
-        self._bytes = self._counter("proxy_body_bytes", "Bytes of bodies", "direction")
+        self.request_bytes = self.response_bytes = 0
+        self.add(_BodyBytes(self))
         self._disconnects = self._counter(
             "proxy_client_disconnects", "Clients that left before their answer was complete", "phase"
         )
@@ -74,49 +75,45 @@ class Metrics:
     def finished(self, method: str, status: int, seconds: float, first_byte: float | None) -> None:
         self.requests_served += 1
         label = str(status)
-        self._requests.add(label, method)
-        self._duration.observe(seconds, label)
+        self._requests.add((label, method))
+        self._duration.observe(seconds, (label,))
         if first_byte is not None:
             self._first_byte.observe(first_byte)
-
-    def bodies(self, bytes_in: int, bytes_out: int) -> None:
-        self._bytes.add("request", amount=bytes_in)
-        self._bytes.add("response", amount=bytes_out)
 
     def failed(self, error_type: str | None) -> None:
         """A request that the proxy could not serve; `error_type` is none when that was not the upstream's doing."""
         self.errors_total += 1
         if error_type:
-            self._errors.add(error_type)
+            self._errors.add((error_type,))
 
     def failover(self, account: str, verdict: Verdict) -> None:
-        self._failovers.add(account, verdict.name.lower())
+        self._failovers.add((account, verdict.name.lower()))
 
     def quota_exhausted(self, account: str) -> None:
-        self._exhaustions.add(account)
+        self._exhaustions.add((account,))
 
     def account_answered(self, account: str, seconds: float) -> None:
-        self._account_first_byte.observe(seconds, account)
+        self._account_first_byte.observe(seconds, (account,))
 
     def waited(self, seconds: float) -> None:
         self._queue_wait.observe(seconds)
 
     def client_left(self, phase: str) -> None:
-        self._disconnects.add(phase)
+        self._disconnects.add((phase,))
 
     def retried(self, reason: str) -> None:
-        self._retries.add(reason)
+        self._retries.add((reason,))
 
     def affinity(self, outcome: AffinityOutcome) -> None:
-        self._affinity.add(outcome.value)
+        self._affinity.add((outcome.value,))
 
     def used(self, account: str, model: str | None, usage: Usage) -> None:
         if model not in self._models:
             model = self._admitted(model)
-        self._tokens.add(account, model, "input", amount=usage.input)
-        self._tokens.add(account, model, "output", amount=usage.output)
-        self._tokens.add(account, model, "cache_read", amount=usage.cache_read)
-        self._tokens.add(account, model, "cache_creation", amount=usage.cache_creation)
+        self._tokens.add((account, model, "input"), usage.input)
+        self._tokens.add((account, model, "output"), usage.output)
+        self._tokens.add((account, model, "cache_read"), usage.cache_read)
+        self._tokens.add((account, model, "cache_creation"), usage.cache_creation)
 
     def _admitted(self, model: str | None) -> str:
         if model is None or len(self._models) >= MOST_MODELS:
@@ -151,6 +148,17 @@ class _Gauge(Collector):
 
     def collect(self) -> list[Metric]:
         return [GaugeMetricFamily(*self._family, value=self._value())]
+
+
+class _BodyBytes(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        metric = CounterMetricFamily("proxy_body_bytes", "Bytes of bodies", labels=["direction"])
+        metric.add_metric(["request"], self._metrics.request_bytes)
+        metric.add_metric(["response"], self._metrics.response_bytes)
+        return [metric]
 
 
 class _Build(Collector):

@@ -301,9 +301,9 @@ class Pool:
         """Whether this account is one of those that `pick` chooses from."""
         self._catch_up(now)
         account = self._by_uid.get(uid)
-        if account is None or account not in self._turns or not self._suits(account, now, wish):
+        if account is None or not self._suits(account, now, wish):
             return False
-        return account.entry.priority == self._turns.highest_tier(lambda other: self._suits(other, now, wish))
+        return self._turns.could_take(account, lambda other: self._suits(other, now, wish))
 
     def _suits(self, account: Account, now: float, wish: Wish) -> bool:
         return account.uid not in wish.tried and account.model_limited_until(wish.model) <= now

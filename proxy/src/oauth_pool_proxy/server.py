@@ -4,6 +4,7 @@ The overridden methods are those of uvicorn's pinned minor version; the life cyc
 """
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -41,7 +42,9 @@ def bind(address: Address) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    def __init__(self, app: App, drain_timeout: float, http: type[HttpProtocol] = HttpProtocol) -> None:
+    def __init__(
+        self, app: App, drain_timeout: float, pre_stop_delay: float = 0, http: type[HttpProtocol] = HttpProtocol
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -58,15 +61,19 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
             )
         )
-        self._service, self._drain_timeout = app.service, drain_timeout
+        self._service, self._drain_timeout, self._pre_stop_delay = app.service, drain_timeout, pre_stop_delay
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.starting()
         await super().startup(sockets)
         host, port = (sockets or self.servers[0].sockets)[0].getsockname()[:2]
+        # What exists by now stays: the garbage collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         self._service.running(str(Address(host, port)))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._service.linger(self._pre_stop_delay)
         for server in self.servers:
             server.close()
         for listener in sockets or []:
@@ -105,4 +112,5 @@ class Server(uvicorn.Server):
             self._service.force()
             return
         log.info("received %s, shutting down", number.name)
+        self._service.leave()
         self.should_exit = True

@@ -6,6 +6,7 @@ Initializing -> Starting -> Running -> Draining -> Stopped
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from enum import Enum
 
 log = logging.getLogger(__name__)
@@ -71,9 +72,22 @@ class Service:
         self._is_forced = True
         self._changed.set()
 
+    def leave(self) -> None:
+        """From now on the proxy is not ready any more."""
+        self._move(ServiceState.DRAINING)
+
+    async def linger(self, seconds: float) -> None:
+        """Go on as before for a while: those who still send requests here learn of it only in a moment."""
+        deadline = time.monotonic() + seconds
+        while not self._is_forced and (remaining := deadline - time.monotonic()) > 0:
+            self._changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), remaining)
+
     async def drain(self, timeout: float) -> None:
         """Wait for the requests in flight, as long as that; then cancel the survivors, who tell their clients."""
-        if not self._move(ServiceState.DRAINING):
+        self.leave()
+        if self.state is not ServiceState.DRAINING:
             return
         try:
             async with asyncio.timeout(timeout):

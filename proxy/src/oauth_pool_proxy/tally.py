@@ -17,7 +17,7 @@ class CounterTally(Collector):
         self._family = (name, text, labels)
         self._totals: dict[tuple[str, ...], float] = {}
 
-    def add(self, *labels: str, amount: float = 1) -> None:
+    def add(self, labels: tuple[str, ...], amount: float = 1) -> None:
         self._totals[labels] = self._totals.get(labels, 0) + amount
 
     def describe(self) -> Iterable[Metric]:
@@ -46,7 +46,7 @@ class HistogramTally(Collector):
         self._bounds = tuple(buckets)
         self._series: dict[tuple[str, ...], _Series] = {}
 
-    def observe(self, value: float, *labels: str) -> None:
+    def observe(self, value: float, labels: tuple[str, ...] = ()) -> None:
         series = self._series.get(labels)
         if series is None:
             series = self._series[labels] = _Series(len(self._bounds) + 1)

@@ -29,9 +29,6 @@ class Turns(Generic[Member]):
         self._order: list[int] = []
         self._places: dict[Member, tuple[int, int]] = {}
 
-    def __contains__(self, member: Member) -> bool:
-        return member in self._places
-
     def put(self, member: Member, tier: int, weight: int) -> None:
         """Let the member take part. One that does already keeps its place in the queue if that is the same one."""
         if self._places.get(member) == (tier, weight):
@@ -64,12 +61,16 @@ class Turns(Generic[Member]):
                 return member
         return None
 
-    def highest_tier(self, is_eligible: Callable[[Member], bool]) -> int | None:
-        """The tier that `take` would look into."""
+    def could_take(self, member: Member, is_eligible: Callable[[Member], bool]) -> bool:
+        """Whether this one, who is eligible, is of the tier that `take` would look into."""
+        if member not in self._places:
+            return False
         for tier in self._order:
-            if any(is_eligible(member) for queue in self._tiers[tier].values() for member in queue.members):
-                return tier
-        return None
+            if tier == self._places[member][0]:
+                return True
+            if any(is_eligible(other) for queue in self._tiers[tier].values() for other in queue.members):
+                return False
+        return False
 
     def _take_from(self, queues: dict[int, _Queue[Member]], is_eligible: Callable[[Member], bool]) -> Member | None:
         if len(queues) == 1:

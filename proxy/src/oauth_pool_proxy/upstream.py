@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
+from oauth_pool_proxy.addresses import Addresses, Lookup, look_up
 from oauth_pool_proxy.config import UpstreamUrl
 from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.upstream_connection import Answer, Connection, Headers, NothingCameBack
@@ -17,7 +18,8 @@ from oauth_pool_proxy.upstream_connection import Answer, Connection, Headers, No
 __all__ = ["Answer", "Headers", "Upstream"]
 
 CONNECT_TIMEOUT = 5.0
-MOST_IDLE = 256
+MOST_HANDSHAKES = 16
+"""TLS handshakes at once. Each is a millisecond of work or two, which the streams that run already must not wait for."""
 
 
 class Upstream:
@@ -30,13 +32,18 @@ class Upstream:
         timeout: float,
         ca_file: Path | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
+        most_idle: int = 256,
         clock: Callable[[], float] | None = None,
+        lookup: Lookup = look_up,
     ) -> None:
         self._url = url
         self._tls = _tls_context(ca_file) if url.is_tls else None
         self._connect_timeout = connect_timeout
         self._timeout = timeout
+        self._most_idle = most_idle
         self.clock = clock or asyncio.get_running_loop().time
+        self._addresses = Addresses(url.host, url.port, self.clock, lookup)
+        self._handshakes = asyncio.Semaphore(MOST_HANDSHAKES)
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
         self._watchdog: asyncio.TimerHandle | None = None
@@ -63,6 +70,7 @@ class Upstream:
     def close(self) -> None:
         if self._watchdog:
             self._watchdog.cancel()
+        self._addresses.close()
         for connection in list(self._connections):
             connection.abort()
 
@@ -92,22 +100,45 @@ class Upstream:
         return None
 
     async def _connect(self) -> Connection:
-        host, port = self._url.host, self._url.port
-        name = host if self._tls else None
-        connection = Connection(self)
+        if self._tls is None:
+            return await self._connect_in_time()
+        async with self._handshakes:
+            return await self._connect_in_time()
+
+    async def _connect_in_time(self) -> Connection:
         try:
             async with asyncio.timeout(self._connect_timeout):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection, host, port, ssl=self._tls, server_hostname=name
-                )
+                return await self._connect_to_any(await self._addresses.current())
         except TimeoutError:
-            self._abandon(connection)
             raise UpstreamTimeout(
                 f"The upstream could not be connected to within {self._connect_timeout:g} s"
             ) from None
         except OSError as error:
             reason = "its certificate is not trusted" if isinstance(error, ssl.SSLError) else type(error).__name__
             raise UpstreamUnreachable(f"The upstream could not be connected to ({reason})", was_sent=False) from error
+
+    async def _connect_to_any(self, addresses: list[str]) -> Connection:
+        """In turn. One that does not answer costs its share of the time, and not the others' too."""
+        for number, address in enumerate(addresses):
+            is_last = number == len(addresses) - 1
+            try:
+                async with asyncio.timeout(None if is_last else self._connect_timeout / len(addresses)):
+                    connection = await self._connect_to(address)
+            except OSError:  # a TimeoutError is one, too
+                if is_last:
+                    raise
+            else:
+                self._addresses.worked(address)
+                return connection
+        raise AssertionError("there is at least one address")
+
+    async def _connect_to(self, address: str) -> Connection:
+        connection = Connection(self)
+        name = self._url.host if self._tls else None
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection, address, self._url.port, ssl=self._tls, server_hostname=name
+            )
         except BaseException:
             self._abandon(connection)
             raise
@@ -129,7 +160,7 @@ class Upstream:
             self._idle.remove(connection)
 
     def keep(self, connection: Connection) -> None:
-        if len(self._idle) < MOST_IDLE:
+        if len(self._idle) < self._most_idle:
             self._idle.append(connection)
         else:
             connection.abort()

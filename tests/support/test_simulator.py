@@ -1353,7 +1353,9 @@ def test_a_stalled_stream_ends_when_the_client_leaves(provider: SimulatorServer,
     token = provider.simulator.issue_access_token(ALICE)
     provider.simulator.switches.set(stream_stall_after=1)
     with http.stream("POST", "/v1/messages", headers=api_headers(token), json=question(stream=True)) as response:
-        assert next(response.iter_raw()).startswith(b"event: message_start\n")
+        # kept: an iterator that nobody holds closes the connection
+        chunks = response.iter_raw()
+        assert next(chunks).startswith(b"event: message_start\n")
         record = provider.simulator.requests("/v1/messages")[0]
         assert record.outcome is Outcome.PENDING
     eventually(lambda: record.outcome is Outcome.CLIENT_DISCONNECTED)

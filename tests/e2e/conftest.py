@@ -1,5 +1,6 @@
 """A proxy in each of its modes, for the tests of what official clients see."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -12,6 +13,15 @@ from tests.e2e.gateway import Gateway, Mode, running_gateway
 
 StartGateway = Callable[..., Gateway]
 ClientOf = Callable[[Gateway], anthropic.Anthropic]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_the_person() -> Iterator[None]:
+    """The SDKs read keys, addresses and headers from the environment of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("ANTHROPIC_")]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture(params=["passthrough", "pool"])

@@ -6,18 +6,13 @@ from typing import Any
 
 import anthropic
 import pytest
-from anthropic.types import Message, MessageParam, ToolParam
+from anthropic.types import Message, MessageParam
 
-from tests.e2e.gateway import ALICE, DUMMY_KEY, MODEL, SUBJECTS, Gateway
+from tests.e2e.gateway import ALICE, DUMMY_KEY, MODEL, Gateway
+from tests.e2e.questions import PLACE, TEXT, WEATHER, asking, served
 from tests.simulator.bearer import OAUTH_BETA
 from tests.simulator.recorder import Outcome
 from tests.support.proxy_server import until
-
-TEXT = "¿Qué tal? 你好, it's a “long” question with many words 🙂 in it"
-WEATHER: ToolParam = {
-    "name": "weather",
-    "input_schema": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
-}
 
 
 @pytest.fixture
@@ -26,19 +21,10 @@ async def async_client(gateway: Gateway) -> AsyncIterator[anthropic.AsyncAnthrop
         yield client
 
 
-def asking(text: str = "hello", **changes: Any) -> dict[str, Any]:
-    return {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": text}], **changes}
-
-
 def text_of(message: Message) -> str:
     (block,) = message.content
     assert block.type == "text"
     return block.text
-
-
-def served(text: str) -> set[str]:
-    """The whole answer to a question, from any of the accounts."""
-    return {f"Served by {subject}: {text}" for subject in SUBJECTS}
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -78,8 +64,7 @@ def test_a_stream_makes_the_same_message(
 
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_a_tool_is_called_and_its_result_handed_back(client: anthropic.Anthropic, is_streamed: bool) -> None:
-    place = 'Århus \\ "50 °N"'
-    turns: list[MessageParam] = [{"role": "user", "content": place}]
+    turns: list[MessageParam] = [{"role": "user", "content": PLACE}]
 
     def turn() -> Message:
         parameters = asking(messages=turns, tools=[WEATHER], tool_choice={"type": "any"})
@@ -92,7 +77,7 @@ def test_a_tool_is_called_and_its_result_handed_back(client: anthropic.Anthropic
     called = turn()
     block = called.content[-1]
     assert block.type == "tool_use"
-    assert (block.name, block.input, called.stop_reason) == ("weather", {"place": place}, "tool_use")
+    assert (block.name, block.input, called.stop_reason) == ("weather", {"place": PLACE}, "tool_use")
     turns += [
         {"role": "assistant", "content": called.content},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": block.id, "content": "sunny"}]},

@@ -5,34 +5,33 @@ from typing import Any
 
 import anthropic
 import pytest
-from anthropic.types import MessageParam
 
 from tests.e2e.conftest import ClientOf, StartGateway
 from tests.e2e.error_answers import PASSED_ON, ErrorAnswer
-from tests.e2e.gateway import ALICE, BOB, MODEL, Gateway
+from tests.e2e.gateway import ALICE, BOB, Gateway
+from tests.e2e.questions import asking
 
-MESSAGES: list[MessageParam] = [{"role": "user", "content": "a question"}]
 UNIFIED = "anthropic-ratelimit-unified"
 
 
 def ask(client: anthropic.Anthropic) -> object:
-    return client.messages.create(model=MODEL, max_tokens=100, messages=MESSAGES)
+    return client.messages.create(**asking())
 
 
 def ask_for_stream(client: anthropic.Anthropic) -> object:
-    with client.messages.stream(model=MODEL, max_tokens=100, messages=MESSAGES) as stream:
+    with client.messages.stream(**asking()) as stream:
         return stream.get_final_message()
 
 
 def read_stream(client: anthropic.Anthropic) -> object:
-    with client.messages.stream(model=MODEL, max_tokens=100, messages=MESSAGES) as stream:
+    with client.messages.stream(**asking()) as stream:
         return list(stream.text_stream)
 
 
 async def ask_async(gateway: Gateway) -> object:
     async with (
         anthropic.AsyncAnthropic(base_url=gateway.url, api_key=gateway.key, max_retries=0, timeout=20) as client,
-        client.messages.stream(model=MODEL, max_tokens=100, messages=MESSAGES) as stream,
+        client.messages.stream(**asking()) as stream,
     ):
         return await stream.get_final_message()
 

@@ -102,12 +102,12 @@ def text_of_stream(body: bytes) -> str:
         pytest.param(["-H", "transfer-encoding: chunked"], id="chunked-request"),
     ],
 )
-@pytest.mark.parametrize("is_streamed", [False, True], ids=["json", "stream"])
-def test_an_answer_is_whole(gateway: Gateway, curl: Curl, options: list[str], is_streamed: bool) -> None:
-    gateway.simulator.switches.set(gzip=True)
-    body = asking(TEXT, stream=is_streamed)
+@pytest.mark.parametrize("kind", ["json", "json-chunked", "stream"])
+def test_an_answer_is_whole(gateway: Gateway, curl: Curl, options: list[str], kind: str) -> None:
+    gateway.simulator.switches.set(gzip=True, json_chunked=kind == "json-chunked")
+    body = asking(TEXT, stream=kind == "stream")
     headers, answer = curl.ask("-N", *options, body=body)
-    assert (text_of_stream(answer) if is_streamed else text_of(answer)) in served(TEXT)
+    assert (text_of_stream(answer) if kind == "stream" else text_of(answer)) in served(TEXT)
     assert headers.get("content-encoding") == ("gzip" if options == ["--compressed"] else None)
     request = gateway.request()
     assert headers["request-id"] == request.request_id
@@ -136,8 +136,9 @@ def test_a_stream_that_is_cut_is_a_failure(gateway: Gateway, curl: Curl, version
     assert (name, json.loads(data.removeprefix("data: "))["error"]["type"], end) == ("event: error", "api_error", "")
 
 
-def test_a_json_answer_that_is_cut_is_a_failure(gateway: Gateway, curl: Curl) -> None:
-    gateway.simulator.switches.set(json_cut_after=60)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_json_answer_that_is_cut_is_a_failure(gateway: Gateway, curl: Curl, chunked: bool) -> None:
+    gateway.simulator.switches.set(json_cut_after=60, json_chunked=chunked)
     ended = curl.run(body=asking())
     assert (ended.returncode, len(ended.stdout)) == (PARTIAL_FILE, 60)
 

@@ -173,10 +173,17 @@ async def test_a_stream_that_breaks_raises_in_the_async_client_too(gateway: Gate
 
 
 @pytest.mark.parametrize("after", [0, 60], ids=["before-its-body", "within-its-body"])
-@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(
+    "switches",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"gzip": True}, id="compressed"),
+        pytest.param({"json_chunked": True}, id="chunked"),
+    ],
+)
 def test_a_json_answer_that_is_cut_is_no_message(
-    gateway: Gateway, client: anthropic.Anthropic, after: int, compressed: bool
+    gateway: Gateway, client: anthropic.Anthropic, after: int, switches: dict[str, bool]
 ) -> None:
-    gateway.simulator.switches.set(json_cut_after=after, gzip=compressed)
+    gateway.simulator.switches.set(json_cut_after=after, **switches)
     with pytest.raises(anthropic.APIConnectionError):
         ask(client)

@@ -64,11 +64,13 @@ class Api:
             response.body = gzip.compress(bytes(response.body), mtime=0)
             response.headers["content-encoding"] = "gzip"
             response.headers["content-length"] = str(len(response.body))
-        if switches.json_cut_after is None:
+        if switches.json_cut_after is None and not switches.json_chunked:
             return response
-        beginning = bytes(response.body)[: switches.json_cut_after]
-        # its content-length is the whole answer's
-        return StreamingResponse(_cut_off(beginning, exchange_of(request)), headers=response.headers)
+        if switches.json_chunked:
+            del response.headers["content-length"]
+        # else it stays that of the whole answer, also when only a part of it is sent
+        body = _json_body(bytes(response.body), switches.json_cut_after, exchange_of(request))
+        return StreamingResponse(body, headers=response.headers)
 
 
 def wants_gzip(request: Request, switches: Switches) -> bool:
@@ -90,6 +92,7 @@ def _failure(switches: Switches) -> ApiError:
     return ApiError(status, message, headers=headers, is_from_edge=switches.errors_from_edge)
 
 
-async def _cut_off(beginning: bytes, exchange: Exchange) -> AsyncIterator[bytes]:
-    yield beginning
-    await exchange.drop()
+async def _json_body(body: bytes, cut_after: int | None, exchange: Exchange) -> AsyncIterator[bytes]:
+    yield body[:cut_after]
+    if cut_after is not None:
+        await exchange.drop()

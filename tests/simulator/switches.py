@@ -89,6 +89,7 @@ class Switches(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     headers_delay: Annotated[Seconds, "wait before the status line"] = 0
     gzip: Annotated[bool, "compress for clients that accept gzip"] = False
     json_cut_after: Annotated[Count | None, "cut the connection after N bytes of a JSON answer's body"] = None
+    json_chunked: Annotated[bool, "no JSON answer has a content-length"] = False
     event_delay: Annotated[Seconds, "between two events of a stream"] = 0
     chunk_bytes: Annotated[Positive | None, "cut a stream in pieces of this size, events and characters too"] = None
     stream_stall_after: Annotated[Position | None, "POSITION: fall silent"] = None

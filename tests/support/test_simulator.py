@@ -1302,6 +1302,17 @@ def test_a_json_answer_that_is_cut_looks_cut(
     assert provider.simulator.requests(path)[0].outcome is Outcome.DROPPED
 
 
+def test_a_json_answer_may_come_without_a_length(provider: SimulatorServer, http: httpx2.Client) -> None:
+    headers = api_headers(provider.simulator.issue_access_token(ALICE))
+    provider.simulator.switches.set(json_chunked=True)
+    whole = http.post("/v1/messages", headers=headers, json=question())
+    assert "content-length" not in whole.headers
+    assert whole.json()["content"][0]["text"] == f"Served by {ALICE}: hello"
+    provider.simulator.switches.set(json_cut_after=9)
+    with pytest.raises(httpx2.RemoteProtocolError, match="incomplete chunked read"):
+        http.post("/v1/messages", headers=headers, json=question())
+
+
 @pytest.mark.parametrize(
     ("position", "sent"),
     [("message_start", 1), ("content_block_delta", 4), ("content_block_stop", 7), ("message_delta", 8), (4, 4)],

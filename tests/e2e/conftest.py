@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 
 import anthropic
@@ -32,18 +31,24 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 
 @pytest.fixture(scope="session")
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Mode], Gateway]]:
+    """One for each mode, and another one when a test left it with an account that is benched."""
+    running: dict[Mode, Gateway] = {}
     with ExitStack() as stack:
-        yield cache(lambda mode: stack.enter_context(running_gateway(mode, tmp_path_factory.mktemp(mode))))
+
+        def get(mode: Mode) -> Gateway:
+            if mode not in running or not running[mode].has_all_accounts():
+                running[mode] = stack.enter_context(running_gateway(mode, tmp_path_factory.mktemp(mode)))
+            return running[mode]
+
+        yield get
 
 
 @pytest.fixture
 def gateway(mode: Mode, gateways: Callable[[Mode], Gateway]) -> Gateway:
-    """One in this mode that all tests share, with the simulator as it was at first.
-
-    A test that benches an account or stops something uses `start_gateway`.
-    """
+    """One in this mode that tests share, with the simulator as it was at first."""
     gateway = gateways(mode)
-    gateway.reset()
+    gateway.simulator.switches.reset()
+    gateway.simulator.clear_requests()
     return gateway
 
 

@@ -116,6 +116,13 @@ def test_an_answer_is_whole(gateway: Gateway, curl: Curl, options: list[str], ki
     assert {request.header(name) for name in ("upgrade", "http2-settings", "connection")} <= {None, "keep-alive"}
 
 
+def test_a_client_of_http_1_0_gets_no_chunks(curl: Curl) -> None:
+    """RFC 9112 6.1: a server must not send `Transfer-Encoding` to one, which need not understand it."""
+    headers, answer = curl.ask("-N", "--http1.0", "--raw", body=asking(TEXT, stream=True))
+    assert "transfer-encoding" not in headers
+    assert text_of_stream(answer) in served(TEXT)
+
+
 async def test_a_stream_is_handed_on_as_it_comes(gateway: Gateway, curl: Curl) -> None:
     gateway.simulator.switches.set(stream_stall_after="content_block_delta")
     with curl.started("-N", body=asking(stream=True)) as process:

@@ -1,7 +1,8 @@
 # The commands a person types. `make` alone lists them.
 #
-# Needs GNU make, a POSIX shell and Python 3.11 or newer with venv (PYTHON=… chooses one). Everything else is
-# installed below the repository, in .tools/ and .venv/, on the first use of any target.
+# Needs GNU make, a POSIX shell and Python 3.11 or newer with venv (PYTHON=… chooses one); `make test` also needs curl,
+# and Node.js 20 or newer with npm. Everything else is installed below the repository, in .tools/, .venv/ and
+# tests/e2e/typescript/node_modules/, on the first use of a target that needs it.
 
 SHELL := /bin/sh
 UV_VERSION := 0.13.8
@@ -14,6 +15,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 	if $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then command -v $$p; break; fi; done)
 # The locks are always written by the pinned uv: versions word the same lock differently.
 LOCK := .tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+# A client of the end-to-end tests. To update it: npm update --prefix tests/e2e/typescript
+TYPESCRIPT := tests/e2e/typescript
 ARGS ?=
 
 .PHONY: help setup demo test check format lock bench clean
@@ -26,7 +29,7 @@ setup: $(VENV)/.installed ## Install everything into .venv (every other command 
 demo: setup ## Run the whole system on this machine and show it work (ARGS=--once ends by itself)
 	@$(BIN)/python -m tests.e2e.demo $(ARGS)
 
-test: setup ## Run all tests (ARGS="-k name" for some)
+test: setup $(TYPESCRIPT)/node_modules/.installed ## Run all tests (ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: setup ## Formatting, lint, types, and whether the locks are up to date
@@ -56,7 +59,7 @@ bench: setup ## Measure the proxy against a direct connection (ratios; see tests
 	@$(BIN)/python -m tests.bench.run $(ARGS)
 
 clean: ## Remove everything that these commands made below the repository
-	rm -rf .venv .tools .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .tools .demo $(TYPESCRIPT)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .tools/bin/uv:
@@ -72,3 +75,10 @@ $(VENV)/.installed: $(UV) requirements/dev.txt proxy/pyproject.toml operator/pyp
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e proxy -e operator
 	@touch $@
+
+# Without npm nothing is installed, and the tests that need it fail and say so.
+$(TYPESCRIPT)/node_modules/.installed: $(TYPESCRIPT)/package.json $(TYPESCRIPT)/package-lock.json
+	@if command -v npm >/dev/null; then \
+		echo "installing into $(@D)/ with npm $$(npm --version)" && \
+		npm ci --prefix $(TYPESCRIPT) --ignore-scripts --loglevel=error >/dev/null && touch $@; \
+	fi

@@ -9,14 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import control
 from .server import SimulatorServer
 from .settings import FederationRule, Settings
-from .switches import NAMES
+from .switches import describe
 
-_EPILOG = """\
-While it runs, the control API below /_simulator/ approves logins (POST approve), changes behaviour (PATCH switches,
-PATCH accounts/SUBJECT, POST accounts/SUBJECT/COMMAND), moves the time (POST clock) and shows what was received
-(GET requests, GET secrets). It is open to whoever reaches the port: keep that on loopback or inside a test cluster.
+# what there is to know about a running simulator stands where it is made, and is shown here
+_EPILOG = f"""\
+{control.__doc__}
+Switches (name, value at first, meaning). A POSITION in a stream is a number of events or the type of an event,
+message_start to message_delta: after the first of it. Set with --switch, PATCH switches and PATCH accounts/SUBJECT;
+what is set for one account wins.
+
+{describe()}
 """
 
 
@@ -130,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help=f"set a switch from the start, the value as JSON; may be repeated. Known: {', '.join(NAMES)}",
+        help="set one from the start, the value as JSON; may be repeated. All are listed below",
     )
     parser.add_argument(
         "--log-level",

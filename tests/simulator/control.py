@@ -1,6 +1,30 @@
-"""The control API below `/_simulator/`: the Python API of `Simulator`, for processes that are not Python.
+"""The control API below /_simulator/ is the Python API of `Simulator` for processes that are not Python. Bodies are JSON.
 
-Open to whoever reaches the port, and it shows secrets: that is its purpose.
+  GET    health                      {"status": "ok"} when it serves
+  POST   approve                     {"authorization_url", "subject"}: log in and approve; answers what is pasted
+  GET    switches                    every switch as it stands for all accounts
+  PATCH  switches                    set some for all accounts; null puts one back
+  DELETE switches                    all switches as they were at first, those of single accounts included
+  GET    accounts                    everybody who can log in or did, with windows and counts, without secrets
+  PATCH  accounts/SUBJECT            set switches for this account alone; null puts one back
+  POST   accounts/SUBJECT/COMMAND    one of the commands below; answers the account
+  GET    requests                    what was received and how it was answered; ?path=… and ?subject=… choose
+  DELETE requests                    forget them
+  GET    secrets                     every token, code, verifier, state and assertion issued or received
+  GET    clock                       {"now"}: the simulator's time in epoch seconds
+  POST   clock                       {"advance": SECONDS}; negative for a skewed clock
+
+Commands:
+
+  exhaust                {"window": "5h" | "7d" | "7d_oi", "reset_in": SECONDS}: used up until its reset
+  utilization            {"utilization": 0.93, "window", "reset_in"}: used up so far (0.9 and more is a warning)
+  recover                all windows start anew
+  issue-tokens           {"expires_in": SECONDS}: answers an access and a refresh token, without any login
+  expire-access-tokens   every access token ends now, whatever expires_in said
+  revoke-grants          the grants are withdrawn: 403 revoked, and invalid_grant for a refresh
+
+A mistake is a 400 with {"error": …} that says what is known. It is open to whoever reaches the port, and it shows
+secrets: that is its purpose. Keep it on loopback or inside a test cluster.
 """
 
 from collections.abc import Awaitable, Callable
@@ -46,11 +70,11 @@ class NoBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Control:
-    """One method a route. A mistake in a request is a 400 with `{"error": …}` that says what is known."""
+    """One method a route."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
-        self._commands: dict[str, Callable[[str, bytes], dict[str, Any] | None]] = {
+        self.commands: dict[str, Callable[[str, bytes], dict[str, Any] | None]] = {
             "exhaust": self._exhaust,
             "expire-access-tokens": self._expire_access_tokens,
             "issue-tokens": self._issue_tokens,
@@ -116,9 +140,9 @@ class Control:
 
     async def command(self, request: Request) -> Response:
         subject, name = request.path_params["subject"], request.path_params["command"]
-        if name not in self._commands:
-            raise ValueError(f"unknown command {name!r}; known are {', '.join(self._commands)}")
-        answer = self._commands[name](subject, await request.body())
+        if name not in self.commands:
+            raise ValueError(f"unknown command {name!r}; known are {', '.join(self.commands)}")
+        answer = self.commands[name](subject, await request.body())
         self._simulator.directory.add(subject)
         return JSONResponse(answer or self._simulator.account(subject))
 

@@ -1,9 +1,10 @@
-"""The API's error envelope and request ids."""
+"""The API's error envelope and request ids, and the pages of the edge in front of it."""
 
 import secrets
 from collections.abc import Mapping
+from http import HTTPStatus
 
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 # The provider's error types by status.
 _TYPES = {
@@ -20,19 +21,27 @@ _TYPES = {
 }
 
 
-class ApiError(Exception):
-    """An answer of the API that is not a 200."""
+# the same for a quota and for a short-term limit
+RATE_LIMIT_TEXT = "This request would exceed your account's rate limit. Please try again later."
 
-    def __init__(self, status: int, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+
+class ApiError(Exception):
+    """An answer of the API that is not a 200; `is_from_edge` makes it one of the edge, which knows no envelope."""
+
+    def __init__(
+        self, status: int, message: str, *, headers: Mapping[str, str] | None = None, is_from_edge: bool = False
+    ) -> None:
         super().__init__(f"{status}: {message}")
         self.status = status
         self.message = message
         self.headers = dict(headers or {})
+        self.is_from_edge = is_from_edge
 
-    def response(self, request_id: str) -> JSONResponse:
-        return JSONResponse(
-            error_document(error_type(self.status), self.message, request_id), self.status, self.headers
-        )
+    def response(self, request_id: str) -> Response:
+        if self.is_from_edge:
+            return HTMLResponse(_page(self.status), self.status, self.headers)
+        document = error_document(error_type(self.status), self.message, request_id)
+        return JSONResponse(document, self.status, self.headers)
 
 
 def error_type(status: int) -> str:
@@ -45,3 +54,9 @@ def error_document(kind: str, message: str, request_id: str) -> dict[str, object
 
 def new_request_id() -> str:
     return f"req_{secrets.token_hex(12)}"
+
+
+def _page(status: int) -> str:
+    # 529 is the API's own
+    title = f"{status} {HTTPStatus(status).phrase}" if status != 529 else "529 Overloaded"
+    return f"<html>\n<head><title>{title}</title></head>\n<body><center><h1>{title}</h1></center></body>\n</html>\n"

@@ -107,7 +107,8 @@ class ExchangeLayer:
             )
 
     async def _answer(self, record: RecordedRequest, scope: Scope, receive: Receive, send: Send) -> None:
-        limit = self._switches.get().max_body_bytes
+        switches = self._switches.get()
+        limit = switches.max_body_bytes
         body, is_whole, size = await _read_body(receive, limit)
         self._recorder.keep_body(record, body)
         if not is_whole:
@@ -117,7 +118,8 @@ class ExchangeLayer:
         scope.setdefault("state", {})["exchange"] = Exchange(record, transport)
         app = self._app
         if size > limit:
-            app = ApiError(413, "Request exceeds the maximum size").response(record.request_id)
+            error = ApiError(413, "Request exceeds the maximum size", is_from_edge=switches.errors_from_edge)
+            app = error.response(record.request_id)
 
         answering = asyncio.create_task(_run(app, scope, _replay(body), self._recording(record, send)))
         leaving = asyncio.create_task(_wait_for_disconnect(receive))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from .clock import Clock
-from .envelope import ApiError
+from .envelope import RATE_LIMIT_TEXT, ApiError
 from .switches import Switches
 
 _PREFIX = "anthropic-ratelimit-unified"
@@ -23,7 +23,6 @@ _WINDOWS = {
 }
 WINDOWS = tuple(_WINDOWS)
 _WARNING_AT = 0.9
-_RATE_LIMIT_TEXT = "This request would exceed your account's rate limit. Please try again later."
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,10 @@ def rejecting(windows: list[Window], model: str) -> list[Window]:
     ]
 
 
-def limit_headers(windows: list[Window], rejected: list[Window], shape: str) -> dict[str, str]:
-    """The unified headers, or the part of them that the switch `limit_headers` leaves."""
-    headers: dict[str, str] = {}
+def limit_headers(windows: list[Window], rejected: list[Window], switches: Switches) -> dict[str, str]:
+    """The unified headers, or the part of them that the switch `limit_headers` leaves, and the optional extras."""
+    shape = switches.limit_headers
+    headers = _extras(windows, switches)
     if shape in ("all", "aggregate"):
         # the exhausted window that lasts longest decides, else the fullest one
         deciding = max(rejected, key=lambda window: window.resets_at, default=None)
@@ -116,13 +116,28 @@ def limit_headers(windows: list[Window], rejected: list[Window], shape: str) -> 
     return headers
 
 
+def _extras(windows: list[Window], switches: Switches) -> dict[str, str]:
+    """What else begins with the same prefix, and is no window of the account."""
+    headers: dict[str, str] = {}
+    if switches.fallback_percentage is not None:
+        headers[f"{_PREFIX}-fallback-percentage"] = str(switches.fallback_percentage)
+    if switches.overage_status is not None:
+        headers[f"{_PREFIX}-overage-status"] = switches.overage_status
+        headers[f"{_PREFIX}-overage-reset"] = str(math.ceil(max(window.resets_at for window in windows)))
+    if switches.overage_status == "rejected":
+        headers[f"{_PREFIX}-overage-disabled-reason"] = "out_of_credits"
+    elif switches.overage_status is not None:
+        headers[f"{_PREFIX}-overage-utilization"] = "0.25"
+    return headers
+
+
 def quota_error(windows: list[Window], rejected: list[Window], switches: Switches, now: float) -> ApiError:
     """The 429 of an exhausted account. `x-should-retry: true` comes even when the reset is days away."""
-    headers = limit_headers(windows, rejected, switches.limit_headers)
+    headers = limit_headers(windows, rejected, switches)
     headers["x-should-retry"] = "true"
     if switches.limit_headers != "none":
         headers["retry-after"] = str(math.ceil(max(window.resets_at for window in rejected) - now))
-    return ApiError(429, _RATE_LIMIT_TEXT, headers=headers)
+    return ApiError(429, RATE_LIMIT_TEXT, headers=headers)
 
 
 def per_minute_error(retry_after: int, now: float) -> ApiError:
@@ -133,4 +148,4 @@ def per_minute_error(retry_after: int, now: float) -> ApiError:
         headers[f"anthropic-ratelimit-{name}-limit"] = str(limit)
         headers[f"anthropic-ratelimit-{name}-remaining"] = "0" if name == "requests" else str(limit // 2)
         headers[f"anthropic-ratelimit-{name}-reset"] = reset
-    return ApiError(429, _RATE_LIMIT_TEXT, headers=headers)
+    return ApiError(429, RATE_LIMIT_TEXT, headers=headers)

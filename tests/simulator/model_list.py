@@ -3,7 +3,7 @@
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from .api import Api
 from .envelope import ApiError
@@ -23,7 +23,7 @@ class ModelList:
 
     async def index(self, request: Request) -> Response:
         """A page: `limit` (1 to 1000, default 20) models after `after_id` or before `before_id`."""
-        await self._api.admit(request)
+        caller = await self._api.admit(request)
         limit = request.query_params.get("limit", "20")
         if not limit.isdecimal() or not 1 <= int(limit) <= 1000:
             raise ApiError(400, "limit: Input should be from 1 to 1000")
@@ -38,21 +38,20 @@ class ModelList:
             last = min(last, int(limit))
         page = MODEL_IDS[first:last]
         has_more = first > 0 if "before_id" in request.query_params else last < len(_MODELS)
-        return JSONResponse(
-            {
-                "data": [_model(model_id) for model_id in page],
-                "has_more": has_more,
-                "first_id": page[0] if page else None,
-                "last_id": page[-1] if page else None,
-            }
-        )
+        document = {
+            "data": [_model(model_id) for model_id in page],
+            "has_more": has_more,
+            "first_id": page[0] if page else None,
+            "last_id": page[-1] if page else None,
+        }
+        return self._api.answer(request, document, caller.switches)
 
     async def one(self, request: Request) -> Response:
-        await self._api.admit(request)
+        caller = await self._api.admit(request)
         model_id = request.path_params["model_id"]
         if model_id not in MODEL_IDS:
             raise ApiError(404, f"model: {model_id}")
-        return JSONResponse(_model(model_id))
+        return self._api.answer(request, _model(model_id), caller.switches)
 
 
 def _position(model_id: str, parameter: str) -> int:

@@ -1,16 +1,25 @@
 """Everything that can be made to go wrong, and for whom.
 
-A switch is one field of `Switches`: adding one means adding the field here and reading it where it matters. Every
-switch may be set for all accounts or for one; what is set for one account wins.
+A switch is one field of `Switches`: adding one means adding the field here and reading it where it matters; `--help`
+shows its description. Every switch may be set for all accounts or for one; what is set for one account wins.
 """
 
+import json
 import threading
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Status = Literal["allowed", "allowed_warning", "rejected"]
+# in a stream: so many events, or everything up to and with the first event of this type
+Position = (
+    Count
+    | Literal["message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta"]
+)
 
 
 class Switches(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -18,83 +27,101 @@ class Switches(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
 
     # --- token endpoint: delays and failures -------------------------------------------------------------------
 
-    # wait this long before anything is redeemed
-    token_delay: Seconds = 0
-    # answer the next N requests with `token_failure_status` (`token_failure_retry_after` goes with a 429 or 503)
-    token_failures: Count = 0
-    token_failure_status: Literal[400, 401, 403, 429, 500, 502, 503, 529] = 500
-    token_failure_retry_after: Count | None = 30
-    # the failure comes after the code or refresh token was redeemed
-    token_failure_after_redeem: bool = False
-    # cut the connection of the next N requests, before or after the code or refresh token was redeemed
-    token_drops_before_redeem: Count = 0
-    token_drops_after_redeem: Count = 0
+    token_delay: Annotated[Seconds, "wait this long before anything is redeemed"] = 0
+    token_failures: Annotated[Count, "answer the next N requests with token_failure_status"] = 0
+    token_failure_status: Annotated[Literal[400, 401, 403, 429, 500, 502, 503, 529], "see token_failures"] = 500
+    token_failure_retry_after: Annotated[Count | None, "goes with a 429 or 503 of token_failures"] = 30
+    token_failure_after_redeem: Annotated[bool, "they come after the code or refresh token was redeemed"] = False
+    token_drops_before_redeem: Annotated[Count, "cut the next N connections before anything is redeemed"] = 0
+    token_drops_after_redeem: Annotated[Count, "cut the next N connections after the redeeming"] = 0
 
     # --- token endpoint: what is issued ------------------------------------------------------------------------
 
-    # instead of 28800 (code and refresh) or the federation rule's lifetime
-    expires_in: Count | None = None
-    # access tokens issued from now on die this soon, whatever `expires_in` says
-    access_token_dies_after: Seconds | None = None
-    # off: a refresh answers with the same refresh token, which stays good
-    rotation: bool = True
-    # no `refresh_token` in the answer to a refresh; the one that was sent stays good (RFC 6749 6)
-    omit_refresh_token: bool = False
-    # a replayed refresh token also kills the tokens of its family (RFC 9700 4.14.2)
-    replay_revokes_family: bool = False
-    # for this long after its use, a refresh token may be used again
-    rotation_grace: Seconds = 0
-    # a refresh kills the access tokens issued before
-    refresh_kills_access_tokens: bool = False
-    # the code exchange must carry `state`, which RFC 6749 does not know
-    state_required: bool = False
-    # what a refused assertion is answered with (RFC 7523 3.1 says 400)
-    federation_rejection_status: Literal[400, 401] = 400
+    expires_in: Annotated[Count | None, "instead of 28800 (code and refresh) or the federation rule's lifetime"] = None
+    access_token_dies_after: Annotated[Seconds | None, "new access tokens die this soon, whatever expires_in says"] = (
+        None
+    )
+    rotation: Annotated[bool, "off: a refresh answers with the same refresh token, which stays good"] = True
+    omit_refresh_token: Annotated[bool, "a refresh answers without one; what was sent stays good (RFC 6749 6)"] = False
+    replay_revokes_family: Annotated[bool, "a replayed refresh token kills its family's tokens (RFC 9700 4.14.2)"] = (
+        False
+    )
+    rotation_grace: Annotated[Seconds, "for this long after its use, a refresh token may be used again"] = 0
+    refresh_kills_access_tokens: Annotated[bool, "a refresh kills the access tokens issued before"] = False
+    state_required: Annotated[bool, "the code exchange must carry state, which RFC 6749 does not know"] = False
+    federation_rejection_status: Annotated[Literal[400, 401], "for a refused assertion; RFC 7523 3.1 says 400"] = 400
 
     # --- API: who may, and how much ----------------------------------------------------------------------------
 
-    # 403, as for an account whose grant was withdrawn; refreshes still work (see the command `revoke-grant`)
-    revoked: bool = False
-    # 403 for a scope that the token has not: the request's fault, not the account's
-    scope_missing: bool = False
-    # which limit headers are sent on 200 and 429; without any, a 429 has no `retry-after` either
-    limit_headers: Literal["all", "aggregate", "windows", "none"] = "all"
-    # each message uses up this share of the 5 h and 7 d windows; at 1 the account is exhausted
-    utilization_per_request: float = 0
-    # 429 with the per-minute headers of API organisations, and this `retry-after`
-    rate_limited: Count | None = None
-    # answer the next N API requests with `api_failure_status`
-    api_failures: Count = 0
-    api_failure_status: Literal[400, 402, 413, 500, 502, 503, 504, 529] = 529
-    api_failure_retry_after: Count | None = None
-    # 413 beyond (the API's own limit)
-    max_body_bytes: Count = 32 * 1024 * 1024
+    revoked: Annotated[bool, "403 as for a withdrawn grant; refreshes still work (see the command revoke-grants)"] = (
+        False
+    )
+    scope_missing: Annotated[bool, "403 for a scope that the token has not: the request's fault"] = False
+    forbidden_model: Annotated[str | None, "403 for this model, which the account may not use"] = None
+    limit_headers: Annotated[
+        Literal["all", "aggregate", "windows", "none"],
+        "limit headers on 200 and 429; with none, a 429 has no retry-after either",
+    ] = "all"
+    overage_status: Annotated[Status | None, "adds the overage headers, rejected with the reason why"] = None
+    fallback_percentage: Annotated[Fraction | None, "adds the header of this name"] = None
+    utilization_per_request: Annotated[float, "of the 5h and 7d windows; at 1 the account is exhausted"] = 0
+    rate_limited: Annotated[Count | None, "429 with per-minute headers (RFC 3339 resets) and this retry-after"] = None
+    api_failures: Annotated[Count, "answer the next N API requests with api_failure_status"] = 0
+    api_failure_status: Annotated[
+        Literal[400, 401, 402, 403, 404, 413, 429, 500, 502, 503, 504, 529], "see api_failures"
+    ] = 529
+    api_failure_message: Annotated[str | None, "instead of the usual words"] = None
+    api_failure_retry_after: Annotated[Count | None, "goes with api_failures, whatever the status"] = None
+    max_body_bytes: Annotated[Count, "413 beyond (the default is the API's own limit)"] = 32 * 1024 * 1024
+    errors_from_edge: Annotated[bool, "api_failures and 413 are HTML, from the edge and not from the API"] = False
+    redirect_location: Annotated[str | None, "answer API requests with a redirect to this URL"] = None
+    redirect_status: Annotated[Literal[301, 302, 303, 307, 308], "see redirect_location"] = 307
+
+    # --- API: what is answered ---------------------------------------------------------------------------------
+
+    reply: Annotated[str | None, "every message's text, not the account's name and the question"] = None
+    calls_tools: Annotated[bool, "with tool_choice auto, call the first tool (any and tool always call)"] = False
+    cache_creation_tokens: Annotated[Count, "in usage; message_start knows half of them, message_delta all"] = 0
+    cache_read_tokens: Annotated[Count, "as cache_creation_tokens"] = 0
 
     # --- API: how the answer comes -----------------------------------------------------------------------------
 
-    # the text of every message, instead of the one that names the account and echoes the question
-    reply: str | None = None
-    # wait before the status line
-    headers_delay: Seconds = 0
-    # compress when the client accepts gzip
-    gzip: bool = False
-    # between two events of a stream
-    event_delay: Seconds = 0
-    # cut the bytes of a stream in pieces of this size, wherever that splits an event or a character
-    chunk_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    # after N events: fall silent (for ever, or for `stream_stall_seconds`), cut the connection, end the answer as
-    # if it were complete, or send an error event (0: as the first one) and end
-    stream_stall_after: Count | None = None
-    stream_stall_seconds: Seconds | None = None
-    stream_cut_after: Count | None = None
-    stream_end_after: Count | None = None
-    stream_error_after: Count | None = None
-    # nothing but pings, `event_delay` apart, until the client leaves
-    stream_pings_only: bool = False
+    headers_delay: Annotated[Seconds, "wait before the status line"] = 0
+    gzip: Annotated[bool, "compress for clients that accept gzip"] = False
+    json_cut_after: Annotated[Count | None, "cut the connection after N bytes of a JSON answer's body"] = None
+    json_chunked: Annotated[bool, "no JSON answer has a content-length"] = False
+    event_delay: Annotated[Seconds, "between two events of a stream"] = 0
+    chunk_bytes: Annotated[Positive | None, "cut a stream in pieces of this size, events and characters too"] = None
+    stream_stall_after: Annotated[Position | None, "POSITION: fall silent"] = None
+    stream_stall_seconds: Annotated[Seconds | None, "how long; for ever without it"] = None
+    stream_cut_after: Annotated[Position | None, "POSITION: cut the connection"] = None
+    stream_end_after: Annotated[Position | None, "POSITION: end the answer as if it were complete"] = None
+    stream_error_after: Annotated[Position | None, "POSITION: send an error event and end (0: it is the first)"] = None
+    stream_error_type: Annotated[
+        Literal["api_error", "overloaded_error", "rate_limit_error"], "see stream_error_after"
+    ] = "overloaded_error"
+    stream_pings_only: Annotated[bool, "nothing but pings, event_delay apart, until the client leaves"] = False
 
 
 NAMES = tuple(Switches.__struct_fields__)
 _DEFAULTS = Switches()
+
+
+def describe() -> str:
+    """One line a switch for `--help`: name, default as JSON, description, what may be chosen."""
+    lines = []
+    for name, hint in get_type_hints(Switches, include_extras=True).items():
+        kind, *notes = get_args(hint)
+        description = next(note for note in notes if isinstance(note, str))
+        lines.append(f"  {name:<27} {json.dumps(getattr(_DEFAULTS, name)):<18} {description}{_choices(kind)}")
+    return "\n".join(lines)
+
+
+def _choices(kind: Any) -> str:
+    """The values of a Literal, alone or beside None."""
+    literal = next((part for part in (kind, *get_args(kind)) if get_origin(part) is Literal), None)
+    # those of a position are said once, for all
+    return "" if literal is None or literal == get_args(Position)[1] else f": {', '.join(map(str, get_args(literal)))}"
 
 
 class SwitchError(ValueError):

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,7 @@ from joserfc.jwk import RSAKey
 
 from tests.simulator.authorize import AuthorizationRejected
 from tests.simulator.clock import Clock
+from tests.simulator.control import Control
 from tests.simulator.recorder import Outcome, Recorder
 from tests.simulator.server import SimulatorServer
 from tests.simulator.settings import FederationRule, Settings
@@ -735,6 +737,115 @@ def test_the_events_of_a_stream_are_the_apis(provider: SimulatorServer, http: ht
     assert events[-2]["delta"]["stop_reason"] == "end_turn"
 
 
+WEATHER: anthropic.types.ToolParam = {
+    "name": "weather",
+    "input_schema": {"type": "object", "properties": {"place": {"type": "string"}, "days": {"type": "integer"}}},
+}
+CLOCK: anthropic.types.ToolParam = {"name": "clock", "input_schema": {"type": "object", "properties": {}}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "calls_tools", "called"),
+    [
+        pytest.param(None, False, None, id="free-and-not-minded-to"),
+        pytest.param({"type": "auto"}, True, "weather", id="free-and-minded-to"),
+        pytest.param({"type": "any"}, False, "weather", id="any"),
+        pytest.param({"type": "tool", "name": "clock"}, False, "clock", id="a-certain-one"),
+        pytest.param({"type": "none"}, True, None, id="none"),
+    ],
+)
+def test_the_choice_of_tool_is_kept_to(
+    provider: SimulatorServer,
+    http: httpx2.Client,
+    choice: dict[str, str] | None,
+    calls_tools: bool,
+    called: str | None,
+) -> None:
+    provider.simulator.switches.set(calls_tools=calls_tools)
+    changes = {} if choice is None else {"tool_choice": choice}
+    token = provider.simulator.issue_access_token(ALICE)
+    message = ask(http, token, tools=[WEATHER, CLOCK], **changes).json()
+    assert [block["name"] for block in message["content"] if block["type"] == "tool_use"] == ([called] * bool(called))
+    assert message["stop_reason"] == ("tool_use" if called else "end_turn")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"tools": ["weather"]}, id="no-objects"),
+        pytest.param({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "clock"}}, id="unknown-name"),
+        pytest.param({"tools": [WEATHER], "tool_choice": "any"}, id="choice-no-object"),
+    ],
+)
+def test_tools_that_cannot_be_are_the_requests_fault(
+    provider: SimulatorServer, http: httpx2.Client, changes: dict[str, Any]
+) -> None:
+    response = ask(http, provider.simulator.issue_access_token(ALICE), **changes)
+    assert error_of(response) == (400, "invalid_request_error")
+    assert response.json()["error"]["message"].startswith("tool")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_official_client_calls_a_tool_and_hands_back_its_result(provider: SimulatorServer, stream: bool) -> None:
+    token = provider.simulator.issue_access_token(ALICE)
+    provider.simulator.switches.set(chunk_bytes=5)
+    place = 'Århus, 50 °N, \\ and "quotes"'
+    turns: list[anthropic.types.MessageParam] = [{"role": "user", "content": place}]
+    with anthropic.Anthropic(base_url=provider.url, credentials=StaticToken(token), max_retries=0) as client:
+
+        def turn() -> anthropic.types.Message:
+            with client.messages.stream(
+                model=MODEL, max_tokens=100, messages=turns, tools=[WEATHER], tool_choice={"type": "any"}
+            ) as streamed:
+                if stream:
+                    return streamed.get_final_message()
+            return client.messages.create(
+                model=MODEL, max_tokens=100, messages=turns, tools=[WEATHER], tool_choice={"type": "any"}
+            )
+
+        called = turn()
+        text, block = called.content
+        assert (text.type, block.type, called.stop_reason) == ("text", "tool_use", "tool_use")
+        assert block.type == "tool_use"
+        assert (block.name, block.input) == ("weather", {"place": place})
+        turns += [
+            {"role": "assistant", "content": called.content},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": block.id, "content": "sunny"}]},
+        ]
+        answered = turn()
+    (last,) = answered.content
+    assert last.type == "text"
+    assert (last.text, answered.stop_reason) == (f"Served by {ALICE}: sunny", "end_turn")
+
+
+def test_the_input_of_a_tool_comes_in_pieces(provider: SimulatorServer, http: httpx2.Client) -> None:
+    token = provider.simulator.issue_access_token(ALICE)
+    response = ask(http, token, stream=True, tools=[WEATHER], tool_choice={"type": "any"})
+    events = [_event(block) for block in response.text.split("\n\n")[:-1]]
+    (start,) = [event for event in events if event["type"] == "content_block_start" and event["index"] == 1]
+    assert (start["content_block"]["type"], start["content_block"]["input"]) == ("tool_use", {})
+    pieces = [
+        event["delta"]["partial_json"] for event in events if event.get("delta", {}).get("partial_json") is not None
+    ]
+    assert pieces[0] == ""
+    assert len(pieces) > 2
+    assert json.loads("".join(pieces)) == {"place": "hello"}
+    assert events[-2]["delta"]["stop_reason"] == "tool_use"
+
+
+def test_the_usage_of_a_stream_is_cumulative(provider: SimulatorServer, http: httpx2.Client) -> None:
+    token = provider.simulator.issue_access_token(ALICE)
+    provider.simulator.switches.set(cache_creation_tokens=101, cache_read_tokens=2000)
+    events = [_event(block) for block in ask(http, token, stream=True).text.split("\n\n")[:-1]]
+    names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+    at_start = tuple(events[0]["message"]["usage"][name] for name in names)
+    in_all = tuple(events[-2]["usage"][name] for name in names)
+    whole = ask(http, token).json()["usage"]
+    assert in_all == tuple(whole[name] for name in names)
+    assert at_start[1:] == (50, 1000, 1)
+    assert in_all[1:3] == (101, 2000)
+
+
 def _event(block: str) -> dict[str, Any]:
     """One event, whose name must be its data's type."""
     name, data = block.split("\n")
@@ -925,6 +1036,26 @@ def test_a_rate_limit_names_no_window_and_an_rfc_3339_reset(provider: SimulatorS
     assert response.headers["anthropic-ratelimit-requests-remaining"] == "0"
 
 
+def test_overage_and_fallback_headers_are_extras(provider: SimulatorServer, http: httpx2.Client) -> None:
+    token = provider.simulator.issue_access_token(ALICE)
+    plain = unified(ask(http, token))
+    provider.simulator.switches.set(overage_status="rejected", fallback_percentage=0.5)
+    response = ask(http, token)
+    extras = {name: value for name, value in unified(response).items() if name not in plain}
+    assert response.status_code == 200
+    assert extras == {
+        "fallback-percentage": "0.5",
+        "overage-status": "rejected",
+        "overage-reset": str(int(NOW) + 7 * 86_400),
+        "overage-disabled-reason": "out_of_credits",
+    }
+    provider.simulator.switches.set(overage_status="allowed", limit_headers="none")
+    provider.simulator.exhaust(ALICE)
+    refused = ask(http, token)
+    assert refused.status_code == 429
+    assert set(unified(refused)) == {"fallback-percentage", "overage-status", "overage-reset", "overage-utilization"}
+
+
 # --- switches --------------------------------------------------------------------------------------------------
 
 
@@ -1045,11 +1176,74 @@ def test_the_api_fails_a_number_of_times(provider: SimulatorServer, http: httpx2
     assert "retry-after" not in failed.headers
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (402, "billing_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (413, "request_too_large"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (502, "api_error"),
+        (503, "api_error"),
+        (504, "timeout_error"),
+        (529, "overloaded_error"),
+    ],
+)
+@pytest.mark.parametrize("retry_after", [None, 7])
+def test_every_failure_is_had_on_demand(
+    provider: SimulatorServer, http: httpx2.Client, status: int, kind: str, retry_after: int | None
+) -> None:
+    token = provider.simulator.issue_access_token(ALICE)
+    provider.simulator.switches.set(
+        api_failures=2, api_failure_status=status, api_failure_retry_after=retry_after, api_failure_message="words"
+    )
+    for response in (ask(http, token), http.get("/v1/models", headers=api_headers(token))):
+        assert error_of(response) == (status, kind)
+        assert response.json()["error"]["message"] == "words"
+        assert response.headers.get("retry-after") == (None if retry_after is None else "7")
+    provider.simulator.switches.set(api_failures=1, api_failure_message=None)
+    assert ask(http, token).json()["error"]["message"] not in ("", "words")
+
+
+@pytest.mark.parametrize("status", [413, 502, 529])
+def test_a_failure_may_come_from_the_edge(provider: SimulatorServer, http: httpx2.Client, status: int) -> None:
+    provider.simulator.switches.set(api_failures=1, api_failure_status=status, errors_from_edge=True)
+    response = ask(http, provider.simulator.issue_access_token(ALICE))
+    assert (response.status_code, response.headers["content-type"]) == (status, "text/html; charset=utf-8")
+    assert response.text.startswith(f"<html>\n<head><title>{status} ")
+    assert response.headers["request-id"].startswith("req_")
+
+
+def test_a_model_can_be_forbidden_without_the_word_revoked(provider: SimulatorServer, http: httpx2.Client) -> None:
+    provider.simulator.switches.set(ALICE, forbidden_model=MODEL)
+    token = provider.simulator.issue_access_token(ALICE)
+    response = ask(http, token)
+    assert error_of(response) == (403, "permission_error")
+    assert "revoked" not in response.json()["error"]["message"]
+    assert ask(http, token, model="claude-simulated-haiku").status_code == 200
+    assert ask(http, provider.simulator.issue_access_token(BOB)).status_code == 200
+
+
+@pytest.mark.parametrize("status", [301, 307])
+def test_an_answer_can_be_a_redirect(provider: SimulatorServer, http: httpx2.Client, status: int) -> None:
+    provider.simulator.switches.set(redirect_location="https://elsewhere.invalid/v1", redirect_status=status)
+    response = ask(http, provider.simulator.issue_access_token(ALICE))
+    assert (response.status_code, response.headers["location"]) == (status, "https://elsewhere.invalid/v1")
+    assert response.headers["request-id"].startswith("req_")
+
+
 def test_a_body_beyond_the_limit_is_too_large(provider: SimulatorServer, http: httpx2.Client) -> None:
     provider.simulator.switches.set(max_body_bytes=1000)
     response = ask(http, provider.simulator.issue_access_token(ALICE), text="x" * 1000)
     assert error_of(response) == (413, "request_too_large")
     assert len(provider.simulator.requests("/v1/messages")[0].body) == 1000
+    provider.simulator.switches.set(errors_from_edge=True)
+    from_edge = ask(http, provider.simulator.issue_access_token(ALICE), text="x" * 1000)
+    assert (from_edge.status_code, from_edge.text.startswith("<html>")) == (413, True)
     assert ask(http, provider.simulator.issue_access_token(ALICE)).status_code == 200
 
 
@@ -1088,6 +1282,59 @@ def test_a_stream_that_is_cut_looks_cut(provider: SimulatorServer, http: httpx2.
     assert provider.simulator.requests("/v1/messages")[0].outcome is Outcome.DROPPED
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens", "/v1/models"])
+def test_a_json_answer_that_is_cut_looks_cut(
+    provider: SimulatorServer, http: httpx2.Client, path: str, compressed: bool
+) -> None:
+    headers = api_headers(provider.simulator.issue_access_token(ALICE))
+    provider.simulator.switches.set(json_cut_after=9, gzip=compressed)
+    received = b""
+    method, body = ("GET", None) if path == "/v1/models" else ("POST", question())
+    with (
+        pytest.raises(httpx2.RemoteProtocolError, match="received 9 bytes"),
+        http.stream(method, path, headers=headers, json=body) as response,
+    ):
+        assert int(response.headers["content-length"]) > 9
+        for chunk in response.iter_raw():
+            received += chunk
+    assert len(received) == 9
+    assert provider.simulator.requests(path)[0].outcome is Outcome.DROPPED
+
+
+def test_a_json_answer_may_come_without_a_length(provider: SimulatorServer, http: httpx2.Client) -> None:
+    headers = api_headers(provider.simulator.issue_access_token(ALICE))
+    provider.simulator.switches.set(json_chunked=True)
+    whole = http.post("/v1/messages", headers=headers, json=question())
+    assert "content-length" not in whole.headers
+    assert whole.json()["content"][0]["text"] == f"Served by {ALICE}: hello"
+    provider.simulator.switches.set(json_cut_after=9)
+    with pytest.raises(httpx2.RemoteProtocolError, match="incomplete chunked read"):
+        http.post("/v1/messages", headers=headers, json=question())
+
+
+@pytest.mark.parametrize(
+    ("position", "sent"),
+    [("message_start", 1), ("content_block_delta", 4), ("content_block_stop", 7), ("message_delta", 8), (4, 4)],
+)
+def test_a_position_in_a_stream_is_a_number_or_a_type(
+    provider: SimulatorServer, http: httpx2.Client, position: int | str, sent: int
+) -> None:
+    token = provider.simulator.issue_access_token(ALICE)
+    provider.simulator.switches.set(stream_end_after=position, reply="one two three")
+    response = ask(http, token, stream=True)
+    events = [_event(block) for block in response.text.split("\n\n")[:-1]]
+    assert len(events) == sent
+    assert events[-1]["type"] == ("content_block_delta" if position == 4 else position)
+    assert provider.simulator.requests("/v1/messages")[0].outcome is Outcome.COMPLETE
+
+
+def test_a_position_that_does_not_come_is_never_reached(provider: SimulatorServer, http: httpx2.Client) -> None:
+    token = provider.simulator.issue_access_token(ALICE)
+    provider.simulator.switches.set(stream_end_after="content_block_delta", stream_cut_after=99, reply="")
+    assert "message_stop" in ask(http, token, stream=True).text
+
+
 def test_a_stream_can_end_early_as_if_it_were_complete(provider: SimulatorServer, http: httpx2.Client) -> None:
     token = provider.simulator.issue_access_token(ALICE)
     provider.simulator.switches.set(stream_end_after=4)
@@ -1097,22 +1344,29 @@ def test_a_stream_can_end_early_as_if_it_were_complete(provider: SimulatorServer
     assert provider.simulator.requests("/v1/messages")[0].outcome is Outcome.COMPLETE
 
 
+@pytest.mark.parametrize("kind", ["api_error", "overloaded_error", "rate_limit_error"])
 @pytest.mark.parametrize("position", [0, 3])
-def test_a_stream_can_carry_an_error_event(provider: SimulatorServer, http: httpx2.Client, position: int) -> None:
+def test_a_stream_can_carry_an_error_event(
+    provider: SimulatorServer, http: httpx2.Client, position: int, kind: str
+) -> None:
     token = provider.simulator.issue_access_token(ALICE)
-    provider.simulator.switches.set(stream_error_after=position)
+    provider.simulator.switches.set(stream_error_after=position, stream_error_type=kind)
     response = ask(http, token, stream=True)
     assert response.status_code == 200
     events = [_event(block) for block in response.text.split("\n\n")[:-1]]
     assert len(events) == position + 1
-    assert events[-1]["error"]["type"] == "overloaded_error"
+    assert (events[-1]["type"], events[-1]["error"]["type"]) == ("error", kind)
+    assert events[-1]["error"]["message"]
+    assert events[-1]["request_id"] == response.headers["request-id"]
 
 
 def test_a_stalled_stream_ends_when_the_client_leaves(provider: SimulatorServer, http: httpx2.Client) -> None:
     token = provider.simulator.issue_access_token(ALICE)
     provider.simulator.switches.set(stream_stall_after=1)
     with http.stream("POST", "/v1/messages", headers=api_headers(token), json=question(stream=True)) as response:
-        assert next(response.iter_raw()).startswith(b"event: message_start\n")
+        # kept: an iterator that nobody holds closes the connection
+        chunks = response.iter_raw()
+        assert next(chunks).startswith(b"event: message_start\n")
         record = provider.simulator.requests("/v1/messages")[0]
         assert record.outcome is Outcome.PENDING
     eventually(lambda: record.outcome is Outcome.CLIENT_DISCONNECTED)
@@ -1154,6 +1408,8 @@ def test_answers_are_compressed_for_clients_that_accept_it(
         body = b"".join(response.iter_raw())
     assert response.headers["content-encoding"] == "gzip"
     assert b"compressed" in gzip.decompress(body)
+    models = http.get("/v1/models", headers=raw)
+    assert (models.headers["content-encoding"], len(models.json()["data"])) == ("gzip", 3)
     plain = {**api_headers(token), "accept-encoding": "identity"}
     response = http.post("/v1/messages", headers=plain, json=question(stream=stream))
     assert "content-encoding" not in response.headers
@@ -1185,6 +1441,7 @@ def test_what_is_set_for_one_account_wins_for_that_account(provider: SimulatorSe
         pytest.param({"token_delay": -1}, ">= 0", id="negative"),
         pytest.param({"chunk_bytes": 0}, ">= 1", id="no-progress"),
         pytest.param({"token_failure_status": 200}, "Invalid enum value", id="no-failure"),
+        pytest.param({"stream_cut_after": "message_stop"}, "Invalid enum value", id="no-position"),
     ],
 )
 def test_a_switch_that_cannot_be_changes_nothing(
@@ -1270,6 +1527,10 @@ def test_the_clock_is_moved_over_http(provider: SimulatorServer, http: httpx2.Cl
     assert http.get("/_simulator/clock").json() == {"now": NOW}
     assert http.post("/_simulator/clock", json={"advance": 5}).json() == {"now": NOW + 5}
     assert provider.simulator.clock.now() == NOW + 5
+    # a clock that is behind shows in what it says, too
+    http.post("/_simulator/clock", json={"advance": -3605})
+    said = http.get("/v1/models", headers=api_headers(provider.simulator.issue_access_token(ALICE))).headers["date"]
+    assert parsedate_to_datetime(said) == datetime.fromtimestamp(NOW - 3600, UTC)
 
 
 # --- recording -------------------------------------------------------------------------------------------------
@@ -1493,3 +1754,18 @@ def test_a_bad_command_line_is_refused_in_words(arguments: list[str], said: str)
     ended = subprocess.run(command, cwd=tests, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert said in ended.stderr
+
+
+def test_the_help_names_every_switch_route_and_command(provider: SimulatorServer) -> None:
+    command = [sys.executable, "-m", "tests.simulator", "--help"]
+    shown = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True).stdout
+    lines = [line.split() for line in shown.splitlines()]
+    described = {words[0] for words in lines if len(words) > 2}
+    assert set(NAMES) <= described
+    control = Control(provider.simulator)
+    assert set(control.commands) <= described
+    documented = {(words[0], words[1]) for words in lines if len(words) > 2}
+    for route in control.routes():
+        path = re.sub(r"{(\w+)}", lambda name: name[1].upper(), route.path.removeprefix("/_simulator/"))
+        methods = (route.methods or set()) - {"HEAD"}
+        assert {(method, path) for method in methods} <= documented

@@ -1,0 +1,57 @@
+"""The provider's official TypeScript SDK, in a Node.js process that plays the scenarios of `typescript/runner.js`."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.gateway import Gateway
+
+_FOLDER = Path(__file__).parent / "typescript"
+_OLDEST = 20
+
+
+class TypeScriptSdk:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def play(self, scenario: str, gateway: Gateway, **parameters: object) -> dict[str, Any]:
+        """What the SDK's user had in hands under `seen`, and under `error`, if there is one, what was raised."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        command = {"scenario": scenario, "url": gateway.url, "key": gateway.key, "parameters": parameters}
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "the Node.js process ended; its last words are on standard error"
+        result: dict[str, Any] = json.loads(line)
+        return result
+
+
+@contextmanager
+def running_typescript_sdk() -> Iterator[TypeScriptSdk]:
+    """Fails the test with what is to be installed when something is missing."""
+    command = [_node(), str(_FOLDER / "runner.js")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield TypeScriptSdk(process)
+        finally:
+            # its end is the end of its input; one that hangs does not get to hold up the tests
+            process.kill()
+
+
+def _node() -> str:
+    node = shutil.which("node")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout if node else "v0"
+    if node is None or int(version[1:].partition(".")[0]) < _OLDEST:
+        pytest.fail(
+            f"this test needs Node.js {_OLDEST} or newer with npm on the PATH; install it, then run `make test`"
+        )
+    if not (_FOLDER / "node_modules" / ".installed").exists():
+        pytest.fail("the TypeScript SDK is not installed: `make test` does it, with npm (which comes with Node.js)")
+    return node

@@ -4,21 +4,39 @@ import json
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.processes import BenchmarkError, started
-from tests.bench.variants import Target, Upstream
+from tests.bench.figures import Figures
+from tests.bench.processes import BenchmarkError, Process, started
 from tests.support.control_plane.binaries import go_toolchain
-
-Figures = dict[str, float]
 
 LONGEST = 300
 """Seconds. Every run of the generator ends long before, with failures if it must."""
 
 
+@dataclass(frozen=True)
+class Upstream:
+    http: str
+    https: str
+    ca_file: Path
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where load goes. `direct` has no process."""
+
+    address: str
+    path: str = "/v1/messages"
+    bearer: str = "none"
+    ca_file: Path | None = None
+    process: Process | None = None
+    ready_seconds: float = 0
+
+
 def build(folder: Path) -> Path:
     program = folder / "load"
-    command = [go_toolchain(lambda _: None), "build", "-o", program, "."]
+    command: list[str | Path] = [go_toolchain(lambda _: None), "build", "-o", program, "."]
     done = subprocess.run(command, cwd=Path(__file__).parent / "load", capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchmarkError(f"go build failed:\n{done.stderr}")
@@ -40,7 +58,7 @@ class Generator:
 
     def __init__(self, load: Path, cores: Sequence[int], target: Target) -> None:
         self._command = [str(load), "run", ",".join(map(str, cores)), str(load)]
-        self._flags = ["--to", target.address, "--path", target.path]
+        self._flags = ["--to", target.address, "--path", target.path, "--bearer", target.bearer]
         if target.ca_file:
             self._flags += ["--ca-file", str(target.ca_file)]
 

@@ -8,9 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 MIB_PER_PAGE = os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+Command = Sequence[str | Path]
 
 
 class BenchmarkError(Exception):
@@ -105,7 +109,7 @@ class Log:
 def started(
     load: Path,
     name: str,
-    command: Sequence[str | Path],
+    command: Command,
     cores: Iterable[int],
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Process]:
@@ -136,7 +140,7 @@ class PeakRss:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.mib = 0.0
 
-    def __enter__(self) -> "PeakRss":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -1,4 +1,4 @@
-"""`make bench`: the proxy beside a direct connection, nginx and, if asked for, LiteLLM. `--help` lists the cases.
+"""`make bench`: the proxy beside a direct connection, nginx and, if asked for, LiteLLM.
 
 Variants take turns, so that what else the machine does meets all of them, and each measurement has a process of its
 own. Whatever is measured has a core of its own; upstream and load generator share the others. Figures of two runs are
@@ -9,99 +9,133 @@ import argparse
 import os
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.bench import saved
+from tests.bench.bars import bars
 from tests.bench.cases import CASES, Case, Measurement
-from tests.bench.load_program import Figures, Generator, build, upstream
+from tests.bench.environments import python_with
+from tests.bench.figures import Figures, Results
+from tests.bench.load_program import Generator, build, upstream
+from tests.bench.options import parse
 from tests.bench.processes import BenchmarkError
-from tests.bench.report import table
-from tests.bench.results import Results
-from tests.bench.variants import VARIANTS, Bench, Variant, find_nginx
+from tests.bench.report import bar_table, case_table
+from tests.bench.variants import SLOW, VARIANTS, Bench, find_nginx
+from tests.support.stack import ROOT
 
-INTERRUPTED = 128 + signal.SIGINT
+REACHED, MISSED, NOT_MEASURED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    options = parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return run(options)
+        if options.show:
+            results, about = saved.load(options.show)
+        else:
+            results, about = measure(options)
+        return conclude(results, about, options)
     except BenchmarkError as error:
         say(f"error: {error}")
-        return 2
+        return NOT_MEASURED
     except KeyboardInterrupt:
-        say("interrupted")
+        say("interrupted; everything that was started has ended")
         return INTERRUPTED
 
 
-def parser() -> argparse.ArgumentParser:
-    cases = "\n".join(f"  {name:<12} {case.title}" for name, case in CASES.items())
-    parser = argparse.ArgumentParser(
-        prog="make bench",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=(__doc__ or "").splitlines()[0].replace("%", "%%"),
-        epilog=f"cases:\n{cases}",
-    )
-    parser.add_argument("--case", action="append", choices=CASES, metavar="NAME", help="only this one; may be repeated")
-    parser.add_argument(
-        "--variant", action="append", choices=VARIANTS, metavar="NAME", help="only this one; may be repeated"
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
-    parser.add_argument(
-        "--seconds", type=float, default=3, help="of load in each measurement; some cases take longer (3)"
-    )
-    parser.add_argument(
-        "--python", type=Path, default=Path(sys.executable), help="an interpreter that has the proxy installed"
-    )
-    return parser
-
-
-def run(options: argparse.Namespace) -> int:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def measure(options: argparse.Namespace) -> tuple[Results, dict[str, object]]:
+    """Every case, all its rounds. Saved after each case, so that an interrupted run is not lost."""
     cores = sorted(os.sched_getaffinity(0))
-    proxy_cores, other_cores = cores[:1], cores[1:] or cores
-    if proxy_cores == other_cores:
-        say("there is one core only: the load generator slows the proxies down")
-    os.sched_setaffinity(0, other_cores)
-    cases = {name: CASES[name] for name in options.case or CASES}
+    shown = {name: getattr(options, name) for name in ("rounds", "seconds")}
+    results, about = Results(), saved.about(options.python, find_nginx(), shown)
     variants = chosen_variants(options)
-    results = Results()
+    with bench_on(cores, options.python) as bench:
+        for name in options.case:
+            for number in range(1, options.rounds + 1):
+                for variant in takers(CASES[name], variants):
+                    figures = measured(bench, CASES[name], variant, options.seconds)
+                    results.add(name, variant, figures)
+                    say(f"{name}, round {number} of {options.rounds}, {variant}: {summary(figures)}")
+            saved.save(options.output, results, about)
+            sys.stdout.write(f"\n{case_table(name, results, markdown=options.markdown)}\n\n")
+            sys.stdout.flush()
+    say(f"saved as {options.output}")
+    return results, about
+
+
+def chosen_variants(options: argparse.Namespace) -> list[str]:
+    if "nginx" in options.variant and not find_nginx():
+        say("nginx is not installed (Debian: apt-get install nginx-light); going on without it")
+    if "litellm" in options.variant:
+        say("LiteLLM is installed into .tools/litellm if it is not there yet")
+        python_with("litellm")
+    return [name for name in options.variant if name != "nginx" or find_nginx()]
+
+
+def takers(case: Case, variants: Sequence[str]) -> list[str]:
+    return [
+        name for name in variants if (case.has_direct or name != "direct") and (case.is_for_slow or name not in SLOW)
+    ]
+
+
+@contextmanager
+def bench_on(cores: Sequence[int], python: Path) -> Iterator[Bench]:
+    """The upstream, and a core for what is measured: whatever else runs here shares the others."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # inherited by whatever is started
+    proxy, others = cores[:1], cores[1:] or cores
+    if proxy == others:
+        say("there is one core only: the load generator slows down what it measures")
+    os.sched_setaffinity(0, others)
     with tempfile.TemporaryDirectory(prefix="oauth-pool-bench-") as temporary:
         folder = Path(temporary)
         load = build(folder)
-        with upstream(load, folder, other_cores) as addresses:
-            bench = Bench(load, folder, proxy_cores, addresses, options.python)
-            for name, case in cases.items():
-                for round_number in range(1, options.rounds + 1):
-                    for variant_name, variant in variants.items():
-                        figures = measured(bench, case, variant, other_cores, options.seconds)
-                        results.add(name, variant_name, figures)
-                        say(f"{name}, round {round_number} of {options.rounds}, {variant_name}")
-                sys.stdout.write(table(name, results) + "\n")
-                sys.stdout.flush()
-    return 0
+        with upstream(load, folder, others) as addresses:
+            yield Bench(load, folder, proxy, others, addresses, python)
 
 
-def chosen_variants(options: argparse.Namespace) -> dict[str, Variant]:
-    chosen = {name: VARIANTS[name] for name in options.variant or VARIANTS}
-    if "nginx" in chosen and not find_nginx():
-        say("nginx is not installed (Debian: apt-get install nginx-light); going on without it")
-        del chosen["nginx"]
-    return chosen
+def measured(bench: Bench, case: Case, variant: str, seconds: float) -> Figures:
+    with VARIANTS[variant](bench, case.is_tls) as target:
+        generator = Generator(bench.load, bench.other_cores, target)
+        return case.measure(Measurement(target, generator, seconds * case.length))
 
 
-def measured(bench: Bench, case: Case, variant: Variant, cores: Sequence[int], seconds: float) -> Figures:
-    with variant(bench, case.is_tls) as target:
-        return case.measure(Measurement(target, Generator(bench.load, cores, target), seconds * case.length))
+def summary(figures: Figures) -> str:
+    shown = {"per_second": "{:,.0f}/s", "cpu_us": "{:.1f} µs CPU each", "failed": "{:.0f} failed"}
+    return ", ".join(text.format(figures[name]) for name, text in shown.items() if name in figures) or "done"
+
+
+def conclude(results: Results, about: dict[str, object], options: argparse.Namespace) -> int:
+    """The tables that concern all cases, the chart, and the exit code."""
+    if options.show:
+        for case in results.cases():
+            sys.stdout.write(f"{case_table(case, results, markdown=options.markdown)}\n\n")
+    sys.stdout.write(f"{bar_table(results, markdown=options.markdown)}\n\n")
+    sys.stdout.write(", ".join(f"{name} {value}" for name, value in about.items()) + "\n")
+    for (case, variant), count in results.failures().items():
+        say(f"{case}, {variant}: {count:.0f} failed")
+    if options.chart:
+        draw(options.show or options.output, options.chart)
+    missed = any(bar.is_reached(results) is False for bar in bars())
+    return MISSED if missed or results.failures() else REACHED
+
+
+def draw(run: Path, chart: Path) -> None:
+    command: list[str | Path] = [python_with("bench"), "-m", "tests.bench.chart", run.resolve(), chart.resolve()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"the chart failed:\n{done.stderr}")
+    say(f"drawn as {chart}")
 
 
 def say(text: str) -> None:
-    sys.stderr.write(f"bench: {text}\n")
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} bench: {text}\n")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,17 @@
 
 import json
 import os
+import secrets
 import shutil
 import socket
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.processes import Process, started
+from tests.bench.environments import python_with
+from tests.bench.load_program import Generator, Target, Upstream
+from tests.bench.processes import Command, started
 from tests.support.control_plane.plane import free_port
 from tests.support.proxy_server import PoolFolder
 
@@ -23,33 +25,16 @@ IMAGE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOL
 
 
 @dataclass(frozen=True)
-class Upstream:
-    http: str
-    https: str
-    ca_file: Path
-
-
-@dataclass(frozen=True)
 class Bench:
     """What all variants have in common."""
 
     load: Path
     folder: Path
     proxy_cores: Sequence[int]
+    other_cores: Sequence[int]
     upstream: Upstream
     python: Path
     """The interpreter that has the proxy installed."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where load goes. `direct` has no process."""
-
-    address: str
-    path: str = "/v1/messages"
-    ca_file: Path | None = None
-    process: Process | None = None
-    ready_seconds: float = 0
 
 
 Variant = Callable[[Bench, bool], AbstractContextManager[Target]]
@@ -67,7 +52,7 @@ def nginx(bench: Bench, is_tls: bool) -> Iterator[Target]:
     port = free_port()
     config = bench.folder / "nginx.conf"
     config.write_text(_nginx_config(bench, port, is_tls))
-    command = [find_nginx() or "nginx", "-e", "stderr", "-p", bench.folder, "-c", config]
+    command: Command = [find_nginx() or "nginx", "-e", "stderr", "-p", bench.folder, "-c", config]
     with started(bench.load, "nginx", command, bench.proxy_cores) as process:
         seconds = process.wait_until(lambda: _accepts(port), 10)
         yield Target(f"127.0.0.1:{port}", process=process, ready_seconds=seconds)
@@ -153,13 +138,45 @@ def _proxy(bench: Bench, is_tls: bool, name: str, more: str) -> Iterator[Target]
     trust = f"upstream_ca_file = {json.dumps(str(upstream.ca_file))}\n" if is_tls else ""
     config = bench.folder / f"{name}.toml"
     config.write_text(f'[proxy]\nlisten_addr = "127.0.0.1:{port}"\nupstream_url = "{url}"\n{trust}{more}')
-    command = [bench.python, "-m", "oauth_pool_proxy", "--config", config, "--log-level", "info"]
+    command: Command = [bench.python, "-m", "oauth_pool_proxy", "--config", config, "--log-level", "info"]
     with started(bench.load, name, command, bench.proxy_cores, IMAGE_ENVIRONMENT) as process:
         seconds = process.wait_until(lambda: _answers(port, "/ready"), 20)
         yield Target(f"127.0.0.1:{port}", process=process, ready_seconds=seconds)
 
 
-VARIANTS: dict[str, Variant] = {"direct": direct, "nginx": nginx, "passthrough": passthrough, "pool": pool}
+@contextmanager
+def litellm(bench: Bench, is_tls: bool) -> Iterator[Target]:
+    """Its pass-through route for this API, with what its documentation asks for in production."""
+    assert not is_tls, "no case for slow variants has TLS"
+    port, key = free_port(), f"sk-{secrets.token_hex(32)}"
+    config = bench.folder / "litellm.yaml"
+    config.write_text("litellm_settings: {telemetry: false}\n")
+    environment = {
+        "ANTHROPIC_API_BASE": f"http://{bench.upstream.http}",
+        "ANTHROPIC_API_KEY": "none",
+        "LITELLM_MASTER_KEY": key,
+        "LITELLM_MODE": "PRODUCTION",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+    program = python_with("litellm").with_name("litellm")
+    command: Command = [program, "--config", config, "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+    with started(bench.load, "litellm", command, bench.proxy_cores, environment) as process:
+        seconds = process.wait_until(lambda: _answers(port, "/health/liveliness"), 120)
+        target = Target(f"127.0.0.1:{port}", "/anthropic/v1/messages", key, None, process, seconds)
+        # It imports much of itself when the first requests come.
+        Generator(bench.load, bench.other_cores, target).run("requests", connections=4, seconds=3)
+        yield target
+
+
+VARIANTS: dict[str, Variant] = {
+    "direct": direct,
+    "nginx": nginx,
+    "litellm": litellm,
+    "passthrough": passthrough,
+    "pool": pool,
+}
+SLOW = frozenset(("litellm",))
+"""Those that serve about 100 requests a second, and are spared most cases."""
 
 
 def _accepts(port: int) -> bool:

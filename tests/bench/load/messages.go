@@ -7,41 +7,46 @@ import (
 	"strings"
 )
 
-// What is asked and answered looks like the messages API, because the proxy looks into it: usage, session, limits.
-// What kind of answer is wanted is in the name of the model, which every proxy passes on.
+// What is asked and answered looks like the messages API, because proxies look into it: model, usage, session, limits.
 
 const (
-	jsonModel = "bench-json"
-	bigModel  = "bench-big"
-	bigBytes  = 10 << 20
+	// A real one, because there are proxies that look up what it costs.
+	model = "claude-sonnet-4-5"
+
+	// What kind of answer is wanted is in the text of the first message.
+	kindMark = "bench:"
+	jsonKind = kindMark + "json"
+	bigKind  = kindMark + "big"
+
+	jsonBytes, bigBytes = 2 << 10, 10 << 20
 
 	// In a text delta, before the time at which the upstream sent it, in nanoseconds.
 	stampMark   = "sent at "
 	stampDigits = 19
 )
 
-func streamModel(events, perSecond int) string {
-	return fmt.Sprintf("bench-stream-%d-%d", events, perSecond)
+func streamKind(events, perSecond int) string {
+	return fmt.Sprintf("%sstream-%d-%d", kindMark, events, perSecond)
 }
 
 // wanted tells the kind of answer from the beginning of a request's body.
-func wanted(body []byte) (model string, events, perSecond int) {
-	_, rest, found := bytes.Cut(body, []byte(`"model"`))
-	if fields := bytes.SplitN(rest, []byte(`"`), 3); found && len(fields) == 3 {
-		model = string(fields[1])
+func wanted(body []byte) (kind string, events, perSecond int) {
+	if i := bytes.Index(body, []byte(kindMark)); i >= 0 {
+		word, _, _ := bytes.Cut(body[i:], []byte(" "))
+		kind = string(word)
 	}
-	if numbers, found := strings.CutPrefix(model, "bench-stream-"); found {
+	if numbers, found := strings.CutPrefix(kind, kindMark+"stream-"); found {
 		fmt.Sscanf(numbers, "%d-%d", &events, &perSecond)
 	}
-	return model, events, perSecond
+	return kind, events, perSecond
 }
 
 // question is a request as a coding agent sends it: its session is in the body, and in a header on every other connection.
-func question(host, path, model string, connection, bodyBytes int) []byte {
+func question(to *target, kind string, connection, bodyBytes int) []byte {
 	session := fmt.Sprintf("%08x-0000-4000-8000-%012x", connection, connection)
 	body := fmt.Sprintf(`{"model":"%s","max_tokens":1024,"stream":%t,`+
 		`"metadata":{"user_id":"user_bench_account__session_%s"},"messages":[`,
-		model, strings.HasPrefix(model, "bench-stream"), session)
+		model, strings.HasPrefix(kind, kindMark+"stream"), session)
 	const end = `]}`
 	for first := true; ; first = false {
 		const before, after = `{"role":"user","content":[{"type":"text","text":"`, `"}]}`
@@ -52,12 +57,16 @@ func question(host, path, model string, connection, bodyBytes int) []byte {
 		if !first {
 			body += ","
 		}
-		body += before + words(room) + after
+		text := words(room)
+		if first {
+			text = kind + " " + text[:room-len(kind)-1]
+		}
+		body += before + text + after
 	}
 	body += end
 	head := fmt.Sprintf("POST %s HTTP/1.1\r\nhost: %s\r\ncontent-type: application/json\r\naccept: application/json\r\n"+
-		"authorization: Bearer none\r\nanthropic-version: 2023-06-01\r\nanthropic-beta: prompt-caching-2024-07-31\r\n"+
-		"user-agent: oauth-pool-bench\r\n", path, host)
+		"authorization: Bearer %s\r\nanthropic-version: 2023-06-01\r\nanthropic-beta: prompt-caching-2024-07-31\r\n"+
+		"user-agent: oauth-pool-bench\r\n", to.path, to.address, to.bearer)
 	if connection%2 == 0 {
 		head += "x-claude-code-session-id: " + session + "\r\n"
 	}
@@ -79,7 +88,7 @@ const limits = "request-id: req_011CSHoEeqs5C35K2UUqR7Fy\r\n" +
 const tokens = `"usage":{"input_tokens":2095,"cache_creation_input_tokens":0,"cache_read_input_tokens":1024,"output_tokens":503}`
 
 // message is the body of an answer in one piece, of exactly this length.
-func message(model string, length int) []byte {
+func message(length int) []byte {
 	before := `{"id":"msg_01XFDUDYJgAACzvnptvVoYEL","type":"message","role":"assistant","model":"` + model +
 		`","content":[{"type":"text","text":"`
 	after := `"}],"stop_reason":"end_turn","stop_sequence":null,` + tokens + `}`
@@ -101,7 +110,7 @@ func event(name, members string) string {
 
 func streamStart() string {
 	return event("message_start", `,"message":{"id":"msg_01XFDUDYJgAACzvnptvVoYEL","type":"message","role":"assistant",`+
-		`"model":"bench","content":[],"stop_reason":null,"stop_sequence":null,`+tokens+`}`) +
+		`"model":"`+model+`","content":[],"stop_reason":null,"stop_sequence":null,`+tokens+`}`) +
 		event("content_block_start", `,"index":0,"content_block":{"type":"text","text":""}`)
 }
 

@@ -35,8 +35,8 @@ func requests(flags *flag.FlagSet, arguments []string) map[string]float64 {
 	done := make(chan bool)
 	for i := range clients {
 		c := &client{
-			target: to, question: question(to.address, to.path, jsonModel, i, *bodyBytes),
-			wanted: message(jsonModel, 2048), deadline: end.Add(30 * time.Second),
+			target: to, question: question(to, jsonKind, i, *bodyBytes),
+			wanted: message(jsonBytes), deadline: end.Add(30 * time.Second),
 		}
 		if *rate > 0 {
 			c.period = time.Duration(float64(*connections) / *rate * float64(time.Second))

@@ -42,7 +42,7 @@ func readSlowly(to *target, i int, until time.Time) error {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetReadBuffer(32 << 10)
 	}
-	if _, err := conn.Write(question(to.address, to.path, bigModel, i, 1024)); err != nil {
+	if _, err := conn.Write(question(to, bigKind, i, 1024)); err != nil {
 		return err
 	}
 	r := newReader(conn, 16<<10)

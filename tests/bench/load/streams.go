@@ -35,7 +35,7 @@ func streams(flags *flag.FlagSet, arguments []string) map[string]float64 {
 	for i := range *count {
 		go func() {
 			time.Sleep(time.Duration(i) * time.Second / time.Duration(*count))
-			ask := question(to.address, to.path, streamModel(*events, *perSecond), i, 1024)
+			ask := question(to, streamKind(*events, *perSecond), i, 1024)
 			seen := &streamSeen{}
 			err := seen.read(to, ask, deadline, began.Add(steadyAfter))
 			if err == nil {

@@ -13,14 +13,15 @@ import (
 
 // target is where load goes: the upstream itself, or a proxy before it.
 type target struct {
-	address, path, caFile string
-	trust                 *tls.Config
+	address, path, bearer, caFile string
+	trust                         *tls.Config
 }
 
 func targetFlags(flags *flag.FlagSet) *target {
 	t := &target{}
 	flags.StringVar(&t.address, "to", "", "host:port")
 	flags.StringVar(&t.path, "path", "/v1/messages", "of every request")
+	flags.StringVar(&t.bearer, "bearer", "none", "the token of every request")
 	flags.StringVar(&t.caFile, "ca-file", "", "speak TLS and trust this")
 	return t
 }

@@ -44,7 +44,7 @@ func accept(listener net.Listener) {
 	}
 }
 
-var jsonAnswer, bigAnswer = answer(message(jsonModel, 2048)), answer(message(bigModel, bigBytes))
+var jsonAnswer, bigAnswer = answer(message(jsonBytes)), answer(message(bigBytes))
 
 // serve answers one request after the other until the client leaves.
 func serve(conn net.Conn) {
@@ -54,15 +54,15 @@ func serve(conn net.Conn) {
 		if err != nil {
 			return
 		}
-		switch model, events, perSecond := wanted(beginning); {
-		case model == jsonModel:
+		switch kind, events, perSecond := wanted(beginning); {
+		case kind == jsonKind:
 			_, err = conn.Write(jsonAnswer)
-		case model == bigModel:
+		case kind == bigKind:
 			_, err = conn.Write(bigAnswer)
 		case perSecond > 0:
 			err = stream(conn, events, perSecond)
 		default:
-			text := "no such model: " + model
+			text := "what kind of answer?"
 			fmt.Fprintf(conn, "HTTP/1.1 404 Not Found\r\ncontent-length: %d\r\n\r\n%s", len(text), text)
 		}
 		if err != nil {

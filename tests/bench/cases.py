@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tests.bench.figures import Figures
 from tests.bench.load_program import Generator, Target
-from tests.bench.processes import PeakRss
+from tests.bench.processes import PeakRss, Process, other_cpu_seconds
 
 CONNECTIONS = 32
 SETTLED = 0.3
@@ -16,9 +16,11 @@ SETTLED = 0.3
 class Measurement:
     """One variant, started anew, and the load it gets. CPU and RSS are its process's; `direct` has none."""
 
-    def __init__(self, target: Target, generator: Generator, seconds: float) -> None:
+    def __init__(self, target: Target, generator: Generator, upstream: Process, seconds: float) -> None:
         self.target, self.seconds = target, seconds
         self._generator = generator
+        self._ours = [upstream, target.process] if target.process else [upstream]
+        self._other_cpu_seconds = self._seconds = 0.0
         time.sleep(SETTLED)
         self.idle_rss = self.rss()
 
@@ -34,6 +36,17 @@ class Measurement:
         return self.load("streams", streams=streams, events=events, per_second=per_second)
 
     def load(self, kind: str, **flags: float) -> Figures:
+        other, began = other_cpu_seconds(self._ours), time.monotonic()
+        figures = self._load(kind, **flags)
+        self._other_cpu_seconds += other_cpu_seconds(self._ours) - other
+        self._seconds += time.monotonic() - began
+        return figures
+
+    def other_work(self) -> float:
+        """How much of a core, in percent, something else on this machine took while load was sent."""
+        return 100 * self._other_cpu_seconds / self._seconds if self._seconds else 0
+
+    def _load(self, kind: str, **flags: float) -> Figures:
         process = self.target.process
         if not process:
             return self._generator.run(kind, **flags)
@@ -129,7 +142,9 @@ CASES = {
     "sse-200": Case("200 streams of 50 events per second", sse_200, is_for_slow=True),
     "sse-1000": Case("1,000 streams of 20 events per second", sse_1000, length=1.5),
     "body-1mb": Case("32 connections, requests of 1 MB", large_bodies),
-    "tls-1000": Case("sse-1000 and json with an upstream behind TLS, cold and warm", tls_1000, is_tls=True),
+    "tls-1000": Case(
+        "sse-1000 and json with an upstream behind TLS, cold and warm", tls_1000, is_tls=True, has_direct=False
+    ),
     "after-storm": Case("json before and after sse-1000, and the memory", after_storm, has_direct=False),
     "slow-reader": Case("100 clients that read 10 MiB slowly", slow_reader, has_direct=False),
     "idle": Case("start and rest", idle, has_direct=False, is_for_slow=True),

@@ -44,6 +44,15 @@ class Results:
         pairs = zip(self.rounds(case, variant, figure), self.rounds(case, base, figure), strict=False)
         return [value - other for value, other in pairs]
 
+    def all_of(self, figure: str) -> list[float]:
+        """Of every case, variant and round."""
+        return [
+            value
+            for variants in self.values.values()
+            for figures in variants.values()
+            for value in figures.get(figure, [])
+        ]
+
     def failures(self) -> Mapping[tuple[str, str], float]:
         """Requests and streams that failed, by case and variant, where there are any."""
         sums = {

@@ -20,6 +20,7 @@ class Upstream:
     http: str
     https: str
     ca_file: Path
+    process: Process
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def upstream(load: Path, folder: Path, cores: Sequence[int]) -> Iterator[Upstrea
     with started(load, "upstream", [load, "upstream", "--ca-file", ca_file], cores) as process:
         process.wait_until(lambda: process.first_line() is not None, 10)
         addresses = json.loads(process.first_line() or b"")
-        yield Upstream(addresses["http"], addresses["https"], ca_file)
+        yield Upstream(addresses["http"], addresses["https"], ca_file, process)
         process.check()
 
 

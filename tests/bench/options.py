@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="one round of one second, unless said otherwise: does it work?")
     add("--python", type=Path, default=Path(sys.executable), metavar="PATH",
         help="an interpreter that has the proxy installed, such as another checkout's .venv/bin/python")  # fmt: skip
+    add("--priority", action="store_true", help="go before other work on this machine (needs root)")
     add("--output", type=Path, metavar="FILE", help="where to save the run (.bench/DATE-TIME.json)")
     add("--markdown", action="store_true", help="tables in Markdown")
     add("--chart", type=Path, metavar="FILE", help="draw a PNG, too; installs matplotlib")

@@ -155,6 +155,16 @@ class PeakRss:
                 return
 
 
+def other_cpu_seconds(ours: Iterable[Process]) -> float:
+    """What everything on this machine has used that is neither one of these, nor this process, nor a child that ended."""
+    busy = Path("/proc/stat").read_text().split(maxsplit=9)
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, busy[1:9])
+    children = os.times()
+    known = time.process_time() + children.children_user + children.children_system
+    known += sum(process.cpu_seconds() for process in ours)
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_SECOND - known
+
+
 def _cpu_seconds(pid: int) -> float:
     fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND if fields else 0

@@ -27,7 +27,7 @@ def plain(title: str, figure: str, digits: int = 0) -> Line:
 def of(base: str, figure: str, what: str = "") -> Line:
     def cell(results: Results, case: str, variant: str) -> str:
         ratio = results.ratio(case, variant, figure, base)
-        return "" if ratio is None else f"{ratio:.2f}"
+        return "" if ratio is None else (f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}")
 
     return Line(f"{what} of {base}".strip(), cell)
 

@@ -56,6 +56,8 @@ class Process:
         return sum(map(_rss_mib, self._family()))
 
     def end(self) -> None:
+        assert self._popen.stdin
+        self._popen.stdin.close()
         self._popen.terminate()
         try:
             self._popen.wait(15)

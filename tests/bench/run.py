@@ -123,7 +123,7 @@ def summary(figures: Figures) -> str:
         "per_second": "{:,.0f}/s",
         "cpu_us": "{:.1f} µs CPU each",
         "failed": "{:.0f} failed",
-        OTHER_WORK: "{:.0f} % of a core busy with something else",
+        OTHER_WORK: "something else took {:.0f} % of a core",
     }
     return ", ".join(text.format(figures[name]) for name, text in shown.items() if name in figures) or "done"
 

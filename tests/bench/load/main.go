@@ -11,6 +11,7 @@ import (
 	"log"
 	"os"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 )
 
@@ -55,11 +56,11 @@ func report(figures map[string]float64) {
 
 // told sends the first few errors to standard error: a count alone says little about what went wrong.
 func told(err error) {
-	if errorsTold++; errorsTold <= 5 {
+	if errorsTold.Add(1) <= 5 {
 		fmt.Fprintln(os.Stderr, "load:", err)
 	}
 }
 
-var errorsTold int
+var errorsTold atomic.Int32
 
 func milliseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }

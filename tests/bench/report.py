@@ -24,12 +24,12 @@ def plain(title: str, figure: str, digits: int = 0) -> Line:
     return Line(title, lambda results, case, variant: _cell(results.rounds(case, variant, figure), digits))
 
 
-def of(base: str, figure: str, what: str = "") -> Line:
+def of(base: str, figure: str, what: str) -> Line:
     def cell(results: Results, case: str, variant: str) -> str:
         ratio = results.ratio(case, variant, figure, base)
         return "" if ratio is None else (f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}")
 
-    return Line(f"{what} of {base}".strip(), cell)
+    return Line(f"{what}, of {base}", cell)
 
 
 def over_direct(title: str, figure: str) -> Line:
@@ -37,12 +37,12 @@ def over_direct(title: str, figure: str) -> Line:
 
 
 FAILED = plain("failed", "failed")
-RSS = [plain("RSS idle", "rss_idle"), plain("RSS peak", "rss_peak"), plain("RSS after", "rss_after")]
+RSS = [plain(f"RSS {when} MiB", f"rss_{when}") for when in ("idle", "peak", "after")]
 REQUESTS = [
     FAILED,
     plain("req/s", "per_second"),
-    of("nginx", "per_second"),
-    of("direct", "per_second"),
+    of("nginx", "per_second", "req/s"),
+    of("direct", "per_second", "req/s"),
     plain("CPU µs/req", "cpu_us"),
     plain("CPU %", "busy"),
     plain("p50 ms", "duration_p50", 2),
@@ -54,7 +54,7 @@ REQUESTS = [
 def _stream_lines(phase: str = "", title: str = "") -> list[Line]:
     return [
         plain(f"{title}CPU µs/event", f"{phase}cpu_us", 1),
-        of("nginx", f"{phase}cpu_us", title.strip()),
+        of("nginx", f"{phase}cpu_us", f"{title}CPU"),
         plain(f"{title}first byte p50 ms", f"{phase}first_byte_p50", 1),
         plain(f"{title}first byte p99 ms", f"{phase}first_byte_p99", 1),
         plain(f"{title}delay p50 ms", f"{phase}delay_p50", 2),
@@ -82,7 +82,7 @@ LINES = {
         *_stream_lines("cold_", "cold: "),
         *_stream_lines("warm_", "warm: "),
         plain("JSON req/s", "json_per_second"),
-        of("nginx", "json_per_second", "JSON"),
+        of("nginx", "json_per_second", "JSON req/s"),
         *RSS,
     ],
     "after-storm": [
@@ -98,7 +98,7 @@ LINES = {
         plain("100 clients MiB", "many_cost", 1),
         *RSS,
     ],
-    "idle": [plain("RSS", "rss_idle", 1), plain("seconds to ready", "ready_seconds", 2)],
+    "idle": [plain("RSS MiB", "rss_idle", 1), plain("seconds to ready", "ready_seconds", 2)],
 }
 
 

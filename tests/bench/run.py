@@ -7,6 +7,7 @@ not comparable, their ratios are.
 
 import argparse
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(options: argparse.Namespace) -> tuple[Results, dict[str, object]]:
     """Every case, all its rounds. Saved after each case, so that an interrupted run is not lost."""
+    if platform.system() != "Linux":
+        raise BenchmarkError("it needs Linux: processes are pinned, and measured through /proc")
     if options.priority:
         go_first()
     cores = sorted(os.sched_getaffinity(0))

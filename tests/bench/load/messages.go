@@ -117,7 +117,7 @@ func streamStart() string {
 // delta is an event of 145 bytes with room for the time at which it is sent.
 func delta() string {
 	return event("content_block_delta", `,"index":0,"delta":{"type":"text_delta","text":"`+
-		stampMark+strings.Repeat("0", stampDigits)+`"}`)
+		stampMark+strings.Repeat("0", stampDigits)+`..."}`)
 }
 
 func streamEnd() string {

@@ -55,11 +55,17 @@ lock-into: .tools/bin/uv
 	$(LOCK) -c $(DIR)/dev.txt proxy/pyproject.toml -o $(DIR)/proxy.txt
 	$(LOCK) -c $(DIR)/dev.txt operator/pyproject.toml -o $(DIR)/operator.txt
 
-bench: setup ## Measure the proxy against a direct connection (ratios; see tests/bench)
+bench: setup ## Measure the proxy beside nginx and a direct connection (ARGS=--help; docs/performance.md)
 	@$(BIN)/python -m tests.bench.run $(ARGS)
 
+# An environment of its own for a dependency group that .venv is spared; the benchmark asks for it.
+.tools/%/.installed: $(UV) pyproject.toml
+	@$(UV) venv --quiet --clear --python $(PYTHON) .tools/$*
+	@$(UV) pip install --quiet --python .tools/$*/bin/python --group pyproject.toml:$*
+	@touch $@
+
 clean: ## Remove everything that these commands made below the repository
-	rm -rf .venv .tools .demo $(TYPESCRIPT)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .tools .bench .demo $(TYPESCRIPT)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .tools/bin/uv:

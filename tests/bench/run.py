@@ -1,136 +1,165 @@
-"""A small benchmark: JSON requests and event streams, direct and through the proxy in both modes, as ratios.
+"""`make bench`: the proxy beside a direct connection, nginx and, if asked for, LiteLLM.
 
-Variants take turns, so that what else the machine does meets all of them. The proxy has a core of its own where there
-are two; upstream and load generator share the others. Figures of two runs are not comparable, their ratios are.
+Variants take turns, so that what else the machine does meets all of them, and each measurement has a process of its
+own. Whatever is measured has a core of its own; upstream and load generator share the others. Figures of two runs are
+not comparable, their ratios are.
 """
 
 import argparse
-import json
 import os
+import platform
 import resource
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.control_plane.binaries import go_toolchain
-from tests.support.proxy_server import PoolFolder
+from tests.bench import saved
+from tests.bench.bars import bars
+from tests.bench.cases import CASES, Case, Measurement
+from tests.bench.environments import python_with
+from tests.bench.figures import Figures, Results
+from tests.bench.load_program import Generator, build, upstream
+from tests.bench.options import parse
+from tests.bench.processes import BenchmarkError
+from tests.bench.report import bar_table, case_table
+from tests.bench.variants import SLOW, VARIANTS, Bench, find_nginx
+from tests.support.stack import ROOT
 
-HERE = Path(__file__).parent
-SCRIPT = str(Path(sys.executable).with_name("oauth-pool-proxy"))
-FAR = 4_000_000_000.0
-
-Figures = dict[str, float]
-Variants = dict[str, tuple[str, int]]
-"""Name → address, and process to look at."""
+OTHER_WORK = "other_work"
+REACHED, MISSED, NOT_MEASURED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3, help="of requests, and of events, per measurement")
-    parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--streams", type=int, default=200)
-    parser.add_argument("--events", type=int, default=20, help="per stream and second")
-    options = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if options.show:
+            results, about = saved.load(options.show)
+        else:
+            results, about = measure(options)
+        return conclude(results, about, options)
+    except BenchmarkError as error:
+        say(f"error: {error}")
+        return NOT_MEASURED
+    except KeyboardInterrupt:
+        say("interrupted; everything that was started has ended")
+        return INTERRUPTED
+
+
+def measure(options: argparse.Namespace) -> tuple[Results, dict[str, object]]:
+    """Every case, all its rounds. Saved after each case, so that an interrupted run is not lost."""
+    if platform.system() != "Linux":
+        raise BenchmarkError("it needs Linux: processes are pinned, and measured through /proc")
+    if options.priority:
+        go_first()
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, set(cores[1:]) or set(cores))  # inherited by whatever is started
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        load = str(Path(folder, "load"))
-        subprocess.run([go_toolchain(), "build", "-o", load, "."], cwd=HERE / "load", check=True)
-        measure(load, stack.enter_context(variants(load, Path(folder), cores[0])), options)
-    return 0
+    shown = {name: getattr(options, name) for name in ("rounds", "seconds")}
+    results, about = Results(), saved.about(options.python, find_nginx(), shown)
+    variants = chosen_variants(options)
+    with bench_on(cores, options.python) as bench:
+        for name in options.case:
+            for number in range(1, options.rounds + 1):
+                for variant in takers(CASES[name], variants):
+                    figures = measured(bench, CASES[name], variant, options.seconds)
+                    results.add(name, variant, figures)
+                    say(f"{name}, round {number} of {options.rounds}, {variant}: {summary(figures)}")
+            saved.save(options.output, results, about)
+            sys.stdout.write(f"\n{case_table(name, results, markdown=options.markdown)}\n\n")
+            sys.stdout.flush()
+    say(f"saved as {options.output}")
+    return results, about
+
+
+def go_first() -> None:
+    """Whatever is started inherits it."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        raise BenchmarkError("--priority needs root, or the right to real-time scheduling") from None
+
+
+def chosen_variants(options: argparse.Namespace) -> list[str]:
+    if "nginx" in options.variant and not find_nginx():
+        say("nginx is not installed (Debian: apt-get install nginx-light); going on without it")
+    if "litellm" in options.variant:
+        say("LiteLLM is installed into .tools/litellm if it is not there yet")
+        python_with("litellm")
+    return [name for name in options.variant if name != "nginx" or find_nginx()]
+
+
+def takers(case: Case, variants: Sequence[str]) -> list[str]:
+    return [
+        name for name in variants if (case.has_direct or name != "direct") and (case.is_for_slow or name not in SLOW)
+    ]
 
 
 @contextmanager
-def variants(load: str, folder: Path, core: int) -> Iterator[Variants]:
-    """One upstream, and a proxy for each mode on this core. All of them end with the block."""
-    pool = PoolFolder(folder)
-    for name in ("a", "b", "c"):
-        pool.write_token(name, 1, FAR)
-        pool.write_entry(name)
-    modes = {
-        "passthrough": "",
-        "pool": "[oauth]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in pool.oauth().items()),
+def bench_on(cores: Sequence[int], python: Path) -> Iterator[Bench]:
+    """The upstream, and a core for what is measured: whatever else runs here shares the others."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # inherited by whatever is started
+    proxy, others = cores[:1], cores[1:] or cores
+    if proxy == others:
+        say("there is one core only: the load generator slows down what it measures")
+    os.sched_setaffinity(0, others)
+    with tempfile.TemporaryDirectory(prefix="oauth-pool-bench-") as temporary:
+        folder = Path(temporary)
+        load = build(folder)
+        with upstream(load, folder, others) as addresses:
+            yield Bench(load, folder, proxy, others, addresses, python)
+
+
+def measured(bench: Bench, case: Case, variant: str, seconds: float) -> Figures:
+    with VARIANTS[variant](bench, case.is_tls) as target:
+        generator = Generator(bench.load, bench.other_cores, target)
+        measurement = Measurement(target, generator, bench.upstream.process, seconds * case.length)
+        return case.measure(measurement) | {OTHER_WORK: measurement.other_work()}
+
+
+def summary(figures: Figures) -> str:
+    shown = {
+        "per_second": "{:,.0f}/s",
+        "cpu_us": "{:.1f} µs CPU each",
+        "failed": "{:.0f} failed",
+        OTHER_WORK: "something else took {:.0f} % of a core",
     }
-    with ExitStack() as stack:
-        upstream, _ = stack.enter_context(started([load, "upstream"], folder / "upstream.log", lambda line: line))
-        found: Variants = {"direct": (upstream, 0)}
-        for name, more in modes.items():
-            config = folder / f"{name}.toml"
-            config.write_text(f'[proxy]\nlisten_addr = "127.0.0.1:0"\nupstream_url = "http://{upstream}"\n{more}')
-            command = [SCRIPT, "--config", str(config)]
-            found[name] = stack.enter_context(
-                started(command, folder / f"{name}.log", lambda line: json.loads(line).get("addr"))
-            )
-            os.sched_setaffinity(found[name][1], {core})
-        yield found
+    return ", ".join(text.format(figures[name]) for name, text in shown.items() if name in figures) or "done"
 
 
-@contextmanager
-def started(command: list[str], log: Path, address_in: Callable[[str], str | None]) -> Iterator[tuple[str, int]]:
-    """A process, known by the line that has its address. What it prints goes to a file, as it would in a container."""
-    with log.open("w") as output, subprocess.Popen(command, stdout=output) as process:
-        try:
-            deadline = time.monotonic() + 20
-            while not (addresses := [a for line in log.read_text().splitlines() if (a := address_in(line))]):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"bench: {command[0]} did not start")
-                time.sleep(0.05)
-            yield addresses[0], process.pid
-        finally:
-            process.terminate()
-
-
-def measure(load: str, found: Variants, options: argparse.Namespace) -> None:
-    kinds = {
-        "json": (options.connections, options.seconds),
-        "sse": (options.streams, options.seconds * options.events, options.events),
-    }
-    for kind, arguments in kinds.items():
-        runs: dict[str, list[Figures]] = {name: [] for name in found}
-        for number in range(1, options.rounds + 1):
-            for name, (address, pid) in found.items():
-                sys.stderr.write(f"bench: {kind}, round {number} of {options.rounds}, {name}\n")
-                before = cpu_seconds(pid)
-                command = [load, kind, f"http://{address}/{kind}", *map(str, arguments)]
-                done = subprocess.run(command, stdout=subprocess.PIPE, timeout=120, check=True)
-                figures: Figures = json.loads(done.stdout)
-                figures["cpu µs"] = (cpu_seconds(pid) - before) * 1e6 / max(1, figures["done"])
-                figures["rss MiB"] = rss_mib(pid)
-                runs[name].append(figures)
-        show(
-            kind,
-            {
-                name: {key: statistics.median(run[key] for run in many) for key in many[0]}
-                for name, many in runs.items()
-            },
+def conclude(results: Results, about: dict[str, object], options: argparse.Namespace) -> int:
+    """The tables that concern all cases, the chart, and the exit code."""
+    if options.show:
+        for case in results.cases():
+            sys.stdout.write(f"{case_table(case, results, markdown=options.markdown)}\n\n")
+    sys.stdout.write(f"{bar_table(results, markdown=options.markdown)}\n\n")
+    sys.stdout.write(", ".join(f"{name} {value}" for name, value in about.items()) + "\n")
+    for (case, variant), count in results.failures().items():
+        say(f"{case}, {variant}: {count:.0f} failed")
+    if (most := max(results.all_of(OTHER_WORK), default=0)) > 20:
+        say(
+            f"the machine was busy with something else, at most with {most:.0f} % of a core: measure again when it is not"
         )
+    if options.chart:
+        draw(options.show or options.output, options.chart)
+    missed = any(bar.is_reached(results) is False for bar in bars())
+    return MISSED if missed or results.failures() else REACHED
 
 
-def show(kind: str, medians: dict[str, Figures]) -> None:
-    """A table; `of direct` is the ratio to keep."""
-    keys = ["done", "failed", "per_second", "p50", "p99", "first_p99", "cpu µs", "rss MiB"]
-    lines = ["".join(f"{text:>12}" for text in [kind, "of direct", *keys])]
-    for name, figures in medians.items():
-        values = [figures["per_second"] / medians["direct"]["per_second"], *(figures[key] for key in keys)]
-        lines.append(f"{name:>12}" + "".join(f"{value:12.2f}" for value in values))
-    sys.stdout.write("\n".join(lines) + "\n")
+def draw(run: Path, chart: Path) -> None:
+    command: list[str | Path] = [python_with("bench"), "-m", "tests.bench.chart", run.resolve(), chart.resolve()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"the chart failed:\n{done.stderr}")
+    say(f"drawn as {chart}")
 
 
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() if pid else ["0"] * 13
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def rss_mib(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20 if pid else 0
+def say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} bench: {text}\n")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,3 @@
 module load
 
-go 1.22
+go 1.24

@@ -73,8 +73,10 @@ class TestPick:
 
     def test_an_account_with_all_its_requests_under_way_is_passed_over(self) -> None:
         pool = pool_of(entry("a", maxConcurrentRequests=2), entry("b"))
-        with account(pool, "a").in_use(), account(pool, "a").in_use():
-            assert picks(pool, 3) == "bbb"
+        for _ in range(2):
+            account(pool, "a").begin()
+        assert picks(pool, 3) == "bbb"
+        account(pool, "a").end()
         assert "a" in picks(pool, 2)
 
 
@@ -207,12 +209,12 @@ class TestSwap:
         pool = pool_of(entry("a"), entry("b"), entry("c"))
         one = account(pool, "b")
         one.cool_down(Reason.RATE_LIMITED, NOW + 10, NOW)
-        with one.in_use():
-            assert picks(pool, 1) == "a"
-            pool.replace([entry("a"), entry("b", priority=0, weight=1), entry("c"), entry("d")])
-            assert account(pool, "b") is one
-            assert (one.in_flight, one.cooling_until, one.token is not None) == (1, NOW + 10, True)
-            assert picks(pool, 1) == "c"  # the turn goes on where it was
+        one.begin()
+        assert picks(pool, 1) == "a"
+        pool.replace([entry("a"), entry("b", priority=0, weight=1), entry("c"), entry("d")])
+        assert account(pool, "b") is one
+        assert (one.in_flight, one.cooling_until, one.token is not None) == (1, NOW + 10, True)
+        assert picks(pool, 1) == "c"  # the turn goes on where it was
 
     def test_another_object_of_the_same_name_is_another_account(self) -> None:
         pool = pool_of(entry("a"))
@@ -248,8 +250,8 @@ class TestWhyNone:
 
     def test_all_are_busy(self) -> None:
         pool = pool_of(entry("a", maxConcurrentRequests=1))
-        with pool.accounts[0].in_use():
-            assert pool.why_none(NOW).headers() == [(b"retry-after", b"1")]
+        pool.accounts[0].begin()
+        assert pool.why_none(NOW).headers() == [(b"retry-after", b"1")]
 
 
 def test_no_access_token_in_any_repr() -> None:

@@ -99,8 +99,11 @@ class Forwarder:
                 self._metrics.failover(left[0].name, left[1])
             request.tried.add(account.uid)
             request.account = account.name
-            with account.in_use():
+            account.begin()
+            try:
                 verdict = await self._ask_account(request, account, account.token, headers, client, mode)
+            finally:
+                account.end()
             if verdict is Verdict.PASS_ON:
                 return
             left = account, verdict

@@ -34,10 +34,13 @@ class HeaderContract:
     """In pool mode the client's credentials end here."""
     dropped: frozenset[bytes] = field(init=False)
     """What of a client's headers never passes."""
+    beta_header: tuple[bytes, bytes] = field(init=False)
+    """For clients that send none."""
 
     def __post_init__(self) -> None:
         dropped = _HOP_BY_HOP | _REQUEST_FRAMING | {name for name, _ in self.configured}
         object.__setattr__(self, "dropped", dropped | _CREDENTIALS if self.drops_credentials else dropped)
+        object.__setattr__(self, "beta_header", (_BETA, b",".join(dict.fromkeys(self.beta))))
 
     @classmethod
     def of(cls, config: Config) -> "HeaderContract":
@@ -53,19 +56,27 @@ class HeaderContract:
 
 def request_headers(client: Headers, contract: HeaderContract) -> Headers:
     """The headers of the upstream request, but for `host`, `content-length` and the account's `authorization`."""
-    dropped = contract.dropped | _named_in_connection(client)
+    dropped = contract.dropped
+    if named := _named_in_connection(client):
+        dropped |= named
     kept = [header for header in client if header[0] not in dropped]
     kept += contract.configured
+    present = dict(kept)
     if contract.beta:
-        kept = _with_beta(kept, contract.beta)
-    if contract.version and not any(name == _VERSION for name, _ in kept):
+        if _BETA in present:
+            kept = _with_beta(kept, contract.beta)
+        else:
+            kept.append(contract.beta_header)
+    if contract.version and _VERSION not in present:
         kept.append((_VERSION, contract.version))
     return kept
 
 
 def response_headers(upstream: Headers, *, status: int) -> Headers:
     """The headers of the answer to the client. Its framing is made anew from `content-length`, if there is one."""
-    dropped = _HOP_BY_HOP | _named_in_connection(upstream)
+    dropped = _HOP_BY_HOP
+    if named := _named_in_connection(upstream):
+        dropped |= named
     if status in (204, 304):
         # Neither has a body, and the server in front would wait for as many bytes as this says.
         dropped |= {b"content-length"}
@@ -74,8 +85,10 @@ def response_headers(upstream: Headers, *, status: int) -> Headers:
 
 def _named_in_connection(headers: Headers) -> frozenset[bytes]:
     """Names that `Connection` lists end at this hop, too. `close` and `keep-alive` are options, not names."""
+    if b"connection" not in dict(headers):
+        return _NO_NAMES
     values = [value.lower() for name, value in headers if name == b"connection"]
-    if not values or values == [b"keep-alive"]:
+    if values == [b"keep-alive"]:
         return _NO_NAMES
     return frozenset(member for value in values for member in split_list(value))
 

@@ -4,8 +4,7 @@ What the operator says about an account is its `IndexEntry` and is replaced as a
 (access token, cooldown, rejection, requests in flight, its turn) stays with the account as long as its uid does.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from heapq import heappop, heappush
@@ -172,19 +171,17 @@ class Account:
         limit = self.entry.max_concurrent_requests
         return 0 < limit <= self.in_flight
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Counts one request, from the attempt to the last byte of its answer."""
+    def begin(self) -> None:
+        """Counts one request, from the attempt to the last byte of its answer: until `end`."""
         self.in_flight += 1
         self.requests += 1
         if self.entry.max_concurrent_requests:
             self._changed(self)
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            if self.entry.max_concurrent_requests:
-                self._changed(self)
+
+    def end(self) -> None:
+        self.in_flight -= 1
+        if self.entry.max_concurrent_requests:
+            self._changed(self)
 
     def cool_down(self, reason: Reason, until: float, now: float) -> bool:
         """Leave the account alone until then. True if that is news; the same limit met by a second request is not."""

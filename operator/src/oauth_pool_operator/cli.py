@@ -23,10 +23,13 @@ from .controller import Controller
 from .errors import ConfigError, StoreFailed
 from .grants import TokenEndpoint
 from .handlers import run
+from .health import HealthServer
+from .leadership import Leadership
 from .metrics import AccountsCollector
 from .pool_index import IndexPublisher
 from .reconcile import Reconciler
 from .store import Store
+from .volume_lock import VolumeLock
 
 log = logging.getLogger(__name__)
 
@@ -143,11 +146,18 @@ async def _run(config: Config) -> None:
     reconciler = Reconciler(
         store=store, profiles=config.providers, endpoints=endpoints, index=index, cluster=cluster, clock=now
     )
-    controller = Controller(reconciler, cluster=cluster, index=index, clock=now)
+    leadership = Leadership(VolumeLock(settings.state_dir), cluster)
+    controller = Controller(reconciler, cluster=cluster, index=index, leadership=leadership, clock=now)
     REGISTRY.register(AccountsCollector(controller.status_words))
+    health = HealthServer(
+        *split_address(settings.health_listen_addr),
+        seconds_since_last_turn=controller.seconds_since_last_turn,
+        why_not_ready=controller.why_not_ready,
+    )
     try:
-        await run(controller, namespace=settings.namespace, health_address=settings.health_listen_addr)
+        await run(controller, leadership, namespace=settings.namespace)
     finally:
+        health.close()
         server.shutdown()
         server.server_close()
         for endpoint in endpoints.values():

@@ -5,9 +5,10 @@ Whatever it raises is an `httpx2.HTTPError` (an answer of the API server, or non
 
 import os
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 from lightkube.config.kubeconfig import KubeConfig
@@ -18,6 +19,7 @@ from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.authentication_v1 import TokenRequestSpec
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources import coordination_v1
 from lightkube.resources.core_v1 import ConfigMap, Event, ServiceAccountToken
 from lightkube.types import PatchType
 
@@ -26,11 +28,28 @@ from .errors import ConfigError, ServiceAccountTokenRefused
 
 FIELD_MANAGER = "oauth-pool-operator"
 INDEX_LABEL = f"{GROUP}/index"
+LEASE_NAME = "oauth-pool-operator"
 
 OAuthAccount = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
 
 # The shortest life that the API server grants (TokenRequest: at least 10 minutes); it is used once, at once.
 _ASSERTION_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A Lease as it stands (coordination.k8s.io); `version` is empty for one that does not exist yet."""
+
+    holder: str
+    acquired: datetime
+    renewed: datetime
+    seconds: float
+    transitions: int
+    version: str
+
+    def released(self) -> "Lease":
+        """The same, free for the next holder."""
+        return replace(self, holder="", seconds=1)
 
 
 class Cluster:
@@ -150,6 +169,32 @@ class Cluster:
                 ConfigMap(metadata=ObjectMeta(name=self._config_map, labels=metadata["labels"]), data=dict(whole))
             )
 
+    async def read_lease(self) -> Lease | None:
+        try:
+            found = await self._client.get(coordination_v1.Lease, LEASE_NAME)
+        except ApiError as error:
+            if error.response.status_code == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+        return _lease(found)
+
+    async def write_lease(self, lease: Lease) -> Lease:
+        """Write it as it is to be; refused (409) when somebody has written it since it was read."""
+        spec = {
+            "holderIdentity": lease.holder,
+            "leaseDurationSeconds": int(lease.seconds),
+            "acquireTime": _micro_time(lease.acquired),
+            "renewTime": _micro_time(lease.renewed),
+            "leaseTransitions": lease.transitions,
+        }
+        body = {"metadata": {"name": LEASE_NAME}, "spec": spec}
+        if not lease.version:
+            new = cast("coordination_v1.Lease", coordination_v1.Lease.from_dict(body))
+            return _lease(await self._client.create(new))
+        body["metadata"] = {"resourceVersion": lease.version}
+        patched = await self._client.patch(coordination_v1.Lease, LEASE_NAME, body, patch_type=PatchType.MERGE)
+        return _lease(patched)
+
     def _explained(self, error: ApiError, name: str) -> Exception:
         where = f"ServiceAccount {name} in namespace {self._namespace}"
         if error.response.status_code == HTTPStatus.NOT_FOUND:
@@ -177,6 +222,24 @@ def _kubeconfig() -> KubeConfig:
         raise ConfigError(
             f"no cluster to work with: {str(error).splitlines()[0]}; run in a pod, or set KUBECONFIG"
         ) from error
+
+
+def _lease(found: coordination_v1.Lease) -> Lease:
+    spec, metadata = found.spec, found.metadata
+    assert metadata is not None
+    long_ago = datetime.fromtimestamp(0, UTC)
+    return Lease(
+        holder=(spec.holderIdentity if spec else None) or "",
+        acquired=(spec.acquireTime if spec else None) or long_ago,
+        renewed=(spec.renewTime if spec else None) or long_ago,
+        seconds=(spec.leaseDurationSeconds if spec else None) or 0,
+        transitions=(spec.leaseTransitions if spec else None) or 0,
+        version=metadata.resourceVersion or "",
+    )
+
+
+def _micro_time(instant: datetime) -> str:
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def describe(error: BaseException) -> str:

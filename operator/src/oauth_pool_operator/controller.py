@@ -17,6 +17,7 @@ from . import metrics
 from .accounts import Account, parse_account
 from .cluster import Cluster, describe, is_gone
 from .errors import ClusterUnavailable
+from .leadership import Leadership
 from .policies import NEVER
 from .pool_index import IndexPublisher
 from .reconcile import Memory, Reconciler
@@ -25,7 +26,7 @@ from .scheduler import Scheduler
 log = logging.getLogger(__name__)
 
 LAST_SERVED_RETRY = 5.0
-INDEX_REPAIR_SECONDS = 10.0
+REPAIR_SECONDS = 10.0
 FIRST_INDEX_RETRY, LAST_INDEX_RETRY = 0.5, 30.0
 
 
@@ -44,13 +45,19 @@ class Controller:
         *,
         cluster: Cluster,
         index: IndexPublisher,
+        leadership: Leadership,
         clock: Callable[[], datetime],
     ) -> None:
         self._reconciler = reconciler
         self._cluster = cluster
         self._index = index
+        self._leadership = leadership
         self._known: dict[str, _Known] = {}
-        self.scheduler = Scheduler(self._reconcile, clock=clock, name_of=self._name_of)
+        self._is_served = False
+        self.scheduler = Scheduler(
+            self._reconcile, clock=clock, name_of=self._name_of, may_start=lambda: leadership.leads
+        )
+        leadership.on_look = self.scheduler.look
 
     def observe(self, kind: str | None, body: dict[str, Any]) -> None:
         """An event of the watch (`kind` is None for what was listed)."""
@@ -78,12 +85,22 @@ class Controller:
     def seconds_since_last_turn(self) -> float:
         return time.monotonic() - self.scheduler.last_turn
 
+    def why_not_ready(self) -> str:
+        """Why this operator does not work, in a few words; empty when it does. May be called from any thread."""
+        if not self._is_served:
+            return "accounts cannot be listed yet"
+        return (
+            "" if self._leadership.leads else self._leadership.why_not or "it has not looked at the Lease for too long"
+        )
+
     async def wait_until_served(self) -> None:
         """Return once accounts can be listed. Kopf looks for the kind once, and never serves one that comes later."""
         wait = FIRST_INDEX_RETRY
         while True:
+            self.scheduler.beat()
             try:
                 await self._cluster.account_names()
+                self._is_served = True
                 return
             except httpx2.HTTPError as error:
                 hint = "; is the CRD installed?" if is_gone(error) else ""
@@ -96,6 +113,7 @@ class Controller:
         """The background tasks, for as long as the context lasts. One that fails ends it: a restart is better than half."""
         async with asyncio.TaskGroup() as group:
             tasks = [
+                group.create_task(self._leadership.run(), name="leadership"),
                 group.create_task(self._keep_index(), name="index keeper"),
                 group.create_task(self._index.run(), name="index publisher"),
                 group.create_task(self.scheduler.run(), name="scheduler"),
@@ -107,14 +125,23 @@ class Controller:
                     task.cancel()
 
     async def _keep_index(self) -> None:
-        """Load the index, and from then on look whether it is still what we wrote."""
-        await self._load_index()
+        """Load the index when this operator begins to lead, and from then on look whether it is still what we wrote."""
         while True:
-            await asyncio.sleep(INDEX_REPAIR_SECONDS)
-            try:
-                await self._index.repair()
-            except httpx2.HTTPError as error:
-                log.debug("the pool index was not looked at: %s", describe(error))
+            await self._leadership.wait_until(True)
+            await self._load_index()
+            for uid in self._known:  # somebody else may have led since we last looked at them
+                self.scheduler.wake(uid)
+            while not await self._leadership.ends_within(REPAIR_SECONDS):
+                await self._repair()
+            self._index.unload()
+
+    async def _repair(self) -> None:
+        if not self._leadership.leads:
+            return
+        try:
+            await self._index.repair()
+        except httpx2.HTTPError as error:
+            log.debug("the pool index was not looked at: %s", describe(error))
 
     async def _load_index(self) -> None:
         wait = FIRST_INDEX_RETRY

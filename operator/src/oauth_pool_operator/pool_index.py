@@ -89,6 +89,10 @@ class IndexPublisher:
             log.info("index: removing %s, of which there is no account", key)
             self._mark(key)
 
+    def unload(self) -> None:
+        """Somebody else may write from now on: publish nothing before the next `load`."""
+        self._loaded.clear()
+
     async def publish(self, entry: Entry) -> None:
         """Return when the ConfigMap holds the entry; raise what its write raised, or `TimeoutError` before `load`."""
         await self._be_loaded()

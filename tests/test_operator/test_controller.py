@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -18,6 +19,7 @@ from oauth_pool_operator.leadership import Leadership
 from oauth_pool_operator.policies import NEVER
 from oauth_pool_operator.pool_index import IndexPublisher
 from oauth_pool_operator.reconcile import Memory, Reconciler
+from oauth_pool_operator.store import Store
 from tests.support.builders import NOW, UID
 
 
@@ -78,7 +80,8 @@ class NoCluster(Cluster):
 async def running() -> AsyncIterator[tuple[Controller, Seen]]:
     seen, cluster = Seen(), NoCluster()
     index = IndexPublisher(cluster)
-    controller = Controller(seen, cluster=cluster, index=index, leadership=Leads(), clock=lambda: NOW)
+    store = Store(Path("/nowhere"), Path("/nowhere"))
+    controller = Controller(seen, cluster=cluster, index=index, store=store, leadership=Leads(), clock=lambda: NOW)
     task = asyncio.create_task(controller.scheduler.run())
     try:
         yield controller, seen

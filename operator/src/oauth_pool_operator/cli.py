@@ -135,6 +135,10 @@ async def _run(config: Config) -> None:
     log.info("starting oauth-pool-operator in namespace %s", settings.namespace)
     store = Store(settings.state_dir, settings.access_dir)
     await asyncio.to_thread(store.check)
+    try:
+        await asyncio.to_thread(store.probe)
+    except StoreFailed as error:
+        log.error("%s; going on with what is there: no token is spent before its successor can be stored", error)
     _must_be_free("operator.health_listen_addr", settings.health_listen_addr)
     _must_be_free("operator.metrics_listen_addr", settings.metrics_listen_addr)
     host, port = split_address(settings.metrics_listen_addr)
@@ -147,7 +151,7 @@ async def _run(config: Config) -> None:
         store=store, profiles=config.providers, endpoints=endpoints, index=index, cluster=cluster, clock=now
     )
     leadership = Leadership(VolumeLock(settings.state_dir), cluster)
-    controller = Controller(reconciler, cluster=cluster, index=index, leadership=leadership, clock=now)
+    controller = Controller(reconciler, cluster=cluster, index=index, store=store, leadership=leadership, clock=now)
     REGISTRY.register(AccountsCollector(controller.status_words))
     health = HealthServer(
         *split_address(settings.health_listen_addr),

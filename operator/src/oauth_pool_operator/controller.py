@@ -6,7 +6,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -16,17 +17,22 @@ from . import conditions as c
 from . import metrics
 from .accounts import Account, parse_account
 from .cluster import Cluster, describe, is_gone
-from .errors import ClusterUnavailable
+from .credentials import in_thread
+from .errors import ClusterUnavailable, StoreFailed
 from .leadership import Leadership
 from .policies import NEVER
 from .pool_index import IndexPublisher
 from .reconcile import Memory, Reconciler
 from .scheduler import Scheduler
+from .store import Store
 
 log = logging.getLogger(__name__)
 
 LAST_SERVED_RETRY = 5.0
 REPAIR_SECONDS = 10.0
+# How long the credential of an account is kept that was deleted with `deletionPolicy: Retain`.
+RETENTION = timedelta(days=7)
+SWEEP_INTERVAL = timedelta(days=1)
 FIRST_INDEX_RETRY, LAST_INDEX_RETRY = 0.5, 30.0
 
 
@@ -45,13 +51,18 @@ class Controller:
         *,
         cluster: Cluster,
         index: IndexPublisher,
+        store: Store,
         leadership: Leadership,
         clock: Callable[[], datetime],
     ) -> None:
         self._reconciler = reconciler
         self._cluster = cluster
         self._index = index
+        self._store = store
         self._leadership = leadership
+        self._clock = clock
+        self._access_files: dict[str, tuple[int, int, int]] = {}
+        self._next_sweep = datetime.min.replace(tzinfo=UTC)
         self._known: dict[str, _Known] = {}
         self._is_served = False
         self.scheduler = Scheduler(
@@ -75,6 +86,7 @@ class Controller:
         if account.is_older_than(known.account):
             return  # our own patches are known before their events arrive
         known.account = account
+        known.memory.observe(account)
         self.scheduler.wake(account.uid)
 
     def status_words(self) -> list[str]:
@@ -125,10 +137,11 @@ class Controller:
                     task.cancel()
 
     async def _keep_index(self) -> None:
-        """Load the index when this operator begins to lead, and from then on look whether it is still what we wrote."""
+        """Load the index when this operator begins to lead, and from then on look whether all is still what we wrote."""
         while True:
             await self._leadership.wait_until(True)
             await self._load_index()
+            await self._look_at_volumes()
             for uid in self._known:  # somebody else may have led since we last looked at them
                 self.scheduler.wake(uid)
             while not await self._leadership.ends_within(REPAIR_SECONDS):
@@ -142,6 +155,22 @@ class Controller:
             await self._index.repair()
         except httpx2.HTTPError as error:
             log.debug("the pool index was not looked at: %s", describe(error))
+        await self._look_at_volumes()
+
+    async def _look_at_volumes(self) -> None:
+        """Have accounts looked at whose access files somebody touched, and remove what was retained for long enough."""
+        try:
+            before, self._access_files = self._access_files, await in_thread(self._store.access_files)
+            for uid in self._known:
+                if before.get(uid) != self._access_files.get(uid):
+                    self.scheduler.wake(uid)
+            if self._clock() >= self._next_sweep:
+                self._next_sweep = self._clock() + SWEEP_INTERVAL
+                sweep = partial(self._store.sweep, self._clock() - RETENTION, spare=set(self._known))
+                for gone in await in_thread(sweep):
+                    log.info("%s: deleted for %d days; what was retained of it is removed", gone.name, RETENTION.days)
+        except StoreFailed as error:
+            log.warning("the volumes were not looked at: %s", error)
 
     async def _load_index(self) -> None:
         wait = FIRST_INDEX_RETRY
@@ -168,7 +197,7 @@ class Controller:
                     return NEVER
                 raise
         metrics.RECONCILES.labels("success").inc()
-        if before.deleting:
+        if account.deleting and due == NEVER:
             del self._known[uid]
             return None
         if known.account.is_older_than(account):

@@ -69,6 +69,7 @@ class Facts:
     credential: Credential | None = None
     session: LoginSession | None = None
     trouble: Trouble | None = None
+    damaged: str | None = None  # the name of the credential's file that was set aside, while there is no other
     last_forced_refresh: datetime | None = None  # by a proxy's report, not by time
 
     @property
@@ -79,6 +80,11 @@ class Facts:
     def storage_is_unavailable(self) -> bool:
         """The state volume could not be read: a missing credential or session means nothing."""
         return self.trouble is not None and self.trouble.reason == c.STORAGE_UNAVAILABLE
+
+    @property
+    def storage_fails(self) -> bool:
+        """A volume could not be read, or not be written."""
+        return self.trouble is not None and self.trouble.reason in (c.STORAGE_UNAVAILABLE, c.STORAGE_WRITE_FAILED)
 
     @property
     def login_is_impossible(self) -> bool:
@@ -178,6 +184,8 @@ def readiness(facts: Facts) -> Readiness:
         return Readiness(False, c.STORAGE_UNAVAILABLE, trouble.message)
     if credential is None or credential.dead is not None:
         return _without_grant(facts)
+    if credential.expires <= facts.now and facts.storage_fails and trouble is not None:
+        return Readiness(False, c.STORAGE_UNAVAILABLE, trouble.message)
     if credential.expires <= facts.now:
         why = f": {trouble.message}" if trouble is not None else ""
         return Readiness(False, c.REFRESHING, f"the access token has expired and a new one is being obtained{why}")
@@ -211,6 +219,13 @@ def login_required(facts: Facts) -> tuple[bool, str, str]:
     if is_alive:
         return False, c.NOT_REQUIRED, _about_second_login(facts)
     ask_again = HOW_TO_ASK_AGAIN.format(name=account.name)
+    if facts.damaged is not None:
+        how = _AWAITING.format(name=account.name) if facts.session_is_open else ask_again
+        return (
+            True,
+            c.STATE_CORRUPT,
+            f"the stored credential was damaged; it is set aside as {facts.damaged}. Log in: {how}",
+        )
     if facts.session_is_open:
         return True, c.AWAITING_CODE, _AWAITING.format(name=account.name)
     if credential is not None and credential.dead is not None and (session is None or session.is_over):
@@ -230,6 +245,24 @@ _DEAD = {
         "the answer to a refresh was lost, and the provider no longer accepts the refresh token that was sent"
     ),
 }
+
+
+def login_is_due(facts: Facts) -> bool:
+    """True when a login session should be opened now: for an account that has nothing yet, or when somebody asked."""
+    session, request = facts.session, facts.account.login_request or ""
+    if facts.credential is None and (session is None or not session.session_id):
+        return True
+    if facts.damaged is not None and session is not None and session.is_over:
+        return True
+    handled = session.request if session is not None else facts.account.status.get("lastHandledLoginRequest", "")
+    return bool(request) and request != handled
+
+
+def next_generation(facts: Facts) -> int:
+    """The number of the next access token: also when the credential is lost, an old number must not mean another token."""
+    stored = facts.credential.generation if facts.credential is not None else 0
+    published = facts.account.status.get("token", {}).get("generation", 0)
+    return max(stored, int(published)) + 1
 
 
 def _about_second_login(facts: Facts) -> str:

@@ -41,6 +41,8 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
         }
         if credential.dead is None:
             status["token"]["nextRefreshTime"] = rfc3339(policies.next_refresh(credential, account))
+    elif lost := policies.next_generation(facts) - 1:
+        status["token"] = {"generation": lost}  # the next token must not have the number of one that was
     if session is not None and facts.session_is_open and authorization_url is not None:
         status["login"] = {
             "authorizationURL": authorization_url,

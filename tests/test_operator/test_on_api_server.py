@@ -2,7 +2,8 @@
 
 import json
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -338,6 +339,95 @@ def test_an_index_that_somebody_deletes_comes_back(stack: Stack) -> None:
     stack.kubectl("delete", "configmap", "oauth-pool")
     wait_until(lambda: stack.kubectl("get", "configmaps", "-o", "name").count("oauth-pool"), "the ConfigMap")
     assert stack.index() == before
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        pytest.param(lambda path: path.unlink(), id="deleted"),
+        pytest.param(
+            lambda path: path.write_text(path.read_text().replace('"generation":1', '"generation":9')), id="edited"
+        ),
+        pytest.param(lambda path: path.write_text("{"), id="damaged"),
+    ],
+)
+def test_an_access_file_that_somebody_touches_is_written_again(stack: Stack, drift: Callable[[Path], object]) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    path = stack.access_dir / f"{stack.get('alice')['metadata']['uid']}.json"
+    right = path.read_text()
+    drift(path)
+    wait_until(lambda: path.exists() and path.read_text() == right, "the access file", seconds=15)
+
+
+def test_a_damaged_credential_costs_its_own_account_and_no_other(stack: Stack) -> None:
+    for name in ("alice", "bob"):
+        stack.apply(stack.account(name))
+        stack.log_in(name, f"{name}@example.com")
+    uid = stack.get("alice")["metadata"]["uid"]
+    (stack.state_dir / uid / "credential.json").write_text("{")
+    assert stack.operator.stop() == 0
+    stack.start_operator()
+    stack.wait_for_reason("alice", "LoginRequired", "StateCorrupt")
+    assert (stack.condition("alice", "Ready")["reason"], stack.index()["bob"]["status"]) == (
+        "LoginRequired",
+        "Available",
+    )
+    assert "StateCorrupt" in reasons_of_events(stack, "alice")
+    stack.log_in("alice", "alice@example.com")
+    assert stack.index()["alice"]["generation"] == 2
+    assert list((stack.state_dir / uid).glob("credential.json.corrupt-*"))
+
+
+def test_an_account_whose_new_credential_cannot_be_stored_is_deleted_in_time(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    uid = stack.get("alice")["metadata"]["uid"]
+    stack.simulator.set(token_delay=1)
+    report(stack, "alice", "Unauthorized", generation=1)
+    reserved = stack.state_dir / uid / "credential.json.new"
+    wait_until(reserved.exists, "the refresh to begin")
+    reserved.unlink()
+    reserved.mkdir()  # the volume took the pre-flight file, and does not take the answer
+    stack.wait_for_reason("alice", "Stalled", "StorageWriteFailed")
+    stack.kubectl("delete", "oauthaccount", "alice", "--timeout=30s")
+    assert not (stack.state_dir / uid).exists()
+    revoked = json.loads(stack.simulator.requests("/v1/oauth/revoke")[-1]["body"])["token"]
+    sent = [json.loads(request["body"]) for request in stack.simulator.requests("/v1/oauth/token")]
+    assert revoked not in [body.get("refresh_token") for body in sent]  # it is the one that is on no disk
+
+
+def test_what_is_retained_goes_after_a_week_and_nothing_else_does(stack: Stack) -> None:
+    for name in ("alice", "bob"):
+        stack.apply(stack.account(name, deletionPolicy="Retain"))
+        stack.log_in(name, f"{name}@example.com")
+    uids = {name: stack.get(name)["metadata"]["uid"] for name in ("alice", "bob")}
+    stack.kubectl("delete", "oauthaccount", "alice", "bob", "--timeout=20s")
+    said = stack.state_dir / uids["alice"] / "retained.json"
+    retained = json.loads(said.read_text())
+    assert (retained["name"], retained["namespace"], retained["provider"]) == ("alice", stack.namespace, "simulator")
+    said.write_text(json.dumps(retained | {"since": "2026-01-01T00:00:00Z"}))
+    orphan = stack.state_dir / "00000000-0000-4000-8000-00000000000f"
+    orphan.mkdir()
+    (orphan / "credential.json").write_text("{}")
+    assert stack.operator.stop() == 0
+    stack.start_operator()
+    wait_until(lambda: not said.parent.exists(), "the old one to go")
+    assert (stack.state_dir / uids["bob"] / "credential.json").exists()
+    assert (orphan / "credential.json").exists()
+
+
+def test_a_suspension_does_not_wait_for_a_refresh_in_flight(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    stack.simulator.set(token_delay=20)
+    report(stack, "alice", "Unauthorized", generation=1)
+    wait_until(lambda: refresh_in_flight(stack), "the refresh to begin")
+    stack.kubectl("patch", "oauthaccount", "alice", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    wait_until(lambda: stack.index()["alice"]["status"] == "Suspended", "no more traffic", seconds=5)
+    assert stack.index()["alice"]["generation"] == 1  # the refresh is still in flight
+    wait_until(lambda: stack.index()["alice"]["generation"] == 2, "its answer")
+    assert stack.index()["alice"]["status"] == "Suspended"
 
 
 def test_an_idle_pool_makes_no_writes(stack: Stack) -> None:

@@ -211,13 +211,23 @@ def test_an_access_file_that_somebody_touches_shows(
 ) -> None:
     store.save_access(UID, AccessFile(1, "token", "x"))
     store.save_access("another", AccessFile(1, "token", "x"))
+    store.save_access("removed-by-ourselves", AccessFile(1, "token", "x"))
+    store.remove_access("removed-by-ourselves")
     (folders[1] / "x").write_text("{}")
-    before = store.access_files()
-    assert store.access_files() == before
+    assert store.touched_access_files() == set()
     touch(folders[1] / f"{UID}.json")
-    after = store.access_files()
-    assert after.get(UID) != before[UID]
-    assert after["another"] == before["another"]
+    assert store.touched_access_files() == {UID}
+
+
+def test_an_access_file_that_is_touched_after_it_was_found_in_order_shows(
+    store: Store, folders: tuple[Path, Path]
+) -> None:
+    store.save_access(UID, AccessFile(1, "token", "x"))
+    after_a_restart = Store(*folders)
+    after_a_restart.access(UID)
+    assert after_a_restart.touched_access_files() == set()
+    (folders[1] / f"{UID}.json").unlink()
+    assert after_a_restart.touched_access_files() == {UID}
 
 
 @pytest.mark.parametrize("names", [("nowhere", "."), (".", "nowhere")], ids=["state", "access"])

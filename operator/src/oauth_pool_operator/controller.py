@@ -61,7 +61,6 @@ class Controller:
         self._store = store
         self._leadership = leadership
         self._clock = clock
-        self._access_files: dict[str, tuple[int, int, int]] = {}
         self._next_sweep = datetime.min.replace(tzinfo=UTC)
         self._known: dict[str, _Known] = {}
         self._is_served = False
@@ -160,10 +159,9 @@ class Controller:
     async def _look_at_volumes(self) -> None:
         """Have accounts looked at whose access files somebody touched, and remove what was retained for long enough."""
         try:
-            before, self._access_files = self._access_files, await in_thread(self._store.access_files)
-            for uid in self._known:
-                if before.get(uid) != self._access_files.get(uid):
-                    self.scheduler.wake(uid)
+            for uid in self._known.keys() & await in_thread(self._store.touched_access_files):
+                log.warning("%s: somebody else touched its access file; looking at it", self._name_of(uid))
+                self.scheduler.wake(uid)
             if self._clock() >= self._next_sweep:
                 self._next_sweep = self._clock() + SWEEP_INTERVAL
                 sweep = partial(self._store.sweep, self._clock() - RETENTION, spare=set(self._known))

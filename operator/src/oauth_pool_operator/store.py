@@ -29,6 +29,7 @@ PREFLIGHT_BYTES = 32 * 1024
 
 _UID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _T = TypeVar("_T")
+_Signature = tuple[int, int, int]  # changes whenever somebody writes, replaces or removes a file
 
 
 def fingerprint(secret: str) -> str:
@@ -115,6 +116,7 @@ class Store:
     def __init__(self, state: Path, access: Path) -> None:
         self._state = state
         self._access = access
+        self._access_files: dict[str, _Signature] = {}  # by UID: as last written or read
 
     def check(self) -> None:
         """Both volumes are there."""
@@ -156,8 +158,11 @@ class Store:
 
     def access(self, uid: str) -> AccessFile | None:
         """The access file, or None when it is missing or unreadable: it can always be written again."""
+        path = self._access / f"{_checked(uid)}.json"
+        with suppress(OSError):
+            self._access_files[uid] = _signature(path.lstat())  # before it is read: a later change has to show
         try:
-            return _read(self._access / f"{_checked(uid)}.json", AccessFile)
+            return _read(path, AccessFile)
         except StoreCorrupt:
             return None
 
@@ -207,25 +212,30 @@ class Store:
 
     def save_access(self, uid: str, access: AccessFile) -> None:
         path = self._access / f"{_checked(uid)}.json"
-        _guarded("write the access file", lambda: _replace(path, msgspec.json.encode(access), 0o640))
 
-    def access_files(self) -> dict[str, tuple[int, int, int]]:
-        """What tells, by UID, whether somebody has touched an access file since the last look."""
-        found: dict[str, tuple[int, int, int]] = {}
+        def save() -> None:
+            _replace(path, msgspec.json.encode(access), 0o640)
+            self._access_files[uid] = _signature(path.lstat())
+
+        _guarded("write the access file", save)
+
+    def touched_access_files(self) -> set[str]:
+        """The UIDs of the access files that are not as this process has last written or read them."""
+        found: dict[str, _Signature] = {}
 
         def look() -> None:
             for entry in os.scandir(self._access):
                 with suppress(FileNotFoundError):
-                    status = entry.stat(follow_symlinks=False)
-                    found[entry.name.removesuffix(".json")] = (status.st_mtime_ns, status.st_ino, status.st_size)
+                    found[entry.name.removesuffix(".json")] = _signature(entry.stat(follow_symlinks=False))
 
         _guarded("look at the access volume", look)
-        return found
+        return {uid for uid, signature in self._access_files.copy().items() if found.get(uid) != signature}
 
     def remove_access(self, uid: str) -> None:
         path = self._access / f"{_checked(uid)}.json"
 
         def remove() -> None:
+            self._access_files.pop(uid, None)
             if path.exists():
                 _unlink(path)
                 _sync_folder(self._access)
@@ -279,6 +289,10 @@ class Store:
     def _write(self, uid: str, name: str, document: object) -> None:
         content = msgspec.json.encode(document)
         _guarded(f"write {name}", lambda: _replace(self._made_folder(uid) / name, content, 0o600))
+
+
+def _signature(status: os.stat_result) -> _Signature:
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _checked(uid: str) -> str:

@@ -332,13 +332,29 @@ def test_keys_of_accounts_that_are_gone_leave_the_index_at_start(stack: Stack) -
     wait_until(lambda: set(stack.index()) == {"alice"}, "the ghost to go")
 
 
-def test_an_index_that_somebody_deletes_comes_back(stack: Stack) -> None:
+@pytest.mark.parametrize(
+    "drift",
+    [
+        pytest.param(["delete", "configmap", "oauth-pool"], id="deleted"),
+        pytest.param(["label", "configmap", "oauth-pool", "oauthpool.dev/index-"], id="label removed"),
+        pytest.param(
+            ["patch", "configmap", "oauth-pool", "--type=merge", "-p", '{"data":{"alice":null,"x":"y"}}'], id="keys"
+        ),
+    ],
+)
+def test_an_index_that_somebody_else_changes_is_written_again(stack: Stack, drift: list[str]) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
-    before = stack.index()
-    stack.kubectl("delete", "configmap", "oauth-pool")
-    wait_until(lambda: stack.kubectl("get", "configmaps", "-o", "name").count("oauth-pool"), "the ConfigMap")
-    assert stack.index() == before
+
+    def index() -> object:
+        """As readers find it."""
+        found = json.loads(stack.kubectl("get", "configmaps", "-l", "oauthpool.dev/index=1", "-o", "json"))["items"]
+        return [item["data"] for item in found]
+
+    before = index()
+    stack.kubectl(*drift)
+    assert index() != before
+    wait_until(lambda: index() == before, "the index as it was", seconds=15)
 
 
 @pytest.mark.parametrize(

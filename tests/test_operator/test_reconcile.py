@@ -158,10 +158,10 @@ class ScriptedCluster(Cluster):
             raise self.failures["service account token"]
         return f"token of {name} for {audience}"
 
-    async def read_index(self) -> dict[str, str]:
-        return dict(self.index)
+    async def read_index(self, shard: int) -> dict[str, str]:
+        return dict(self.index) if shard == 0 else {}
 
-    async def write_index(self, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
+    async def write_index(self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
         if "index" in self.failures:
             raise self.failures["index"]
         self.steps.append("index")

@@ -141,24 +141,23 @@ class Cluster:
         assert answer.status is not None and answer.status.token is not None
         return answer.status.token
 
-    async def read_index(self) -> dict[str, str]:
+    async def read_index(self, shard: int) -> dict[str, str]:
+        """What readers find: nothing in a ConfigMap without the label that they look for."""
         try:
-            found = await self._client.get(ConfigMap, self._config_map)
+            found = await self._client.get(ConfigMap, shard_name(self._config_map, shard))
         except ApiError as error:
             if error.response.status_code == HTTPStatus.NOT_FOUND:
                 return {}
             raise
-        return dict(found.data or {})
+        labels = (found.metadata.labels if found.metadata else None) or {}
+        return dict(found.data or {}) if labels.get(INDEX_LABEL) == "1" else {}
 
-    async def write_index(self, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
+    async def write_index(self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
         """Merge the changes into the ConfigMap; when it is not there, make it with all of `whole`."""
-        metadata = {"labels": {INDEX_LABEL: "1"}}
+        name, metadata = shard_name(self._config_map, shard), {"labels": {INDEX_LABEL: "1"}}
         try:
             await self._client.patch(
-                ConfigMap,
-                self._config_map,
-                {"metadata": metadata, "data": dict(changes)},
-                patch_type=PatchType.MERGE,
+                ConfigMap, name, {"metadata": metadata, "data": dict(changes)}, patch_type=PatchType.MERGE
             )
         except ApiError as error:
             if error.response.status_code != HTTPStatus.NOT_FOUND:
@@ -166,7 +165,7 @@ class Cluster:
             if not any(changes.values()):
                 return  # an index that is not there lists nobody, and cannot be made in a namespace that is going
             await self._client.create(
-                ConfigMap(metadata=ObjectMeta(name=self._config_map, labels=metadata["labels"]), data=dict(whole))
+                ConfigMap(metadata=ObjectMeta(name=name, labels=metadata["labels"]), data=dict(whole))
             )
 
     async def read_lease(self) -> Lease | None:
@@ -222,6 +221,11 @@ def _kubeconfig() -> KubeConfig:
         raise ConfigError(
             f"no cluster to work with: {str(error).splitlines()[0]}; run in a pod, or set KUBECONFIG"
         ) from error
+
+
+def shard_name(config_map: str, shard: int) -> str:
+    """The name of one ConfigMap of the pool index."""
+    return f"{config_map}-{shard}" if shard else config_map
 
 
 def _lease(found: coordination_v1.Lease) -> Lease:

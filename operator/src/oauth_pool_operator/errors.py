@@ -47,6 +47,10 @@ class StoreConflict(Exception):
     """Somebody else wrote a newer credential since it was read."""
 
 
+class IndexFull(Exception):
+    """There are more accounts than the pool index has room for; somebody has to delete some, or run a second pool."""
+
+
 class ClusterUnavailable(Exception):
     """The API server did not take the index or the status. Tokens are refreshed all the same: `next_check` says when."""
 

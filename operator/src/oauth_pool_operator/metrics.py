@@ -26,6 +26,7 @@ RECONCILE_SECONDS = Histogram(
     "Duration of one account's reconcile",
     buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
 )
+INDEX_BYTES = Gauge("pool_index_bytes", "Size of the pool index, by number of its ConfigMap", ["shard"])
 LEASE_HELD = Gauge("pool_operator_lease_held", "1 while this operator leads, 0 while it waits")
 
 

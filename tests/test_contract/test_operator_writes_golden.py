@@ -73,7 +73,7 @@ def test_every_golden_entry_is_written_by_one_of_these() -> None:
 def test_config_maps_are_named_and_labelled_as_readers_expect() -> None:
     shards = json.loads((GOLDEN / "shards.json").read_text())
     assert [shard_name("oauth-pool", number) for number in range(MOST_SHARDS)] == shards["names"]
-    assert {INDEX_LABEL: "1"} == shards["labels"]
+    assert shards["labels"] == {INDEX_LABEL: "1"}
 
 
 @pytest.mark.parametrize("number", TOKENS)

@@ -221,50 +221,9 @@ def test_tokens_obtained_together_are_not_refreshed_together() -> None:
     assert len({policies.next_refresh(credential(), account(uid=uid)) for uid in uids}) == 20
 
 
-@pytest.mark.parametrize(
-    ("reason", "is_cooling"),
-    [
-        ("QuotaExhausted", True),
-        ("RateLimited", True),
-        ("Unauthorized", False),
-        ("Forbidden", False),
-        (None, False),
-    ],
-)
-def test_only_a_used_up_quota_or_rate_cools_down(reason: str | None, is_cooling: bool) -> None:
-    cooldown = policies.longest_cooldown(account(reports=(report(reason, until=HOUR),)), NOW)
-    assert (cooldown is not None) is is_cooling
-
-
 def test_however_short_a_token_lives_a_refresh_is_not_due_at_once() -> None:
     token = credential(expires_in=timedelta(milliseconds=10), lifetime=timedelta(milliseconds=10))
     assert policies.next_refresh(token, account()) == token.obtained + timedelta(seconds=1)
-
-
-def test_the_longest_reported_cooldown_wins() -> None:
-    reports = (report(until=HOUR), report(until=3 * HOUR, reporter="b"), report(until=2 * HOUR, reporter="c"))
-    cooldown = policies.longest_cooldown(account(reports=reports), NOW)
-    assert cooldown is not None
-    assert cooldown.until == NOW + 3 * HOUR
-
-
-def test_a_report_cannot_bench_an_account_for_years() -> None:
-    cooldown = policies.longest_cooldown(account(reports=(report(until=timedelta(days=900)),)), NOW)
-    assert cooldown is not None
-    assert cooldown.until == NOW + policies.LONGEST_COOLDOWN
-
-
-def test_without_a_reset_the_cooldown_of_the_spec_counts() -> None:
-    cooldown = policies.longest_cooldown(account(cooldown="90m", reports=(report(),)), NOW)
-    assert cooldown is not None
-    assert cooldown.until == NOW + timedelta(minutes=90)
-
-
-def test_windows_are_those_seen_last() -> None:
-    old = report(None, observed_time=NOW - HOUR, windows=[window("5h", 0.9)])
-    new = report(None, reporter="b", windows=[window("7d", 0.5), window("5h", 0.1)])
-    windows, observed = policies.latest_windows(account(reports=(new, old)))
-    assert ([w.name for w in windows], observed) == (["5h", "7d"], NOW)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """One account, step by step: the store is real, the token endpoint and the cluster are the test's, and so is the clock."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,14 @@ import pytest
 from lightkube.core.exceptions import ApiError
 
 from oauth_pool_operator import credentials, login, metrics, reconcile
-from oauth_pool_operator.accounts import CODE_ANNOTATION, FINALIZER, LOGIN_ANNOTATION, Account, WorkloadIdentity
+from oauth_pool_operator.accounts import (
+    CLEAR_ANNOTATION,
+    CODE_ANNOTATION,
+    FINALIZER,
+    LOGIN_ANNOTATION,
+    Account,
+    WorkloadIdentity,
+)
 from oauth_pool_operator.cluster import Cluster
 from oauth_pool_operator.config import AuthorizationCodeProfile, Profile, WorkloadIdentityProfile
 from oauth_pool_operator.errors import (
@@ -143,6 +150,10 @@ class ScriptedCluster(Cluster):
     async def remove_annotation(self, account: Account, annotation: str) -> Account:
         rest = {name: value for name, value in self.object.annotations.items() if name != annotation}
         return self._written("annotation removed", annotations=rest)
+
+    async def remove_reports(self, account: Account, reporters: Collection[str]) -> Account:
+        rest = [report for report in self.object.reports if report.reporter not in reporters]
+        return self._written("reports removed", reports=rest)
 
     async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
         self.patches.append(changes)
@@ -1013,3 +1024,88 @@ async def test_a_transition_is_one_event_however_often_it_is_looked_at(tmp_path:
             await w.reconcile()
             w.now += MINUTE
         assert w.cluster.events == ["CoolingDown"]
+
+
+# --- cooldowns -------------------------------------------------------------------------------------------------------
+
+
+def published_share(w: World) -> tuple[str, int, int, str | None]:
+    entry = w.published()
+    return entry["status"], entry["weight"], entry["maxConcurrentRequests"], entry["cooldownUntil"]
+
+
+async def test_a_probe_during_a_cooldown_is_between_the_operator_and_the_proxies(tmp_path: Path) -> None:
+    exhausted = account(weight=5, reports=(report(until=48 * HOUR),))
+    async with world(tmp_path, exhausted, credential=credential(expires_in=72 * HOUR, lifetime=72 * HOUR)) as w:
+        w.now = await w.reconcile()
+        assert published_share(w) == ("CoolingDown", 5, 0, "2026-11-22T12:00:00Z")
+        assert 6 * HOUR <= w.now - NOW < 12 * HOUR
+        w.now = await w.reconcile()
+        assert published_share(w) == ("Available", 1, 1, None)
+        assert w.reason("Ready") == "CoolingDown"
+        await w.reconcile()
+        assert published_share(w) == ("CoolingDown", 5, 0, "2026-11-22T12:00:00Z")
+        assert w.cluster.events == ["CoolingDown"]
+
+
+async def test_after_a_long_cooldown_an_account_gets_its_full_share_only_after_a_probe(tmp_path: Path) -> None:
+    exhausted = account(weight=5, max_concurrent_requests=7, reports=(report(until=5 * HOUR),))
+    async with world(tmp_path, exhausted, credential=credential()) as w:
+        await w.reconcile()
+        w.now += 5 * HOUR
+        w.now = await w.reconcile()
+        assert published_share(w) == ("Available", 1, 1, None)
+        assert w.cluster.events == ["CoolingDown", "Recovered"]
+        await w.reconcile()
+        assert published_share(w) == ("Available", 5, 7, None)
+
+
+async def test_a_suspended_account_is_not_probed(tmp_path: Path) -> None:
+    exhausted = account(suspend=True, reports=(report(until_time=NOW, observed_time=NOW - 5 * HOUR),))
+    async with world(tmp_path, exhausted, credential=credential()) as w:
+        await w.reconcile()
+        assert w.published()["status"] == "Suspended"
+
+
+async def test_a_cooldown_is_ended_by_hand_once_for_every_new_value(tmp_path: Path) -> None:
+    exhausted = account(annotations={CLEAR_ANNOTATION: "one"}, reports=(report(until=48 * HOUR),))
+    async with world(tmp_path, exhausted, credential=credential()) as w:
+        await w.reconcile()
+        assert (w.reason("Ready"), w.cluster.object.status["lastHandledClearRequest"]) == ("Available", "one")
+        assert published_share(w) == ("Available", 1, 0, None)
+        w.observed(reports=[report(until=HOUR)])
+        await w.reconcile()
+        assert w.reason("Ready") == "CoolingDown"
+        w.observed(annotations={CLEAR_ANNOTATION: "two"})
+        await w.reconcile()
+        assert (w.reason("Ready"), w.cluster.object.status["lastHandledClearRequest"]) == ("Available", "two")
+
+
+async def test_an_api_server_that_is_away_does_not_make_a_refresh_wait_for_a_cooldown_to_be_cleared(
+    tmp_path: Path,
+) -> None:
+    exhausted = account(annotations={CLEAR_ANNOTATION: "one"}, reports=(report(until=HOUR),))
+    async with world(tmp_path, exhausted, credential=DUE) as w:
+        w.cluster.failures["reports removed"] = NO_API_SERVER
+        with pytest.raises(ClusterUnavailable):
+            await w.reconcile(answer())
+        assert w.credential.generation == 2
+        w.cluster.failures.clear()
+        await w.reconcile()
+        assert w.cluster.object.status["lastHandledClearRequest"] == "one"
+
+
+async def test_reports_that_say_nothing_any_more_are_removed_and_others_stay(tmp_path: Path) -> None:
+    gone = report(reporter="gone", observed_time=NOW - 3 * HOUR, until_time=NOW - 2 * HOUR)
+    async with world(tmp_path, account(reports=(gone, report(until=HOUR))), credential=credential()) as w:
+        await w.reconcile()
+        assert [one.reporter for one in w.cluster.object.reports] == ["proxy-a"]
+        await w.reconcile()
+        assert w.steps == []
+
+
+async def test_a_report_is_removed_when_its_time_has_come(tmp_path: Path) -> None:
+    async with world(tmp_path, account(reports=(report(until=MINUTE),)), credential=credential()) as w:
+        while w.cluster.object.reports:
+            w.now = await w.reconcile()
+        assert w.now >= NOW + HOUR

@@ -4,7 +4,7 @@ Whatever it raises is an `httpx2.HTTPError` (an answer of the API server, or non
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -77,28 +77,47 @@ class Cluster:
     async def patch_metadata(self, account: Account, metadata: dict[str, Any]) -> Account:
         """Merge into metadata; refused (409) when the object has changed since `account` was observed."""
         patch = {"metadata": {**metadata, "resourceVersion": account.resource_version}}
-        return self._account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
+        return parse_account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
 
     async def remove_annotation(self, account: Account, annotation: str) -> Account:
         """Remove it as it was observed, whatever else has changed; a newer value stays for the next look."""
         path = f"/metadata/annotations/{annotation.replace('~', '~0').replace('/', '~1')}"  # RFC 6901
         patch = [
-            {"op": "test", "path": "/metadata/uid", "value": account.uid},
             {"op": "test", "path": path, "value": account.annotations[annotation]},
             {"op": "remove", "path": path},
         ]
+        return await self._patch_as_observed(OAuthAccount, account, patch)
+
+    async def remove_reports(self, account: Account, reporters: Collection[str]) -> Account:
+        """Remove these entries of `status.reports` as they were observed; all of them stay if one has changed meanwhile.
+
+        Each belongs to a proxy's field manager. A JSON patch takes it from that one; an apply brings it back.
+        """
+        patch: list[dict[str, Any]] = []
+        for number, report in reversed(list(enumerate(account.status["reports"]))):
+            if report["reporter"] in reporters:
+                path = f"/status/reports/{number}"
+                patch += [
+                    {"op": "test", "path": f"{path}/reporter", "value": report["reporter"]},
+                    {"op": "test", "path": f"{path}/observedTime", "value": report["observedTime"]},
+                    {"op": "remove", "path": path},
+                ]
+        return await self._patch_as_observed(OAuthAccount.Status, account, patch)
+
+    async def _patch_as_observed(self, kind: Any, account: Account, patch: list[dict[str, Any]]) -> Account:
+        """A JSON patch of this very object; when one of its tests fails, the object as it is now."""
+        patch = [{"op": "test", "path": "/metadata/uid", "value": account.uid}, *patch]
         try:
-            body = await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.JSON)
+            return parse_account(await self._client.patch(kind, account.name, patch, patch_type=PatchType.JSON))
         except ApiError as error:
             if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:
                 raise
-            body = await self._client.get(OAuthAccount, account.name)
-        return self._account(body)
+        return parse_account(await self._client.get(OAuthAccount, account.name))
 
     async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
         """Merge into status; reports, which belong to proxies, are never part of it."""
         patch = {"metadata": {"uid": account.uid}, "status": changes}
-        return self._account(
+        return parse_account(
             await self._client.patch(OAuthAccount.Status, account.name, patch, patch_type=PatchType.MERGE)
         )
 
@@ -209,9 +228,6 @@ class Cluster:
                 f"the API server refused a token of {where} ({error.response.status_code} {error.status.reason})"
             )
         return error
-
-    def _account(self, body: Any) -> Account:
-        return parse_account(body)
 
 
 def _kubeconfig() -> KubeConfig:

@@ -23,12 +23,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from . import conditions as c
-from .accounts import Account, Report, Window, parse_duration, rfc3339
+from .accounts import Account, Report, rfc3339
+from .cooldowns import Cooldown, Probe, latest_windows, longest_cooldown, next_probe, stale_at
 from .login import HOW_TO_ASK_AGAIN
 from .store import Credential, LoginSession
-
-# A report's `untilTime` further away than this is not believed: it would bench an account for good.
-LONGEST_COOLDOWN = timedelta(days=8)
 
 # A provider that refuses even fresh tokens must not be asked for another with every request.
 FORCED_REFRESH_INTERVAL = timedelta(minutes=5)
@@ -53,14 +51,6 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Cooldown:
-    """Until when proxies leave the account alone, and why."""
-
-    until: datetime
-    reason: str
-
-
-@dataclass(frozen=True)
 class Facts:
     """All that a decision looks at."""
 
@@ -71,10 +61,17 @@ class Facts:
     trouble: Trouble | None = None
     damaged: str | None = None  # the name of the credential's file that was set aside, while there is no other
     last_forced_refresh: datetime | None = None  # by a proxy's report, not by time
+    cleared: str | None = None  # the request to end the cooldown that has just been done
 
     @property
     def cooldown(self) -> Cooldown | None:
         return longest_cooldown(self.account, self.now)
+
+    @property
+    def probe(self) -> Probe | None:
+        """The probe that is on, if one is."""
+        probe = next_probe(self.account, self.now)
+        return probe if probe is not None and probe.start <= self.now else None
 
     @property
     def storage_is_unavailable(self) -> bool:
@@ -151,26 +148,16 @@ def token_was_refused(reports: Sequence[Report], credential: Credential) -> bool
     )
 
 
-def longest_cooldown(account: Account, now: datetime) -> Cooldown | None:
-    """The longest cooldown that any proxy reports and that still lasts."""
-    longest: Cooldown | None = None
-    for report in account.reports:
-        if report.reason not in (c.QUOTA_EXHAUSTED, c.RATE_LIMITED):
-            continue
-        until = report.until_time or report.observed_time + parse_duration(account.spec.cooldown)
-        until = min(until, report.observed_time + LONGEST_COOLDOWN)
-        if until > now and (longest is None or until > longest.until):
-            longest = Cooldown(until, report.reason)
-    return longest
+def stale_reports(facts: Facts) -> list[str]:
+    """Whose reports are to be removed."""
+    return [report.reporter for report in facts.account.reports if _stale_at(report, facts) <= facts.now]
 
 
-def latest_windows(account: Account) -> tuple[list[Window], datetime | None]:
-    """The quota windows as last seen by any proxy, and when that was."""
-    seen = [report for report in account.reports if report.windows]
-    if not seen:
-        return [], None
-    latest = max(seen, key=lambda report: report.observed_time)
-    return sorted(latest.windows, key=lambda window: window.name), latest.observed_time
+def _stale_at(report: Report, facts: Facts) -> datetime:
+    if facts.storage_is_unavailable:  # which generation of the access token is current is not known
+        return NEVER
+    generation = facts.credential.generation if facts.credential is not None else None
+    return stale_at(report, facts.account, generation, facts.now) or NEVER
 
 
 def readiness(facts: Facts) -> Readiness:
@@ -190,7 +177,12 @@ def readiness(facts: Facts) -> Readiness:
         why = f": {trouble.message}" if trouble is not None else ""
         return Readiness(False, c.REFRESHING, f"the access token has expired and a new one is being obtained{why}")
     if (cooldown := facts.cooldown) is not None:
-        return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} until {rfc3339(cooldown.until)}")
+        so_far = "; trying it with one request at a time" if facts.probe is not None else ""
+        return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} until {rfc3339(cooldown.until)}{so_far}")
+    if facts.probe is not None:
+        return Readiness(
+            True, c.AVAILABLE, f"after a long cooldown: one request at a time until {rfc3339(facts.probe.end)}"
+        )
     why = f"; refreshing it fails: {trouble.message}" if trouble is not None else ""
     return Readiness(True, c.AVAILABLE, f"access token valid until {rfc3339(credential.expires)}{why}")
 
@@ -289,5 +281,8 @@ def next_check(facts: Facts) -> datetime:
             instants.append(forced_refresh(facts) or NEVER)
     if (cooldown := facts.cooldown) is not None:
         instants.append(cooldown.until)
-    instants.extend(window.reset_time for window in latest_windows(account)[0] if window.reset_time is not None)
+    instants.extend(w.reset_time for w in latest_windows(account, facts.now)[0] if w.reset_time is not None)
+    if (probe := next_probe(account, facts.now)) is not None:
+        instants.extend((probe.start, probe.end))
+    instants.extend(_stale_at(report, facts) for report in account.reports)
     return min((instant for instant in instants if instant > facts.now), default=NEVER)

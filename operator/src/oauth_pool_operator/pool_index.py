@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from . import conditions as c
 from . import metrics
 from .accounts import Account, parse_duration, rfc3339
 from .errors import IndexFull
@@ -50,17 +51,21 @@ class Entry(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def render_entry(facts: Facts) -> Entry:
-    """The same facts always give the same entry."""
-    account, credential, cooldown = facts.account, facts.credential, facts.cooldown
+    """The same facts always give the same entry. To proxies, a probe is an account that takes one request at a time."""
+    account, credential = facts.account, facts.credential
+    status, probe = readiness(facts).reason, facts.probe
+    if probe is not None and status == c.COOLING_DOWN:
+        status = c.AVAILABLE
+    cooldown = facts.cooldown if probe is None else None
     return Entry(
         version=VERSION,
         name=account.name,
         uid=account.uid,
         provider=account.spec.provider,
-        status=readiness(facts).reason,
+        status=status,
         priority=account.spec.priority,
-        weight=account.spec.weight,
-        max_concurrent_requests=account.spec.max_concurrent_requests,
+        weight=account.spec.weight if probe is None else 1,
+        max_concurrent_requests=account.spec.max_concurrent_requests if probe is None else 1,
         generation=credential.generation if credential else 0,
         fingerprint=fingerprint(credential.access_token) if credential else "",
         expires=rfc3339(credential.expires) if credential else None,

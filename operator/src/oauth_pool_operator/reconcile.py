@@ -1,6 +1,6 @@
 """One account, from what is there to what should be: the steps, in order.
 
-    finalizer -> gather -> log in -> refresh -> publish (access file, index) -> status and Events
+    finalizer -> gather -> log in -> refresh -> access file -> clear cooldown -> index -> status and Events
 
 Every step is safe to run twice, and a crash between any two leaves something that the next run completes: what can be
 lost (a refresh token) is on the state volume before anybody hears of it. What goes wrong becomes part of the facts
@@ -138,8 +138,10 @@ class Reconciler:
             return facts.account, await self._remove(facts.account, memory)
         facts = await self._write_access_file(facts, memory)
         try:
+            facts = await self._clear_cooldown(facts)
             await self._publish(facts)
             account = await self._report(facts)
+            account = await self._prune(replace(facts, account=account))
         except (httpx2.HTTPError, TimeoutError) as error:
             raise ClusterUnavailable(policies.next_check(facts)) from error
         if facts.trouble is None:
@@ -394,6 +396,16 @@ class Reconciler:
             log.error("%s: %s", account.name, trouble.message)
             return replace(facts, trouble=trouble)
 
+    async def _clear_cooldown(self, facts: Facts) -> Facts:
+        """When a person has asked for it: what proxies have reported until now no longer counts."""
+        account, request = facts.account, facts.account.clear_request
+        if not request or request == account.status.get("lastHandledClearRequest"):
+            return facts
+        while benching := [r.reporter for r in account.reports if r.reason in (c.QUOTA_EXHAUSTED, c.RATE_LIMITED)]:
+            account = await self._cluster.remove_reports(account, benching)
+        log.info("%s: its cooldown is cleared, as asked for", account.name)
+        return replace(facts, account=account, cleared=request)
+
     async def _publish(self, facts: Facts) -> None:
         """The index sends proxies to the access file, so a new token is named only when that could be written."""
         entry = render_entry(facts)
@@ -405,6 +417,13 @@ class Reconciler:
                 entry, generation=listed.generation, fingerprint=listed.fingerprint, expires=listed.expires
             )
         await self._index.publish(entry)
+
+    async def _prune(self, facts: Facts) -> Account:
+        """Remove reports that say nothing any more, so that those of replicas which are gone do not pile up."""
+        if not (stale := policies.stale_reports(facts)):
+            return facts.account
+        log.debug("%s: removing old reports of %s", facts.account.name, ", ".join(stale))
+        return await self._cluster.remove_reports(facts.account, stale)
 
     async def _report(self, facts: Facts) -> Account:
         """Status, once, and only what differs; Events for what a person would want to know of it."""

@@ -8,6 +8,7 @@ from typing import Any
 from . import conditions as c
 from . import policies
 from .accounts import Window, rfc3339
+from .cooldowns import latest_windows
 from .policies import Facts
 from .store import fingerprint
 
@@ -21,6 +22,7 @@ OWNED = (
     "cooldown",
     "columns",
     "lastHandledLoginRequest",
+    "lastHandledClearRequest",
     "conditions",
 )
 
@@ -28,7 +30,7 @@ OWNED = (
 def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]:
     """All of the operator's part of status; a member that has nothing to say is left out."""
     account, credential, session, cooldown = facts.account, facts.credential, facts.session, facts.cooldown
-    windows, observed = policies.latest_windows(account)
+    windows, observed = latest_windows(account, facts.now)
     status: dict[str, Any] = {"observedGeneration": account.generation, "conditions": render_conditions(facts)}
     if credential is not None:
         if credential.subject:
@@ -52,6 +54,8 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
         }
     if session is not None and session.request:
         status["lastHandledLoginRequest"] = session.request
+    if cleared := facts.cleared or account.status.get("lastHandledClearRequest"):
+        status["lastHandledClearRequest"] = cleared
     if observed is not None:
         status["quota"] = {"windows": [_window(window) for window in windows], "observedTime": rfc3339(observed)}
     if cooldown is not None:

@@ -76,6 +76,11 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
             "operator.metrics_listen_addr: '0.0.0.0:99999' is not host:port",
             id="bad port",
         ),
+        pytest.param(
+            ('namespace = "pool"', 'namespace = "pool"\nmax_concurrent_refreshes = 0'),
+            "operator.max_concurrent_refreshes: must be at least 1",
+            id="no refresh at all",
+        ),
         pytest.param(('client_id = "me"', "client_id = 7"), "providers[...].authorization_code.client_id", id="type"),
         pytest.param(('client_id = "me"', 'client_id = ""'), "client_id: must not be empty", id="empty client id"),
         pytest.param(

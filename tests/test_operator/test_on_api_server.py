@@ -3,11 +3,13 @@
 import json
 import stat
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from oauth_pool_operator.accounts import rfc3339
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.support.stack import Stack, running_stack
 
@@ -223,14 +225,27 @@ def test_a_dead_grant_disables_until_a_new_login(stack: Stack) -> None:
     assert stack.index()["alice"]["generation"] == 2
 
 
-def report(stack: Stack, name: str, reason: str, *, generation: int, until: str | None = None) -> None:
+def instant(since_now: timedelta) -> str:
+    return rfc3339(datetime.now(UTC) + since_now)
+
+
+def report(
+    stack: Stack,
+    name: str,
+    reason: str,
+    *,
+    generation: int = 1,
+    reporter: str = "proxy-9",
+    age: timedelta = timedelta(0),
+    until: timedelta | None = None,
+) -> None:
     """What a proxy writes, the way it writes it."""
     entry = {
-        "reporter": "proxy-9",
-        "observedTime": "2026-11-21T00:00:00Z",
+        "reporter": reporter,
+        "observedTime": instant(-age),
         "reason": reason,
         "tokenGeneration": generation,
-        **({"untilTime": until} if until else {}),
+        **({"untilTime": instant(until)} if until else {}),
     }
     manifest = {
         "apiVersion": "oauthpool.dev/v1alpha1",
@@ -239,9 +254,44 @@ def report(stack: Stack, name: str, reason: str, *, generation: int, until: str 
         "status": {"reports": [entry]},
     }
     stack.kubectl(
-        *("apply", "--server-side", "--subresource=status", "--field-manager=oauth-pool-proxy-proxy-9", "-f", "-"),
+        *("apply", "--server-side", "--subresource=status", f"--field-manager=oauth-pool-proxy-{reporter}", "-f", "-"),
         stdin=json.dumps(manifest),
     )
+
+
+def reporters(stack: Stack, name: str) -> list[str]:
+    return [entry["reporter"] for entry in stack.get(name)["status"].get("reports", [])]
+
+
+def test_a_report_that_says_nothing_any_more_is_taken_from_its_proxy_which_can_report_again(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    hour = timedelta(hours=1)
+    report(stack, "alice", "QuotaExhausted", reporter="proxy-2", until=hour)
+    report(stack, "alice", "QuotaExhausted", reporter="proxy-1", age=3 * hour, until=-hour)
+    wait_until(lambda: reporters(stack, "alice") == ["proxy-2"], "the old entry to go")
+    report(stack, "alice", "QuotaExhausted", reporter="proxy-1", until=2 * hour)
+    wait_until(lambda: "T" in (stack.index()["alice"]["cooldownUntil"] or ""), "the cooldown")
+    assert sorted(reporters(stack, "alice")) == ["proxy-1", "proxy-2"]
+    managed = stack.kubectl("get", "oauthaccount", "alice", "-o", "json", "--show-managed-fields")
+    owners = [entry["manager"] for entry in json.loads(managed)["metadata"]["managedFields"]]
+    assert {"oauth-pool-proxy-proxy-1", "oauth-pool-proxy-proxy-2"} <= set(owners)
+
+
+def test_the_longest_cooldown_counts_until_somebody_ends_it(stack: Stack) -> None:
+    stack.apply(stack.account("alice", weight=4))
+    stack.log_in("alice", "alice@example.com")
+    for number in (1, 3, 2):
+        report(stack, "alice", "QuotaExhausted", reporter=f"proxy-{number}", until=timedelta(hours=number))
+    stack.wait_for_reason("alice", "Ready", "CoolingDown")
+    soonest = instant(timedelta(hours=2, minutes=59))
+    wait_until(lambda: stack.get("alice")["status"]["cooldown"]["untilTime"] > soonest, "the longest")
+    stack.kubectl("annotate", "oauthaccount", "alice", "oauthpool.dev/cooldown-cleared=now")
+    wait_until(lambda: stack.get("alice")["status"].get("lastHandledClearRequest") == "now", "the answer")
+    entry = stack.index()["alice"]
+    assert (entry["status"], entry["weight"], entry["cooldownUntil"]) == ("Available", 4, None)
+    assert stack.condition("alice", "Ready")["reason"] == "Available"
+    assert reasons_of_events(stack, "alice") == ["CoolingDown", "LoggedIn", "LoginOpened", "Recovered"]
 
 
 def test_a_refused_token_is_refreshed_at_once_and_the_account_lives(stack: Stack) -> None:

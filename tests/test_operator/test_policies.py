@@ -188,9 +188,12 @@ def test_what_is_asked_of_a_person(given_facts: Facts, is_required: bool, reason
         ),
         pytest.param(facts(account(grant="WorkloadIdentity")), True, id="workload identity: first token"),
         pytest.param(
-            facts(account(grant="WorkloadIdentity"), credential=credential(expires_in=timedelta(minutes=10))),
-            False,
-            id="workload identity: 120 s before expiry, not earlier",
+            facts(
+                account(grant="WorkloadIdentity"),
+                credential=credential(expires_in=timedelta(minutes=11), lifetime=HOUR),
+            ),
+            True,
+            id="workload identity: as long before expiry as any",
         ),
         pytest.param(
             facts(account(reports=(report(until=HOUR),)), credential=credential(expires_in=timedelta(minutes=5))),
@@ -214,6 +217,17 @@ def test_the_refresh_comes_after_the_token_and_before_its_end(lifetime: int, gen
         expires_in=timedelta(seconds=lifetime), lifetime=timedelta(seconds=lifetime), generation=generation
     )
     assert token.obtained < policies.next_refresh(token, account()) < token.expires
+
+
+@given(lifetime=st.integers(20 * 60, 7 * 24 * 3600), skew=st.integers(-300, 300), generation=st.integers(1, 100))
+def test_a_proxy_whose_clock_differs_by_five_minutes_is_never_without_a_token(
+    lifetime: int, skew: int, generation: int
+) -> None:
+    life = timedelta(seconds=lifetime)
+    token = credential(expires_in=life, lifetime=life, generation=generation)
+    due = policies.next_refresh(token, account())
+    takes_it_for_expired_at = token.expires - timedelta(seconds=skew)  # on the operator's clock
+    assert due + timedelta(minutes=5) <= takes_it_for_expired_at  # and five minutes are left for failures
 
 
 def test_tokens_obtained_together_are_not_refreshed_together() -> None:

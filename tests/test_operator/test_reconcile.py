@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from oauth_pool_operator.errors import (
     ClusterUnavailable,
     ExchangeRejected,
     GrantRejected,
+    ProviderHeld,
     StoreFailed,
     TokenEndpointUnavailable,
 )
@@ -35,6 +36,7 @@ from oauth_pool_operator.policies import NEVER
 from oauth_pool_operator.pool_index import IndexPublisher
 from oauth_pool_operator.reconcile import Memory, Reconciler
 from oauth_pool_operator.store import AccessFile, Credential, Journal, LoginSession, Store, fingerprint
+from oauth_pool_operator.throttle import Throttle
 from tests.support.builders import (
     NOW,
     UID,
@@ -211,6 +213,7 @@ class World:
         self.cluster = ScriptedCluster(of, self.steps)
         self.memory = Memory()
         self.index = IndexPublisher(self.cluster)
+        self.throttle = Throttle(4, clock=lambda: self.now)
         profile = Profile(
             authorization_code=AuthorizationCodeProfile(
                 client_id="me",
@@ -230,6 +233,7 @@ class World:
             endpoints=dict.fromkeys(self.profiles, self.endpoint),
             index=self.index,
             cluster=self.cluster,
+            throttle=self.throttle,
             clock=lambda: self.now,
         )
 
@@ -755,6 +759,60 @@ async def test_a_server_that_says_when_is_believed(tmp_path: Path) -> None:
     async with world(tmp_path, credential=EXPIRED) as w:
         busy = TokenEndpointUnavailable("answered 429", may_be_done=False, retry_after=90 * SECOND)
         assert await w.reconcile(busy) == NOW + 90 * SECOND
+
+
+async def test_what_a_provider_told_another_account_counts_for_this_one_too(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        w.throttle.hold("anthropic", NOW + 90 * SECOND)
+        w.now = await w.reconcile()
+        assert (w.endpoint.sent, w.store.journal(UID)) == ([], None)
+        assert 90 * SECOND <= w.now - NOW <= 100 * SECOND
+        assert (w.reason("Reconciling"), w.reason("Ready")) == ("Refreshing", "Available")
+        await w.reconcile(answer())
+        assert w.credential.generation == 2
+
+
+async def test_what_a_provider_tells_this_account_counts_for_all(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        await w.reconcile(TokenEndpointUnavailable("answered 429", may_be_done=False, is_throttled=True))
+        with pytest.raises(ProviderHeld):
+            async with w.throttle.turn("anthropic", "another"):
+                raise AssertionError
+        async with w.throttle.turn("for-people", "another"):
+            pass
+
+
+async def test_an_account_that_is_suspended_while_it_waits_for_its_turn_is_not_refreshed(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w, AsyncExitStack() as others:
+        for _ in range(4):
+            await others.enter_async_context(w.throttle.turn("anthropic", "another"))
+        waiting = asyncio.create_task(w.reconcile())
+        await until(lambda: w.throttle.waiting == 1)
+        w.observed_meanwhile(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=True))
+        await others.aclose()
+        await waiting
+        assert (w.endpoint.sent, w.published()["status"]) == ([], "Suspended")
+
+
+async def test_an_operator_that_ends_while_an_account_waits_for_its_turn_spends_nothing(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        w.throttle.close()
+        await w.reconcile()
+        assert (w.endpoint.sent, w.reason("Ready"), w.reason("Stalled")) == ([], "Available", None)
+
+
+async def test_an_account_that_is_resumed_is_refreshed_before_it_gets_traffic(tmp_path: Path) -> None:
+    async with world(tmp_path, account(suspend=True), credential=DUE) as w:
+        await w.reconcile()
+        assert (w.endpoint.sent, w.published()["status"]) == ([], "Suspended")
+        w.observed(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=False))
+
+        async def nobody_uses_it() -> None:
+            assert w.published()["status"] == "Suspended"
+
+        w.endpoint.meanwhile = nobody_uses_it
+        await w.reconcile(answer())
+        assert (w.published()["status"], w.credential.generation) == ("Available", 2)
 
 
 async def test_after_a_success_the_next_failure_is_the_first_again(tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ from .grants import TokenEndpoint
 from .handlers import run
 from .health import HealthServer
 from .leadership import Leadership
-from .metrics import AccountsCollector
+from .metrics import PoolCollector
 from .pool_index import IndexPublisher
 from .reconcile import Reconciler
 from .store import Store
+from .throttle import Throttle
 from .volume_lock import VolumeLock
 
 log = logging.getLogger(__name__)
@@ -147,12 +148,19 @@ async def _run(config: Config) -> None:
     agent = f"oauth-pool-operator/{version('oauth-pool-operator')}"
     endpoints = {name: TokenEndpoint(profile, user_agent=agent) for name, profile in config.providers.items()}
     index = IndexPublisher(cluster)
-    reconciler = Reconciler(
-        store=store, profiles=config.providers, endpoints=endpoints, index=index, cluster=cluster, clock=now
-    )
     leadership = Leadership(VolumeLock(settings.state_dir), cluster)
+    throttle = Throttle(settings.max_concurrent_refreshes, clock=now, may_spend=lambda: leadership.leads)
+    reconciler = Reconciler(
+        store=store,
+        profiles=config.providers,
+        endpoints=endpoints,
+        index=index,
+        cluster=cluster,
+        throttle=throttle,
+        clock=now,
+    )
     controller = Controller(reconciler, cluster=cluster, index=index, store=store, leadership=leadership, clock=now)
-    REGISTRY.register(AccountsCollector(controller.status_words))
+    REGISTRY.register(PoolCollector(controller.counts))
     health = HealthServer(
         *split_address(settings.health_listen_addr),
         seconds_since_last_turn=controller.seconds_since_last_turn,

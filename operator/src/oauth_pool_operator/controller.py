@@ -18,7 +18,7 @@ from . import metrics
 from .accounts import Account, parse_account
 from .cluster import Cluster, describe, is_gone
 from .credentials import in_thread
-from .errors import ClusterUnavailable, StoreFailed
+from .errors import StoreFailed
 from .leadership import Leadership
 from .policies import NEVER
 from .pool_index import IndexPublisher
@@ -93,6 +93,18 @@ class Controller:
         known = list(self._known.values())
         return [c.reason_of(one.account.conditions, c.READY) or "New" for one in known]
 
+    def counts(self) -> metrics.Counts:
+        """For the metrics; may be called from any thread."""
+        known = list(self._known.values())
+        return metrics.Counts(
+            status_words=self.status_words(),
+            logins_open=sum("login" in one.account.status for one in known),
+            reconciles_due=self.scheduler.number_due(),
+            reconciles_in_flight=self.scheduler.number_running(),
+            token_requests_waiting=self._reconciler.throttle.waiting,
+            index_shards=self._index.shards,
+        )
+
     def seconds_since_last_turn(self) -> float:
         return time.monotonic() - self.scheduler.last_turn
 
@@ -118,6 +130,11 @@ class Controller:
                 log.warning("accounts cannot be listed yet: %s%s", describe(error), hint)
             await asyncio.sleep(wait)
             wait = min(wait * 2, LAST_SERVED_RETRY)
+
+    async def stop(self, grace: float) -> bool:
+        """Begin nothing more, and wait for what is in flight; True when all of it has ended in time."""
+        self._reconciler.throttle.close()
+        return await self.scheduler.stop(grace)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -189,7 +206,7 @@ class Controller:
         with metrics.RECONCILE_SECONDS.time():
             try:
                 account, due = await self._reconciler.reconcile(before, known.memory)
-            except (httpx2.HTTPError, ClusterUnavailable) as error:
+            except Exception as error:
                 metrics.RECONCILES.labels("error").inc()
                 if is_gone(error.__cause__ or error):  # the event of its deletion is on its way
                     return NEVER

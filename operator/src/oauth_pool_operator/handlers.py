@@ -71,7 +71,7 @@ def register(controller: Controller) -> kopf.OperatorRegistry:
 
     @kopf.on.cleanup(registry=registry)
     async def drain(**_: Any) -> None:
-        if not await controller.scheduler.stop(DRAIN_SECONDS):
+        if not await controller.stop(DRAIN_SECONDS):
             log.error("a refresh is still in flight after %d s; ending without it", DRAIN_SECONDS)
 
     return registry

@@ -31,8 +31,7 @@ from .store import Credential, LoginSession
 # A provider that refuses even fresh tokens must not be asked for another with every request.
 FORCED_REFRESH_INTERVAL = timedelta(minutes=5)
 
-# The official SDKs exchange anew 120 s before expiry (the provider's workload identity guide).
-WORKLOAD_IDENTITY_MARGIN = timedelta(seconds=120)
+# More than clocks may differ: a proxy whose clock is 5 minutes ahead has a new token before it takes the old for expired.
 REFRESH_MARGIN = timedelta(minutes=10)
 # However short a token lives, the token endpoint is not asked more often than this.
 SHORTEST_PAUSE = timedelta(seconds=1)
@@ -106,11 +105,7 @@ class Readiness:
 def next_refresh(credential: Credential, account: Account) -> datetime:
     """When the access token is due: a margin before it expires, spread a little so that accounts do not come at once."""
     lifetime = credential.expires - credential.obtained
-    if account.spec.grant == "WorkloadIdentity":
-        margin = WORKLOAD_IDENTITY_MARGIN
-    else:
-        margin = max(REFRESH_MARGIN, lifetime * 0.2)
-    margin = min(margin, lifetime / 2)
+    margin = min(max(REFRESH_MARGIN, lifetime * 0.2), lifetime / 2)
     # the same for every look at the same token, different for every account and token
     spread = zlib.crc32(f"{account.uid}/{credential.generation}".encode()) / 2**32
     due = credential.expires - margin * (1 + 0.1 * spread)

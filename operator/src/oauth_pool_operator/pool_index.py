@@ -125,6 +125,11 @@ class IndexPublisher:
         """Somebody else may write from now on: publish nothing before the next `load`."""
         self._loaded.clear()
 
+    @property
+    def shards(self) -> int:
+        """How many ConfigMaps are in use."""
+        return len({slot.shard for slot in list(self._slots.values())})
+
     async def publish(self, entry: Entry) -> None:
         """Return when a ConfigMap holds the entry; raise what its write raised, or `TimeoutError` before `load`."""
         await self._be_loaded()

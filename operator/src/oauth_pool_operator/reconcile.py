@@ -28,6 +28,7 @@ from .errors import (
     ClusterUnavailable,
     ExchangeRejected,
     GrantRejected,
+    NotInCharge,
     ServiceAccountTokenRefused,
     StoreConflict,
     StoreCorrupt,
@@ -39,10 +40,12 @@ from .policies import NEVER, Facts, Trouble
 from .pool_index import IndexPublisher, render_entry
 from .status import OWNED, happenings, merge_patch, render_status
 from .store import AccessFile, Retained, Store
+from .throttle import Throttle
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+Obtain = Callable[[Facts], Coroutine[Any, Any, Facts]]
 
 FIRST_RETRY = timedelta(seconds=1)
 LAST_RETRY = timedelta(minutes=5)
@@ -106,8 +109,10 @@ class Reconciler:
         endpoints: Mapping[str, TokenEndpoint],
         index: IndexPublisher,
         cluster: Cluster,
+        throttle: Throttle,
         clock: Callable[[], datetime],
     ) -> None:
+        self.throttle = throttle
         self._store = store
         self._profiles = profiles
         self._endpoints = endpoints
@@ -292,9 +297,11 @@ class Reconciler:
         if (held := memory.holds_back(facts.now)) is not None:
             return replace(facts, trouble=held)
         try:
-            return await self._while_waiting(facts, memory, self._credentials.from_code(facts))
+            return await self._while_waiting(facts, memory, self._credentials.from_code)
+        except NotInCharge:
+            return facts
         except TokenEndpointUnavailable as error:
-            return replace(facts, trouble=memory.failed(c.EXCHANGING, error, facts.now, is_stalled=False))
+            return replace(facts, trouble=self._put_off(c.EXCHANGING, error, facts, memory))
         except (GrantRejected, ExchangeRejected) as error:
             return await self._start_over(facts, error)
 
@@ -324,12 +331,14 @@ class Reconciler:
         is_refresh = facts.account.spec.grant == "AuthorizationCode"
         obtain = self._credentials.from_refresh_token if is_refresh else self._credentials.from_service_account
         try:
-            refreshed = await self._while_waiting(facts, memory, obtain(facts))
+            refreshed = await self._while_waiting(facts, memory, obtain)
             if policies.forced_refresh(facts) == facts.now:
                 memory.last_forced_refresh = facts.now
             return refreshed
+        except NotInCharge:
+            return facts
         except TokenEndpointUnavailable as error:
-            trouble = memory.failed(c.REFRESHING if is_refresh else c.EXCHANGING, error, facts.now, is_stalled=False)
+            trouble = self._put_off(c.REFRESHING if is_refresh else c.EXCHANGING, error, facts, memory)
         except (GrantRejected, ExchangeRejected) as error:
             trouble = memory.failed(c.EXCHANGE_REJECTED, error, facts.now, is_stalled=True)
         except ServiceAccountTokenRefused as error:
@@ -339,10 +348,25 @@ class Reconciler:
         log.warning("%s: no new access token: %s", facts.account.name, trouble.message)
         return replace(facts, trouble=trouble)
 
-    async def _while_waiting(self, facts: Facts, memory: Memory, work: Coroutine[Any, Any, Facts]) -> Facts:
-        """What comes of the work. Meanwhile the account is not deaf: a suspension, a cooldown or a deletion does not wait
+    def _put_off(self, reason: str, error: TokenEndpointUnavailable, facts: Facts, memory: Memory) -> Trouble:
+        """Later, and if the provider has had enough of us, then all its accounts."""
+        trouble = memory.failed(reason, error, facts.now, is_stalled=False)
+        if error.is_throttled:
+            self.throttle.hold(facts.account.spec.provider, trouble.retry_at)
+        return trouble
+
+    async def _in_turn(self, facts: Facts, memory: Memory, obtain: Obtain) -> Facts:
+        """Obtain when it is this account's turn, unless nobody wants that any more."""
+        async with self.throttle.turn(facts.account.spec.provider, facts.account.uid):
+            account = memory.newest(facts.account)
+            if account.spec.suspend or account.deleting:
+                return facts
+            return await obtain(replace(facts, now=self._clock()))
+
+    async def _while_waiting(self, facts: Facts, memory: Memory, obtain: Obtain) -> Facts:
+        """What is obtained. Meanwhile the account is not deaf: a suspension, a cooldown or a deletion does not wait
         for a slow token endpoint, nor for a full disk."""
-        request = asyncio.create_task(work)
+        request = asyncio.create_task(self._in_turn(facts, memory, obtain))
         memory.news.clear()
         try:
             while not await _comes_first(memory.news.wait(), request):

@@ -63,6 +63,14 @@ class Scheduler:
         """Look at once whether something is due."""
         self._changed.set()
 
+    def number_due(self) -> int:
+        """How many accounts are due and wait; may be called from any thread."""
+        now = self._clock()
+        return sum(entry.due is not None and entry.due <= now for entry in list(self._entries.values()))
+
+    def number_running(self) -> int:
+        return len(self._running)
+
     def beat(self) -> None:
         """The loop turns, says whoever calls this."""
         self.last_turn = time.monotonic()

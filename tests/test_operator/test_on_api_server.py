@@ -1,7 +1,9 @@
 """The real operator process against a real API server and the provider's simulator: accounts from birth to deletion."""
 
 import json
+import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -325,6 +327,7 @@ def test_a_lost_answer_that_nobody_repeats_is_named_for_what_it_is(stack: Stack)
 def test_a_token_endpoint_that_fails_leaves_the_account_in_use_and_is_asked_again(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
+    stack.kubectl("wait", "--for=condition=Ready", "oauthaccount/alice", "--timeout=1s")
     stack.simulator.set(token_failures=2, token_failure_status=500)
     report(stack, "alice", "Unauthorized", generation=1)
     reconciling = stack.wait_for_reason("alice", "Reconciling", "Refreshing")
@@ -332,6 +335,7 @@ def test_a_token_endpoint_that_fails_leaves_the_account_in_use_and_is_asked_agai
     assert stack.condition("alice", "Ready")["status"] == "True"
     wait_until(lambda: stack.index()["alice"]["generation"] == 2, "the third request")
     wait_until(lambda: stack.condition("alice", "Reconciling") == {}, "the condition to go")
+    wait_until(lambda: "RefreshSucceeded" in reasons_of_events(stack, "alice"), "the Event")
 
 
 def test_an_unknown_provider_names_the_known_ones(stack: Stack) -> None:
@@ -496,7 +500,37 @@ def test_a_suspension_does_not_wait_for_a_refresh_in_flight(stack: Stack) -> Non
     assert stack.index()["alice"]["status"] == "Suspended"
 
 
+def requests_served(stack: Stack, *verbs: str) -> Counter[str]:
+    """How many requests of these verbs the API server has served, by what they were about."""
+    wanted = ("oauthaccounts", "configmaps", "events", "serviceaccounts")
+    counts = Counter[str]()
+    for line in stack.control_plane.api.get("/metrics").text.splitlines():
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+        if line.startswith("apiserver_request_total{") and labels["verb"] in verbs and labels["resource"] in wanted:
+            counts[f"{labels['verb']} {labels['resource']}/{labels['subresource']}"] += int(float(line.split()[-1]))
+    return counts
+
+
 def test_an_idle_pool_makes_no_writes(stack: Stack) -> None:
+    for name in ("alice", "bob"):
+        stack.apply(stack.account(name))
+        stack.log_in(name, f"{name}@example.com")
+    report(stack, "bob", "QuotaExhausted", until=timedelta(hours=3))
+    stack.wait_for_reason("bob", "Ready", "CoolingDown")
+    stack.apply(stack.workload_account("workload"))
+    stack.wait_for_reason("workload", "Ready", "Available")
+    stack.apply(stack.account("nobody", provider="nobody"))
+    stack.wait_for_reason("nobody", "Stalled", "UnknownProvider")
+
+    def looks() -> int:
+        return requests_served(stack, "GET")["GET configmaps/"]
+
+    before, first = requests_served(stack, "POST", "PUT", "PATCH", "DELETE"), looks()
+    wait_until(lambda: looks() >= first + 2, "the operator to look whether all is in order, twice", seconds=40)
+    assert requests_served(stack, "POST", "PUT", "PATCH", "DELETE") - before == Counter()
+
+
+def test_a_restart_writes_nothing_that_is_written_already(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
     stack.apply(stack.workload_account("workload"))

@@ -59,6 +59,19 @@ HOUR = timedelta(hours=1)
             id="state volume cannot be read",
         ),
         pytest.param(
+            facts(credential=credential(expires_in=-HOUR), trouble=trouble("StorageWriteFailed", is_stalled=True)),
+            False,
+            "StorageUnavailable",
+            id="access token has expired, and the volume takes no new one",
+        ),
+        pytest.param(
+            facts(credential=credential(), trouble=trouble("StorageWriteFailed", is_stalled=True)),
+            True,
+            "Available",
+            id="the volume takes nothing, token still good",
+        ),
+        pytest.param(facts(damaged="x"), False, "LoginRequired", id="the stored credential was damaged"),
+        pytest.param(
             facts(account(grant="WorkloadIdentity")), False, "Refreshing", id="workload identity, no token yet"
         ),
         pytest.param(
@@ -101,6 +114,20 @@ def test_status_word(given_facts: Facts, is_ready: bool, reason: str) -> None:
             id="dead after a lost answer",
         ),
         pytest.param(facts(credential=credential()), False, "NotRequired", "", id="logged in"),
+        pytest.param(
+            facts(damaged="credential.json.corrupt-x", session=session()),
+            True,
+            "StateCorrupt",
+            "set aside as credential.json.corrupt-x. Log in: open status.login.authorizationURL",
+            id="damaged, and a login is open",
+        ),
+        pytest.param(
+            facts(damaged="credential.json.corrupt-x", session=session(age=HOUR)),
+            True,
+            "StateCorrupt",
+            "login-requested=",
+            id="damaged, and no login is open any more",
+        ),
         pytest.param(
             facts(credential=credential(), session=session()),
             False,

@@ -137,8 +137,14 @@ def happenings(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Ite
         yield Happening(kind, name, login["message"])
     if ready is not None and ready["reason"] != was_ready:
         yield from _readiness_changed(was_ready, ready)
+    elif ready is not None and ready["reason"] == c.AVAILABLE and _is_failing(before) and not _is_failing(after):
+        yield Happening("Normal", "RefreshSucceeded", ready["message"])
     if stalled is not None and stalled["reason"] != c.reason_of(before, c.STALLED):
         yield Happening("Warning", stalled["reason"], stalled["message"])
+
+
+def _is_failing(conditions: list[dict[str, Any]]) -> bool:
+    return any(c.find(conditions, kind) is not None for kind in (c.RECONCILING, c.STALLED))
 
 
 def _readiness_changed(before: str | None, ready: dict[str, Any]) -> Iterator[Happening]:

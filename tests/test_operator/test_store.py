@@ -63,6 +63,16 @@ def test_a_credential_is_not_written_over_a_newer_one(store: Store) -> None:
     assert store.credential(UID) == credential(generation=2, refresh_token="newer")
 
 
+@pytest.mark.parametrize("generation", [None, 3], ids=["gone", "older"])
+def test_what_is_gone_or_older_than_thought_is_no_reason_to_throw_a_credential_away(
+    store: Store, folders: tuple[Path, Path], generation: int | None
+) -> None:
+    if generation is not None:  # as after somebody restored a backup
+        store.save_credential(UID, credential(generation=generation), replaces=0)
+    store.save_credential(UID, credential(generation=8), replaces=7)
+    assert store.credential(UID) == credential(generation=8)
+
+
 def test_room_is_reserved_before_a_token_is_spent_and_the_journal_ends_with_the_answer(
     store: Store, folders: tuple[Path, Path]
 ) -> None:

@@ -51,7 +51,9 @@ class Process:
         # each start has a log of its own: a restart does not repeat the lines of before
         self._key = f"{name}-{next(_numbers)}"
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # for `-m tests.simulator`
-        processes.start(self._key, *command, environment={"PYTHONUNBUFFERED": "1", "PYTHONPATH": path} | environment)
+        self.pid = processes.start(
+            self._key, *command, environment={"PYTHONUNBUFFERED": "1", "PYTHONPATH": path} | environment
+        )
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
 
@@ -62,6 +64,10 @@ class Process:
     @property
     def is_running(self) -> bool:
         return self._processes.is_running(self._key)
+
+    def signal(self, number: int) -> None:
+        """To the process itself, by its id."""
+        os.kill(self.pid, number)
 
     def stop(self, *, seconds: float = 60) -> int | None:
         """SIGTERM, and what it ended with; killed when it does not end in time."""
@@ -274,19 +280,33 @@ class Stack:
         self._wait_for_http("simulator", f"{self._simulator_url}/_simulator/health")
 
     def start_operator(self, *, wait: bool = True) -> None:
-        config = self.folder / "operator.toml"
-        config.write_text(self._operator_config())
-        kubeconfig = self.control_plane.kubeconfig_for(self.namespace, "oauth-pool-operator")
-        self._start(
-            "operator",
-            [str(Path(sys.executable).with_name("oauth-pool-operator")), "--config", str(config)],
-            environment={"KUBECONFIG": str(kubeconfig), "LOG_LEVEL": self._log_level},
-        )
+        self._start_operator("operator", self._operator_config())
         if wait:
             self.wait_for_operator()
 
+    def start_second_operator(self, state_dir: Path | None = None) -> str:
+        """One more, as it should not be, with the same state volume unless another is named; returns where its health is."""
+        health, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        config = self._operator_config()
+        config = config.replace(self.health_url.removeprefix("http://"), health)
+        config = config.replace(self.metrics_url.removeprefix("http://"), metrics)
+        config = config.replace(f'"{self.state_dir}"', f'"{state_dir or self.state_dir}"')
+        self._start_operator("second-operator", config)
+        self._wait_for_http("second-operator", f"http://{health}/healthz")
+        return f"http://{health}"
+
+    def _start_operator(self, name: str, content: str) -> None:
+        config = self.folder / f"{name}.toml"
+        config.write_text(content)
+        kubeconfig = self.control_plane.kubeconfig_for(self.namespace, "oauth-pool-operator")
+        self._start(
+            name,
+            [str(Path(sys.executable).with_name("oauth-pool-operator")), "--config", str(config)],
+            environment={"KUBECONFIG": str(kubeconfig), "LOG_LEVEL": self._log_level},
+        )
+
     def wait_for_operator(self) -> None:
-        self._wait_for_http("operator", f"{self.health_url}/healthz")
+        self._wait_for_http("operator", f"{self.health_url}/readyz")
 
     def start_proxy(self) -> None:
         config = self.folder / "proxy.toml"
@@ -308,7 +328,7 @@ class Stack:
     def stop(self) -> dict[str, int | None]:
         """Stop what runs, the proxy first; returns the exit codes."""
         codes: dict[str, int | None] = {}
-        for name in ("proxy", "operator", "simulator"):
+        for name in ("proxy", "second-operator", "operator", "simulator"):
             if (process := self.processes.pop(name, None)) is not None:
                 codes[name] = process.stop()
         return codes

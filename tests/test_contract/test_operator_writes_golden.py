@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from oauth_pool_operator.accounts import rfc3339
+from oauth_pool_operator.cluster import INDEX_LABEL, shard_name
 from oauth_pool_operator.policies import Facts
-from oauth_pool_operator.pool_index import render_entry
+from oauth_pool_operator.pool_index import MOST_SHARDS, render_entry
 from oauth_pool_operator.store import AccessFile, Credential, Store
 from tests.support.builders import account, credential, facts, report, session
 
@@ -67,6 +68,12 @@ def test_an_entry_is_written_byte_for_byte(of: Facts) -> None:
 
 def test_every_golden_entry_is_written_by_one_of_these() -> None:
     assert {of.account.name for of in POOL} == set(INDEX)
+
+
+def test_config_maps_are_named_and_labelled_as_readers_expect() -> None:
+    shards = json.loads((GOLDEN / "shards.json").read_text())
+    assert [shard_name("oauth-pool", number) for number in range(MOST_SHARDS)] == shards["names"]
+    assert shards["labels"] == {INDEX_LABEL: "1"}
 
 
 @pytest.mark.parametrize("number", TOKENS)

@@ -108,7 +108,7 @@ async def test_taking_keys_out_of_an_index_that_is_gone_makes_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with cluster(tmp_path, monkeypatch) as (made, api):
-        writing = asyncio.create_task(made.write_index({"claude-1": None}, whole={}))
+        writing = asyncio.create_task(made.write_index(0, {"claude-1": None}, whole={}))
         await (await api.call()).answer({"kind": "Status", "code": 404, "message": "not found"}, 404)
         await writing  # a second request would have nobody to answer it
 
@@ -163,7 +163,7 @@ async def test_a_refused_service_account_token_says_what_to_do(
 
 async def test_an_index_that_is_there_is_changed_and_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(tmp_path, monkeypatch) as (made, api):
-        writing = asyncio.create_task(made.write_index({"a": "1", "gone": None}, whole={"a": "1", "b": "2"}))
+        writing = asyncio.create_task(made.write_index(0, {"a": "1", "gone": None}, whole={"a": "1", "b": "2"}))
         call = await api.call()
         await call.answer({"metadata": INDEX})
         await writing
@@ -172,7 +172,7 @@ async def test_an_index_that_is_there_is_changed_and_labelled(tmp_path: Path, mo
 
 async def test_an_index_that_is_not_there_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(tmp_path, monkeypatch) as (made, api):
-        writing = asyncio.create_task(made.write_index({"a": "1"}, whole={"a": "1", "b": "2"}))
+        writing = asyncio.create_task(made.write_index(0, {"a": "1"}, whole={"a": "1", "b": "2"}))
         await (await api.call()).answer(failure(404), 404)
         call: Call = await api.call()
         await call.answer({"metadata": INDEX}, 201)
@@ -182,14 +182,31 @@ async def test_an_index_that_is_not_there_is_made_whole(tmp_path: Path, monkeypa
         assert (call.body["metadata"], call.body["data"]) == (INDEX, {"a": "1", "b": "2"})
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        pytest.param({"oauthpool.dev/index": "1"}, {"a": "1"}, id="labelled"),
+        pytest.param({}, {}, id="not labelled"),
+        pytest.param(None, {}, id="without labels"),
+    ],
+)
+async def test_an_index_that_readers_cannot_find_reads_as_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: dict[str, str] | None, expected: dict[str, str]
+) -> None:
+    async with cluster(tmp_path, monkeypatch) as (made, api):
+        reading = asyncio.create_task(made.read_index(0))
+        await (await api.call()).answer({"metadata": {"name": "oauth-pool", "labels": labels}, "data": {"a": "1"}})
+        assert await reading == expected
+
+
 async def test_only_an_index_that_does_not_exist_reads_as_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with cluster(tmp_path, monkeypatch) as (made, api):
-        reading = asyncio.create_task(made.read_index())
+        reading = asyncio.create_task(made.read_index(0))
         await (await api.call()).answer(failure(404), 404)
         assert await reading == {}
-        reading = asyncio.create_task(made.read_index())
+        reading = asyncio.create_task(made.read_index(0))
         await (await api.call()).answer(failure(500), 500)
         with pytest.raises(ApiError):
             await reading

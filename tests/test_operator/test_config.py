@@ -76,6 +76,11 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
             "operator.metrics_listen_addr: '0.0.0.0:99999' is not host:port",
             id="bad port",
         ),
+        pytest.param(
+            ('namespace = "pool"', 'namespace = "pool"\nmax_concurrent_refreshes = 0'),
+            "operator.max_concurrent_refreshes: must be at least 1",
+            id="no refresh at all",
+        ),
         pytest.param(('client_id = "me"', "client_id = 7"), "providers[...].authorization_code.client_id", id="type"),
         pytest.param(('client_id = "me"', 'client_id = ""'), "client_id: must not be empty", id="empty client id"),
         pytest.param(
@@ -135,7 +140,7 @@ def test_a_volume_that_is_not_there_is_named(tmp_path: Path) -> None:
     text = GOOD.replace("/tmp/state", str(tmp_path / "nowhere"))
     ended = operator("--config", str(written(tmp_path, text)))
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
-    assert f"cannot write to {tmp_path / 'nowhere'}: No such file or directory" in ended.stderr
+    assert f"there is no folder {tmp_path / 'nowhere'}" in ended.stderr
 
 
 def test_a_log_level_that_is_none_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:

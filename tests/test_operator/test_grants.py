@@ -218,7 +218,7 @@ async def test_when_the_server_wants_to_be_asked_again(header: str, delay: timed
         upstream.answer_all(json_answer(b"{}", 429, ("retry-after", header)))
         with pytest.raises(TokenEndpointUnavailable) as caught:
             await endpoint.refresh("r")
-        assert caught.value.retry_after == delay
+        assert (caught.value.retry_after, caught.value.is_throttled) == (delay, True)
 
 
 async def test_a_request_that_was_never_sent_cannot_have_been_carried_out() -> None:

@@ -1,12 +1,17 @@
 """The real operator process against a real API server and the provider's simulator: accounts from birth to deletion."""
 
 import json
+import re
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx2
 import pytest
 
+from oauth_pool_operator.accounts import rfc3339
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.support.stack import Stack, running_stack
 
@@ -222,14 +227,27 @@ def test_a_dead_grant_disables_until_a_new_login(stack: Stack) -> None:
     assert stack.index()["alice"]["generation"] == 2
 
 
-def report(stack: Stack, name: str, reason: str, *, generation: int, until: str | None = None) -> None:
+def instant(since_now: timedelta) -> str:
+    return rfc3339(datetime.now(UTC) + since_now)
+
+
+def report(
+    stack: Stack,
+    name: str,
+    reason: str,
+    *,
+    generation: int = 1,
+    reporter: str = "proxy-9",
+    age: timedelta = timedelta(0),
+    until: timedelta | None = None,
+) -> None:
     """What a proxy writes, the way it writes it."""
     entry = {
-        "reporter": "proxy-9",
-        "observedTime": "2026-11-21T00:00:00Z",
+        "reporter": reporter,
+        "observedTime": instant(-age),
         "reason": reason,
         "tokenGeneration": generation,
-        **({"untilTime": until} if until else {}),
+        **({"untilTime": instant(until)} if until else {}),
     }
     manifest = {
         "apiVersion": "oauthpool.dev/v1alpha1",
@@ -238,9 +256,44 @@ def report(stack: Stack, name: str, reason: str, *, generation: int, until: str 
         "status": {"reports": [entry]},
     }
     stack.kubectl(
-        *("apply", "--server-side", "--subresource=status", "--field-manager=oauth-pool-proxy-proxy-9", "-f", "-"),
+        *("apply", "--server-side", "--subresource=status", f"--field-manager=oauth-pool-proxy-{reporter}", "-f", "-"),
         stdin=json.dumps(manifest),
     )
+
+
+def reporters(stack: Stack, name: str) -> list[str]:
+    return [entry["reporter"] for entry in stack.get(name)["status"].get("reports", [])]
+
+
+def test_a_report_that_says_nothing_any_more_is_taken_from_its_proxy_which_can_report_again(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    hour = timedelta(hours=1)
+    report(stack, "alice", "QuotaExhausted", reporter="proxy-2", until=hour)
+    report(stack, "alice", "QuotaExhausted", reporter="proxy-1", age=3 * hour, until=-hour)
+    wait_until(lambda: reporters(stack, "alice") == ["proxy-2"], "the old entry to go")
+    report(stack, "alice", "QuotaExhausted", reporter="proxy-1", until=2 * hour)
+    wait_until(lambda: "T" in (stack.index()["alice"]["cooldownUntil"] or ""), "the cooldown")
+    assert sorted(reporters(stack, "alice")) == ["proxy-1", "proxy-2"]
+    managed = stack.kubectl("get", "oauthaccount", "alice", "-o", "json", "--show-managed-fields")
+    owners = [entry["manager"] for entry in json.loads(managed)["metadata"]["managedFields"]]
+    assert {"oauth-pool-proxy-proxy-1", "oauth-pool-proxy-proxy-2"} <= set(owners)
+
+
+def test_the_longest_cooldown_counts_until_somebody_ends_it(stack: Stack) -> None:
+    stack.apply(stack.account("alice", weight=4))
+    stack.log_in("alice", "alice@example.com")
+    for number in (1, 3, 2):
+        report(stack, "alice", "QuotaExhausted", reporter=f"proxy-{number}", until=timedelta(hours=number))
+    stack.wait_for_reason("alice", "Ready", "CoolingDown")
+    soonest = instant(timedelta(hours=2, minutes=59))
+    wait_until(lambda: stack.get("alice")["status"]["cooldown"]["untilTime"] > soonest, "the longest")
+    stack.kubectl("annotate", "oauthaccount", "alice", "oauthpool.dev/cooldown-cleared=now")
+    wait_until(lambda: stack.get("alice")["status"].get("lastHandledClearRequest") == "now", "the answer")
+    entry = stack.index()["alice"]
+    assert (entry["status"], entry["weight"], entry["cooldownUntil"]) == ("Available", 4, None)
+    assert stack.condition("alice", "Ready")["reason"] == "Available"
+    assert reasons_of_events(stack, "alice") == ["CoolingDown", "LoggedIn", "LoginOpened", "Recovered"]
 
 
 def test_a_refused_token_is_refreshed_at_once_and_the_account_lives(stack: Stack) -> None:
@@ -274,6 +327,7 @@ def test_a_lost_answer_that_nobody_repeats_is_named_for_what_it_is(stack: Stack)
 def test_a_token_endpoint_that_fails_leaves_the_account_in_use_and_is_asked_again(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
+    stack.kubectl("wait", "--for=condition=Ready", "oauthaccount/alice", "--timeout=1s")
     stack.simulator.set(token_failures=2, token_failure_status=500)
     report(stack, "alice", "Unauthorized", generation=1)
     reconciling = stack.wait_for_reason("alice", "Reconciling", "Refreshing")
@@ -281,6 +335,7 @@ def test_a_token_endpoint_that_fails_leaves_the_account_in_use_and_is_asked_agai
     assert stack.condition("alice", "Ready")["status"] == "True"
     wait_until(lambda: stack.index()["alice"]["generation"] == 2, "the third request")
     wait_until(lambda: stack.condition("alice", "Reconciling") == {}, "the condition to go")
+    wait_until(lambda: "RefreshSucceeded" in reasons_of_events(stack, "alice"), "the Event")
 
 
 def test_an_unknown_provider_names_the_known_ones(stack: Stack) -> None:
@@ -331,16 +386,151 @@ def test_keys_of_accounts_that_are_gone_leave_the_index_at_start(stack: Stack) -
     wait_until(lambda: set(stack.index()) == {"alice"}, "the ghost to go")
 
 
-def test_an_index_that_somebody_deletes_comes_back(stack: Stack) -> None:
+@pytest.mark.parametrize(
+    "drift",
+    [
+        pytest.param(["delete", "configmap", "oauth-pool"], id="deleted"),
+        pytest.param(["label", "configmap", "oauth-pool", "oauthpool.dev/index-"], id="label removed"),
+        pytest.param(
+            ["patch", "configmap", "oauth-pool", "--type=merge", "-p", '{"data":{"alice":null,"x":"y"}}'], id="keys"
+        ),
+    ],
+)
+def test_an_index_that_somebody_else_changes_is_written_again(stack: Stack, drift: list[str]) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
-    before = stack.index()
-    stack.kubectl("delete", "configmap", "oauth-pool")
-    wait_until(lambda: stack.kubectl("get", "configmaps", "-o", "name").count("oauth-pool"), "the ConfigMap")
-    assert stack.index() == before
+
+    def index() -> object:
+        """As readers find it."""
+        found = json.loads(stack.kubectl("get", "configmaps", "-l", "oauthpool.dev/index=1", "-o", "json"))["items"]
+        return [item["data"] for item in found]
+
+    before = index()
+    stack.kubectl(*drift)
+    assert index() != before
+    wait_until(lambda: index() == before, "the index as it was", seconds=15)
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        pytest.param(lambda path: path.unlink(), id="deleted"),
+        pytest.param(
+            lambda path: path.write_text(path.read_text().replace('"generation":1', '"generation":9')), id="edited"
+        ),
+        pytest.param(lambda path: path.write_text("{"), id="damaged"),
+    ],
+)
+def test_an_access_file_that_somebody_touches_is_written_again(stack: Stack, drift: Callable[[Path], object]) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    path = stack.access_dir / f"{stack.get('alice')['metadata']['uid']}.json"
+    right = path.read_text()
+    drift(path)
+    wait_until(lambda: path.exists() and path.read_text() == right, "the access file", seconds=15)
+
+
+def test_a_damaged_credential_costs_its_own_account_and_no_other(stack: Stack) -> None:
+    for name in ("alice", "bob"):
+        stack.apply(stack.account(name))
+        stack.log_in(name, f"{name}@example.com")
+    uid = stack.get("alice")["metadata"]["uid"]
+    (stack.state_dir / uid / "credential.json").write_text("{")
+    assert stack.operator.stop() == 0
+    stack.start_operator()
+    stack.wait_for_reason("alice", "LoginRequired", "StateCorrupt")
+    assert (stack.condition("alice", "Ready")["reason"], stack.index()["bob"]["status"]) == (
+        "LoginRequired",
+        "Available",
+    )
+    assert "StateCorrupt" in reasons_of_events(stack, "alice")
+    stack.log_in("alice", "alice@example.com")
+    assert stack.index()["alice"]["generation"] == 2
+    assert list((stack.state_dir / uid).glob("credential.json.corrupt-*"))
+
+
+def test_an_account_whose_new_credential_cannot_be_stored_is_deleted_in_time(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    uid = stack.get("alice")["metadata"]["uid"]
+    stack.simulator.set(token_delay=1)
+    report(stack, "alice", "Unauthorized", generation=1)
+    reserved = stack.state_dir / uid / "credential.json.new"
+    wait_until(reserved.exists, "the refresh to begin")
+    reserved.unlink()
+    reserved.mkdir()  # the volume took the pre-flight file, and does not take the answer
+    stack.wait_for_reason("alice", "Stalled", "StorageWriteFailed")
+    stack.kubectl("delete", "oauthaccount", "alice", "--timeout=30s")
+    assert not (stack.state_dir / uid).exists()
+    revoked = json.loads(stack.simulator.requests("/v1/oauth/revoke")[-1]["body"])["token"]
+    sent = [json.loads(request["body"]) for request in stack.simulator.requests("/v1/oauth/token")]
+    assert revoked not in [body.get("refresh_token") for body in sent]  # it is the one that is on no disk
+
+
+def test_what_is_retained_goes_after_a_week_and_nothing_else_does(stack: Stack) -> None:
+    for name in ("alice", "bob"):
+        stack.apply(stack.account(name, deletionPolicy="Retain"))
+        stack.log_in(name, f"{name}@example.com")
+    uids = {name: stack.get(name)["metadata"]["uid"] for name in ("alice", "bob")}
+    stack.kubectl("delete", "oauthaccount", "alice", "bob", "--timeout=20s")
+    said = stack.state_dir / uids["alice"] / "retained.json"
+    retained = json.loads(said.read_text())
+    assert (retained["name"], retained["namespace"], retained["provider"]) == ("alice", stack.namespace, "simulator")
+    said.write_text(json.dumps(retained | {"since": "2026-01-01T00:00:00Z"}))
+    orphan = stack.state_dir / "00000000-0000-4000-8000-00000000000f"
+    orphan.mkdir()
+    (orphan / "credential.json").write_text("{}")
+    assert stack.operator.stop() == 0
+    stack.start_operator()
+    wait_until(lambda: not said.parent.exists(), "the old one to go")
+    assert (stack.state_dir / uids["bob"] / "credential.json").exists()
+    assert (orphan / "credential.json").exists()
+
+
+def test_a_suspension_does_not_wait_for_a_refresh_in_flight(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    stack.simulator.set(token_delay=20)
+    report(stack, "alice", "Unauthorized", generation=1)
+    wait_until(lambda: refresh_in_flight(stack), "the refresh to begin")
+    stack.kubectl("patch", "oauthaccount", "alice", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    wait_until(lambda: stack.index()["alice"]["status"] == "Suspended", "no more traffic", seconds=5)
+    assert stack.index()["alice"]["generation"] == 1  # the refresh is still in flight
+    wait_until(lambda: stack.index()["alice"]["generation"] == 2, "its answer")
+    assert stack.index()["alice"]["status"] == "Suspended"
+
+
+def requests_served(stack: Stack, *verbs: str) -> Counter[str]:
+    """How many requests of these verbs the API server has served, by what they were about."""
+    wanted = ("oauthaccounts", "configmaps", "events", "serviceaccounts")
+    counts = Counter[str]()
+    for line in stack.control_plane.api.get("/metrics").text.splitlines():
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+        if line.startswith("apiserver_request_total{") and labels["verb"] in verbs and labels["resource"] in wanted:
+            counts[f"{labels['verb']} {labels['resource']}/{labels['subresource']}"] += int(float(line.split()[-1]))
+    return counts
 
 
 def test_an_idle_pool_makes_no_writes(stack: Stack) -> None:
+    for name in ("alice", "bob"):
+        stack.apply(stack.account(name))
+        stack.log_in(name, f"{name}@example.com")
+    report(stack, "bob", "QuotaExhausted", until=timedelta(hours=3))
+    stack.wait_for_reason("bob", "Ready", "CoolingDown")
+    stack.apply(stack.workload_account("workload"))
+    stack.wait_for_reason("workload", "Ready", "Available")
+    stack.apply(stack.account("nobody", provider="nobody"))
+    stack.wait_for_reason("nobody", "Stalled", "UnknownProvider")
+
+    def looks() -> int:
+        return requests_served(stack, "GET")["GET configmaps/"]
+
+    before, first = requests_served(stack, "POST", "PUT", "PATCH", "DELETE"), looks()
+    wait_until(lambda: looks() >= first + 2, "the operator to look whether all is in order, twice", seconds=40)
+    assert requests_served(stack, "POST", "PUT", "PATCH", "DELETE") - before == Counter()
+
+
+def test_a_restart_writes_nothing_that_is_written_already(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
     stack.apply(stack.workload_account("workload"))

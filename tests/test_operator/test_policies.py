@@ -59,6 +59,19 @@ HOUR = timedelta(hours=1)
             id="state volume cannot be read",
         ),
         pytest.param(
+            facts(credential=credential(expires_in=-HOUR), trouble=trouble("StorageWriteFailed", is_stalled=True)),
+            False,
+            "StorageUnavailable",
+            id="access token has expired, and the volume takes no new one",
+        ),
+        pytest.param(
+            facts(credential=credential(), trouble=trouble("StorageWriteFailed", is_stalled=True)),
+            True,
+            "Available",
+            id="the volume takes nothing, token still good",
+        ),
+        pytest.param(facts(damaged="x"), False, "LoginRequired", id="the stored credential was damaged"),
+        pytest.param(
             facts(account(grant="WorkloadIdentity")), False, "Refreshing", id="workload identity, no token yet"
         ),
         pytest.param(
@@ -101,6 +114,20 @@ def test_status_word(given_facts: Facts, is_ready: bool, reason: str) -> None:
             id="dead after a lost answer",
         ),
         pytest.param(facts(credential=credential()), False, "NotRequired", "", id="logged in"),
+        pytest.param(
+            facts(damaged="credential.json.corrupt-x", session=session()),
+            True,
+            "StateCorrupt",
+            "set aside as credential.json.corrupt-x. Log in: open status.login.authorizationURL",
+            id="damaged, and a login is open",
+        ),
+        pytest.param(
+            facts(damaged="credential.json.corrupt-x", session=session(age=HOUR)),
+            True,
+            "StateCorrupt",
+            "login-requested=",
+            id="damaged, and no login is open any more",
+        ),
         pytest.param(
             facts(credential=credential(), session=session()),
             False,
@@ -188,9 +215,12 @@ def test_what_is_asked_of_a_person(given_facts: Facts, is_required: bool, reason
         ),
         pytest.param(facts(account(grant="WorkloadIdentity")), True, id="workload identity: first token"),
         pytest.param(
-            facts(account(grant="WorkloadIdentity"), credential=credential(expires_in=timedelta(minutes=10))),
-            False,
-            id="workload identity: 120 s before expiry, not earlier",
+            facts(
+                account(grant="WorkloadIdentity"),
+                credential=credential(expires_in=timedelta(minutes=11), lifetime=HOUR),
+            ),
+            True,
+            id="workload identity: as long before expiry as any",
         ),
         pytest.param(
             facts(account(reports=(report(until=HOUR),)), credential=credential(expires_in=timedelta(minutes=5))),
@@ -216,55 +246,25 @@ def test_the_refresh_comes_after_the_token_and_before_its_end(lifetime: int, gen
     assert token.obtained < policies.next_refresh(token, account()) < token.expires
 
 
+@given(lifetime=st.integers(20 * 60, 7 * 24 * 3600), skew=st.integers(-300, 300), generation=st.integers(1, 100))
+def test_a_proxy_whose_clock_differs_by_five_minutes_is_never_without_a_token(
+    lifetime: int, skew: int, generation: int
+) -> None:
+    life = timedelta(seconds=lifetime)
+    token = credential(expires_in=life, lifetime=life, generation=generation)
+    due = policies.next_refresh(token, account())
+    takes_it_for_expired_at = token.expires - timedelta(seconds=skew)  # on the operator's clock
+    assert due + timedelta(minutes=5) <= takes_it_for_expired_at  # and five minutes are left for failures
+
+
 def test_tokens_obtained_together_are_not_refreshed_together() -> None:
     uids = [f"3f8b7c1e-0000-4000-8000-{number:012}" for number in range(20)]
     assert len({policies.next_refresh(credential(), account(uid=uid)) for uid in uids}) == 20
 
 
-@pytest.mark.parametrize(
-    ("reason", "is_cooling"),
-    [
-        ("QuotaExhausted", True),
-        ("RateLimited", True),
-        ("Unauthorized", False),
-        ("Forbidden", False),
-        (None, False),
-    ],
-)
-def test_only_a_used_up_quota_or_rate_cools_down(reason: str | None, is_cooling: bool) -> None:
-    cooldown = policies.longest_cooldown(account(reports=(report(reason, until=HOUR),)), NOW)
-    assert (cooldown is not None) is is_cooling
-
-
 def test_however_short_a_token_lives_a_refresh_is_not_due_at_once() -> None:
     token = credential(expires_in=timedelta(milliseconds=10), lifetime=timedelta(milliseconds=10))
     assert policies.next_refresh(token, account()) == token.obtained + timedelta(seconds=1)
-
-
-def test_the_longest_reported_cooldown_wins() -> None:
-    reports = (report(until=HOUR), report(until=3 * HOUR, reporter="b"), report(until=2 * HOUR, reporter="c"))
-    cooldown = policies.longest_cooldown(account(reports=reports), NOW)
-    assert cooldown is not None
-    assert cooldown.until == NOW + 3 * HOUR
-
-
-def test_a_report_cannot_bench_an_account_for_years() -> None:
-    cooldown = policies.longest_cooldown(account(reports=(report(until=timedelta(days=900)),)), NOW)
-    assert cooldown is not None
-    assert cooldown.until == NOW + policies.LONGEST_COOLDOWN
-
-
-def test_without_a_reset_the_cooldown_of_the_spec_counts() -> None:
-    cooldown = policies.longest_cooldown(account(cooldown="90m", reports=(report(),)), NOW)
-    assert cooldown is not None
-    assert cooldown.until == NOW + timedelta(minutes=90)
-
-
-def test_windows_are_those_seen_last() -> None:
-    old = report(None, observed_time=NOW - HOUR, windows=[window("5h", 0.9)])
-    new = report(None, reporter="b", windows=[window("7d", 0.5), window("5h", 0.1)])
-    windows, observed = policies.latest_windows(account(reports=(new, old)))
-    assert ([w.name for w in windows], observed) == (["5h", "7d"], NOW)
 
 
 @pytest.mark.parametrize(

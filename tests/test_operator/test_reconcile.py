@@ -1,8 +1,8 @@
 """One account, step by step: the store is real, the token endpoint and the cluster are the test's, and so is the clock."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,22 @@ import msgspec
 import pytest
 from lightkube.core.exceptions import ApiError
 
-from oauth_pool_operator import credentials, metrics, reconcile
-from oauth_pool_operator.accounts import CODE_ANNOTATION, FINALIZER, LOGIN_ANNOTATION, Account, WorkloadIdentity
+from oauth_pool_operator import credentials, login, metrics, reconcile
+from oauth_pool_operator.accounts import (
+    CLEAR_ANNOTATION,
+    CODE_ANNOTATION,
+    FINALIZER,
+    LOGIN_ANNOTATION,
+    Account,
+    WorkloadIdentity,
+)
 from oauth_pool_operator.cluster import Cluster
 from oauth_pool_operator.config import AuthorizationCodeProfile, Profile, WorkloadIdentityProfile
 from oauth_pool_operator.errors import (
     ClusterUnavailable,
     ExchangeRejected,
     GrantRejected,
+    ProviderHeld,
     StoreFailed,
     TokenEndpointUnavailable,
 )
@@ -28,6 +36,7 @@ from oauth_pool_operator.policies import NEVER
 from oauth_pool_operator.pool_index import IndexPublisher
 from oauth_pool_operator.reconcile import Memory, Reconciler
 from oauth_pool_operator.store import AccessFile, Credential, Journal, LoginSession, Store, fingerprint
+from oauth_pool_operator.throttle import Throttle
 from tests.support.builders import (
     NOW,
     UID,
@@ -144,6 +153,10 @@ class ScriptedCluster(Cluster):
         rest = {name: value for name, value in self.object.annotations.items() if name != annotation}
         return self._written("annotation removed", annotations=rest)
 
+    async def remove_reports(self, account: Account, reporters: Collection[str]) -> Account:
+        rest = [report for report in self.object.reports if report.reporter not in reporters]
+        return self._written("reports removed", reports=rest)
+
     async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
         self.patches.append(changes)
         return self._written("status", status=merged(self.object.status, changes))
@@ -158,10 +171,10 @@ class ScriptedCluster(Cluster):
             raise self.failures["service account token"]
         return f"token of {name} for {audience}"
 
-    async def read_index(self) -> dict[str, str]:
-        return dict(self.index)
+    async def read_index(self, shard: int) -> dict[str, str]:
+        return dict(self.index) if shard == 0 else {}
 
-    async def write_index(self, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
+    async def write_index(self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
         if "index" in self.failures:
             raise self.failures["index"]
         self.steps.append("index")
@@ -200,6 +213,7 @@ class World:
         self.cluster = ScriptedCluster(of, self.steps)
         self.memory = Memory()
         self.index = IndexPublisher(self.cluster)
+        self.throttle = Throttle(4, clock=lambda: self.now)
         profile = Profile(
             authorization_code=AuthorizationCodeProfile(
                 client_id="me",
@@ -219,6 +233,7 @@ class World:
             endpoints=dict.fromkeys(self.profiles, self.endpoint),
             index=self.index,
             cluster=self.cluster,
+            throttle=self.throttle,
             clock=lambda: self.now,
         )
 
@@ -232,6 +247,15 @@ class World:
     def observed(self, **changes: Any) -> None:
         """The object is changed by somebody else."""
         self.cluster.object = msgspec.structs.replace(self.cluster.object, **changes)
+
+    def observed_meanwhile(self, **changes: Any) -> None:
+        """The same while a reconcile is under way: the controller tells it."""
+        version = str(int(self.cluster.object.resource_version) + 1)
+        self.observed(resource_version=version, **changes)
+        self.memory.observe(self.cluster.object)
+
+    def deleted_meanwhile(self) -> None:
+        self.observed_meanwhile(deleting=True)
 
     @property
     def credential(self) -> Credential:
@@ -253,6 +277,13 @@ class World:
         """The account's entry of the index."""
         entry: dict[str, Any] = msgspec.json.decode(self.cluster.index["claude-1"])
         return entry
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until it is so."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (nobody could say that it is so)
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -356,26 +387,181 @@ async def test_finalizers_of_others_stay(tmp_path: Path) -> None:
         assert w.cluster.object.finalizers == ["example.com/theirs"]
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        pytest.param(NOT_REACHED, id="provider is away"),
-        pytest.param(REFUSED, id="provider refuses"),
-        pytest.param(TimeoutError(), id="no answer in time"),
-    ],
-)
-async def test_a_revocation_that_fails_does_not_keep_the_object(tmp_path: Path, failure: Exception) -> None:
+async def test_a_revocation_that_is_refused_does_not_keep_the_object(tmp_path: Path) -> None:
     async with world(tmp_path, deleted(), credential=credential()) as w:
-        await w.reconcile(failure)
+        assert await w.reconcile(REFUSED) == NEVER
         assert w.cluster.object.finalizers == ["example.com/theirs"]
         assert w.store.credential(UID) is None
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [pytest.param(NOT_REACHED, id="provider is away"), pytest.param(TimeoutError(), id="no answer in time")],
+)
+async def test_a_revocation_that_fails_is_tried_again_for_a_while_and_then_keeps_nobody(
+    tmp_path: Path, failure: Exception
+) -> None:
+    async with world(tmp_path, deleted(), credential=credential()) as w:
+        while (due := await w.reconcile(failure)) != NEVER:
+            assert (FINALIZER in w.cluster.object.finalizers, "claude-1" in w.cluster.index) == (True, False)
+            w.now = due
+        assert len(w.endpoint.sent) > 5
+        assert w.now - NOW < 30 * SECOND
+        assert w.cluster.object.finalizers == ["example.com/theirs"]
+
+
+async def test_a_revocation_that_works_the_second_time_ends_the_removal(tmp_path: Path) -> None:
+    async with world(tmp_path, deleted(), credential=credential()) as w:
+        w.now = await w.reconcile(NOT_REACHED)
+        assert await w.reconcile(answer()) == NEVER
+        assert not (w.store.state_dir / UID).exists()
+
+
+async def test_a_volume_that_cannot_be_written_keeps_an_object_only_for_a_while(tmp_path: Path) -> None:
+    async with world(tmp_path, deleted(deletion_policy="Retain"), credential=credential()) as w:
+        (w.store.state_dir / UID / "retained.json.new").mkdir()
+        while (due := await w.reconcile()) != NEVER:
+            w.now = due
+        assert w.now - NOW < 30 * SECOND
+        assert w.cluster.object.finalizers == ["example.com/theirs"]
+
+
+async def test_what_is_retained_says_whose_it_is_and_since_when(tmp_path: Path) -> None:
+    async with world(tmp_path, deleted(deletion_policy="Retain"), credential=credential()) as w:
+        w.cluster.failures["finalizers"] = NO_API_SERVER
+        with pytest.raises(httpx2.ConnectError):
+            await w.reconcile()
+        w.cluster.failures.clear()
+        w.now += HOUR
+        await w.reconcile()
+        assert msgspec.json.decode((w.store.state_dir / UID / "retained.json").read_bytes()) == {
+            "name": "claude-1",
+            "namespace": "pool",
+            "provider": "anthropic",
+            "grant": "AuthorizationCode",
+            "since": "2026-11-20T12:00:00Z",
+        }
+
+
+async def test_an_account_whose_new_credential_cannot_be_stored_can_be_deleted_and_that_one_is_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "LAST_REQUEST_SECONDS", 0.01)
+    async with world(tmp_path, credential=DUE) as w:
+        w.store.failures = 10**6
+        waiting = asyncio.create_task(w.reconcile(answer(), answer()))
+        await until(lambda: "StorageWriteFailed" in str(w.cluster.object.status))
+        w.deleted_meanwhile()
+        assert await waiting == NEVER
+        assert w.endpoint.sent == ["refresh-token-of-a-test", "refresh-token-2-of-a-test"]  # refreshed, revoked
+        assert FINALIZER not in w.cluster.object.finalizers
+
+
+# --- meanwhile -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_suspension_does_not_wait_for_a_slow_token_endpoint_nor_is_it_forgotten_afterwards(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        published = []
+
+        async def somebody_suspends() -> None:
+            w.observed_meanwhile(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=True))
+            await until(lambda: "claude-1" in w.cluster.index)
+            published.append(w.published())
+
+        w.endpoint.meanwhile = somebody_suspends
+        await w.reconcile(answer())
+        published.append(w.published())
+        assert [(entry["status"], entry["generation"]) for entry in published] == [("Suspended", 1), ("Suspended", 2)]
+        assert w.reason("Ready") == "Suspended"
+
+
+async def test_a_full_disk_is_still_told_of_when_something_else_happens_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "SAVE_RETRY_SECONDS", 0)
+    async with world(tmp_path, credential=DUE) as w:
+        w.store.failures = 10**6
+        waiting = asyncio.create_task(w.reconcile(answer()))
+        await until(lambda: "StorageWriteFailed" in str(w.cluster.object.status))
+        w.observed_meanwhile(reports=[report("RateLimited", until=HOUR)])
+        await until(lambda: w.reason("Ready") == "CoolingDown")
+        assert w.reason("Stalled") == "StorageWriteFailed"
+        w.store.failures = 0
+        await waiting
+        assert (w.reason("Stalled"), w.credential.generation) == (None, 2)
+
+
+# --- damaged files ---------------------------------------------------------------------------------------------------
+
+
+def damage(w: World, name: str) -> None:
+    (w.store.state_dir / UID / name).write_text('{"refresh_token": "half')
+
+
+def set_aside(w: World) -> list[str]:
+    return sorted(path.name for path in (w.store.state_dir / UID).glob("*.corrupt-*"))
+
+
+async def test_a_damaged_credential_is_set_aside_and_a_person_is_asked_to_log_in(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=credential(), session=login.end_session(session())) as w:
+        await w.reconcile()
+        damage(w, "credential.json")
+        for _ in range(3):
+            await w.reconcile()
+        assert set_aside(w) == ["credential.json.corrupt-20261120T120000Z"]
+        assert (w.reason("Ready"), w.reason("LoginRequired")) == ("LoginRequired", "StateCorrupt")
+        assert w.cluster.object.status["login"]["authorizationURL"]
+        assert w.published()["status"] == "LoginRequired"
+
+
+async def test_after_a_damaged_credential_the_next_login_counts_on(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=credential(generation=7), session=session()) as w:
+        await w.reconcile()
+        damage(w, "credential.json")
+        await w.reconcile()
+        w.observed(annotations={CODE_ANNOTATION: GOOD_CODE})
+        await w.reconcile(answer())
+        assert (w.credential.generation, w.reason("Ready")) == (8, "Available")
+        assert w.reason("LoginRequired") == "NotRequired"
+
+
+async def test_a_workload_with_a_damaged_credential_exchanges_anew(tmp_path: Path) -> None:
+    async with world(tmp_path, account(grant="WorkloadIdentity"), credential=credential()) as w:
+        await w.reconcile()
+        damage(w, "credential.json")
+        await w.reconcile(answer(refresh_token=None))
+        assert (w.credential.generation, w.reason("Ready")) == (2, "Available")
+
+
+async def test_a_damaged_journal_costs_nothing_but_is_taken_for_a_refresh_of_unknown_outcome(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        damage(w, "journal.json")
+        await w.reconcile(DEAD)
+        assert set_aside(w) == ["journal.json.corrupt-20261120T120000Z"]
+        assert w.credential.dead == "RefreshOutcomeUnknown"
+
+
+async def test_a_credential_that_is_damaged_while_its_successor_is_on_its_way_is_succeeded(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+
+        async def meanwhile() -> None:
+            damage(w, "credential.json")
+
+        w.endpoint.meanwhile = meanwhile
+        await w.reconcile(answer())
+        assert (w.credential.generation, w.reason("Ready")) == (2, "Available")
+        assert len(set_aside(w)) == 1
 
 
 async def test_a_provider_that_hangs_does_not_keep_the_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconcile, "REVOCATION_SECONDS", 0.01)
     async with world(tmp_path, deleted(), credential=credential()) as w:
         w.endpoint.meanwhile = asyncio.Event().wait
-        await w.reconcile()
+        while (due := await w.reconcile()) != NEVER:
+            w.now = due
         assert w.cluster.object.finalizers == ["example.com/theirs"]
 
 
@@ -575,6 +761,60 @@ async def test_a_server_that_says_when_is_believed(tmp_path: Path) -> None:
         assert await w.reconcile(busy) == NOW + 90 * SECOND
 
 
+async def test_what_a_provider_told_another_account_counts_for_this_one_too(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        w.throttle.hold("anthropic", NOW + 90 * SECOND)
+        w.now = await w.reconcile()
+        assert (w.endpoint.sent, w.store.journal(UID)) == ([], None)
+        assert 90 * SECOND <= w.now - NOW <= 100 * SECOND
+        assert (w.reason("Reconciling"), w.reason("Ready")) == ("Refreshing", "Available")
+        await w.reconcile(answer())
+        assert w.credential.generation == 2
+
+
+async def test_what_a_provider_tells_this_account_counts_for_all(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        await w.reconcile(TokenEndpointUnavailable("answered 429", may_be_done=False, is_throttled=True))
+        with pytest.raises(ProviderHeld):
+            async with w.throttle.turn("anthropic", "another"):
+                raise AssertionError
+        async with w.throttle.turn("for-people", "another"):
+            pass
+
+
+async def test_an_account_that_is_suspended_while_it_waits_for_its_turn_is_not_refreshed(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w, AsyncExitStack() as others:
+        for _ in range(4):
+            await others.enter_async_context(w.throttle.turn("anthropic", "another"))
+        waiting = asyncio.create_task(w.reconcile())
+        await until(lambda: w.throttle.waiting == 1)
+        w.observed_meanwhile(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=True))
+        await others.aclose()
+        await waiting
+        assert (w.endpoint.sent, w.published()["status"]) == ([], "Suspended")
+
+
+async def test_an_operator_that_ends_while_an_account_waits_for_its_turn_spends_nothing(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        w.throttle.close()
+        await w.reconcile()
+        assert (w.endpoint.sent, w.reason("Ready"), w.reason("Stalled")) == ([], "Available", None)
+
+
+async def test_an_account_that_is_resumed_is_refreshed_before_it_gets_traffic(tmp_path: Path) -> None:
+    async with world(tmp_path, account(suspend=True), credential=DUE) as w:
+        await w.reconcile()
+        assert (w.endpoint.sent, w.published()["status"]) == ([], "Suspended")
+        w.observed(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=False))
+
+        async def nobody_uses_it() -> None:
+            assert w.published()["status"] == "Suspended"
+
+        w.endpoint.meanwhile = nobody_uses_it
+        await w.reconcile(answer())
+        assert (w.published()["status"], w.credential.generation) == ("Available", 2)
+
+
 async def test_after_a_success_the_next_failure_is_the_first_again(tmp_path: Path) -> None:
     async with world(tmp_path, credential=EXPIRED) as w:
         for failure in (LOST, LOST, LOST):
@@ -687,6 +927,13 @@ async def test_the_index_sends_nobody_to_an_access_file_that_could_not_be_writte
         assert (w.credential.generation, w.reason("Stalled")) == (2, "StorageWriteFailed")
 
 
+def make_unreadable(w: World) -> None:
+    """As a volume that is gone: this refuses root, too."""
+    path = w.store.state_dir / UID / "credential.json"
+    path.unlink()
+    path.mkdir()
+
+
 TOKEN_MEMBERS = ("generation", "fingerprint", "expires")
 
 
@@ -694,7 +941,7 @@ async def test_a_state_volume_that_cannot_be_read_leaves_proxies_the_token_they_
     async with world(tmp_path, credential=credential()) as w:
         await w.reconcile()
         before = w.published()
-        (w.store.state_dir / UID / "credential.json").write_text("{")
+        make_unreadable(w)
         await w.reconcile()
         assert (w.reason("Ready"), w.published()["status"]) == ("StorageUnavailable", "StorageUnavailable")
         assert [w.published()[name] for name in TOKEN_MEMBERS] == [before[name] for name in TOKEN_MEMBERS]
@@ -706,7 +953,7 @@ async def test_suspending_works_while_a_volume_does_not(tmp_path: Path, damaged:
     async with world(tmp_path, credential=credential()) as w:
         await w.reconcile()
         if damaged == "state":
-            (w.store.state_dir / UID / "credential.json").write_text("{")
+            make_unreadable(w)
         else:
             w.store.access_dir.rename(tmp_path / "elsewhere")
         w.observed(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=True))
@@ -746,9 +993,10 @@ async def test_a_code_is_not_sent_twice_when_the_session_could_not_be_ended(tmp_
 
 async def test_a_damaged_login_does_not_cost_the_account(tmp_path: Path) -> None:
     async with world(tmp_path, credential=DUE, session=session()) as w:
-        (w.store.state_dir / UID / "login.json").write_text("{")
+        damage(w, "login.json")
         await w.reconcile(answer())
         assert (w.reason("Ready"), w.credential.generation) == ("Available", 2)
+        assert set_aside(w) == ["login.json.corrupt-20261120T120000Z"]
 
 
 async def test_an_account_that_was_created_suspended_and_given_a_code_gets_its_first_login(tmp_path: Path) -> None:
@@ -788,7 +1036,7 @@ async def test_an_answer_that_waits_for_the_disk_is_told_of(tmp_path: Path, monk
 async def test_a_code_is_not_judged_by_a_state_volume_that_cannot_be_read(tmp_path: Path) -> None:
     pasted = account(annotations={CODE_ANNOTATION: GOOD_CODE})
     async with world(tmp_path, pasted, credential=credential(dead="GrantRevoked"), session=session()) as w:
-        (w.store.state_dir / UID / "credential.json").write_text("{")
+        make_unreadable(w)
         await w.reconcile()
         assert w.session == session()
         assert w.cluster.object.annotations == {CODE_ANNOTATION: GOOD_CODE}
@@ -834,3 +1082,88 @@ async def test_a_transition_is_one_event_however_often_it_is_looked_at(tmp_path:
             await w.reconcile()
             w.now += MINUTE
         assert w.cluster.events == ["CoolingDown"]
+
+
+# --- cooldowns -------------------------------------------------------------------------------------------------------
+
+
+def published_share(w: World) -> tuple[str, int, int, str | None]:
+    entry = w.published()
+    return entry["status"], entry["weight"], entry["maxConcurrentRequests"], entry["cooldownUntil"]
+
+
+async def test_a_probe_during_a_cooldown_is_between_the_operator_and_the_proxies(tmp_path: Path) -> None:
+    exhausted = account(weight=5, reports=(report(until=48 * HOUR),))
+    async with world(tmp_path, exhausted, credential=credential(expires_in=72 * HOUR, lifetime=72 * HOUR)) as w:
+        w.now = await w.reconcile()
+        assert published_share(w) == ("CoolingDown", 5, 0, "2026-11-22T12:00:00Z")
+        assert 6 * HOUR <= w.now - NOW < 12 * HOUR
+        w.now = await w.reconcile()
+        assert published_share(w) == ("Available", 1, 1, None)
+        assert w.reason("Ready") == "CoolingDown"
+        await w.reconcile()
+        assert published_share(w) == ("CoolingDown", 5, 0, "2026-11-22T12:00:00Z")
+        assert w.cluster.events == ["CoolingDown"]
+
+
+async def test_after_a_long_cooldown_an_account_gets_its_full_share_only_after_a_probe(tmp_path: Path) -> None:
+    exhausted = account(weight=5, max_concurrent_requests=7, reports=(report(until=5 * HOUR),))
+    async with world(tmp_path, exhausted, credential=credential()) as w:
+        await w.reconcile()
+        w.now += 5 * HOUR
+        w.now = await w.reconcile()
+        assert published_share(w) == ("Available", 1, 1, None)
+        assert w.cluster.events == ["CoolingDown", "Recovered"]
+        await w.reconcile()
+        assert published_share(w) == ("Available", 5, 7, None)
+
+
+async def test_a_suspended_account_is_not_probed(tmp_path: Path) -> None:
+    exhausted = account(suspend=True, reports=(report(until_time=NOW, observed_time=NOW - 5 * HOUR),))
+    async with world(tmp_path, exhausted, credential=credential()) as w:
+        await w.reconcile()
+        assert w.published()["status"] == "Suspended"
+
+
+async def test_a_cooldown_is_ended_by_hand_once_for_every_new_value(tmp_path: Path) -> None:
+    exhausted = account(annotations={CLEAR_ANNOTATION: "one"}, reports=(report(until=48 * HOUR),))
+    async with world(tmp_path, exhausted, credential=credential()) as w:
+        await w.reconcile()
+        assert (w.reason("Ready"), w.cluster.object.status["lastHandledClearRequest"]) == ("Available", "one")
+        assert published_share(w) == ("Available", 1, 0, None)
+        w.observed(reports=[report(until=HOUR)])
+        await w.reconcile()
+        assert w.reason("Ready") == "CoolingDown"
+        w.observed(annotations={CLEAR_ANNOTATION: "two"})
+        await w.reconcile()
+        assert (w.reason("Ready"), w.cluster.object.status["lastHandledClearRequest"]) == ("Available", "two")
+
+
+async def test_an_api_server_that_is_away_does_not_make_a_refresh_wait_for_a_cooldown_to_be_cleared(
+    tmp_path: Path,
+) -> None:
+    exhausted = account(annotations={CLEAR_ANNOTATION: "one"}, reports=(report(until=HOUR),))
+    async with world(tmp_path, exhausted, credential=DUE) as w:
+        w.cluster.failures["reports removed"] = NO_API_SERVER
+        with pytest.raises(ClusterUnavailable):
+            await w.reconcile(answer())
+        assert w.credential.generation == 2
+        w.cluster.failures.clear()
+        await w.reconcile()
+        assert w.cluster.object.status["lastHandledClearRequest"] == "one"
+
+
+async def test_reports_that_say_nothing_any_more_are_removed_and_others_stay(tmp_path: Path) -> None:
+    gone = report(reporter="gone", observed_time=NOW - 3 * HOUR, until_time=NOW - 2 * HOUR)
+    async with world(tmp_path, account(reports=(gone, report(until=HOUR))), credential=credential()) as w:
+        await w.reconcile()
+        assert [one.reporter for one in w.cluster.object.reports] == ["proxy-a"]
+        await w.reconcile()
+        assert w.steps == []
+
+
+async def test_a_report_is_removed_when_its_time_has_come(tmp_path: Path) -> None:
+    async with world(tmp_path, account(reports=(report(until=MINUTE),)), credential=credential()) as w:
+        while w.cluster.object.reports:
+            w.now = await w.reconcile()
+        assert w.now >= NOW + HOUR

@@ -147,6 +147,24 @@ def test_merge_patch(current: dict[str, Any], desired: dict[str, Any], patch: di
             ["TokenObtained"],
             id="a token again after a while without",
         ),
+        pytest.param(
+            facts(credential=credential(), trouble=trouble()),
+            facts(credential=credential(generation=2)),
+            ["RefreshSucceeded"],
+            id="refreshed after failures",
+        ),
+        pytest.param(
+            facts(credential=credential(), trouble=trouble()),
+            facts(credential=credential(), trouble=trouble("StorageWriteFailed", is_stalled=True)),
+            ["StorageWriteFailed"],
+            id="one failure after another",
+        ),
+        pytest.param(
+            facts(credential=credential()),
+            facts(damaged="credential.json.corrupt-20261120T120000Z"),
+            ["StateCorrupt"],
+            id="damaged state",
+        ),
     ],
 )
 def test_events_are_for_what_a_person_wants_to_know(before: Facts | None, after: Facts, reasons: list[str]) -> None:

@@ -18,9 +18,10 @@ PLURAL = "oauthaccounts"
 FINALIZER = f"{GROUP}/operator"
 CODE_ANNOTATION = f"{GROUP}/authorization-code"
 LOGIN_ANNOTATION = f"{GROUP}/login-requested"
+CLEAR_ANNOTATION = f"{GROUP}/cooldown-cleared"
 
 LAST_YEAR = 9000
-LONGEST_LOGIN_REQUEST = 1024  # it is answered in status, which has limits
+LONGEST_LOGIN_REQUEST = 1024  # also of one to end a cooldown: it is answered in status, which has limits
 
 Grant = Literal["AuthorizationCode", "WorkloadIdentity"]
 
@@ -95,6 +96,11 @@ class Account(msgspec.Struct, frozen=True):
     @property
     def login_request(self) -> str | None:
         value = self.annotations.get(LOGIN_ANNOTATION)
+        return value[:LONGEST_LOGIN_REQUEST] if value is not None else None
+
+    @property
+    def clear_request(self) -> str | None:
+        value = self.annotations.get(CLEAR_ANNOTATION)
         return value[:LONGEST_LOGIN_REQUEST] if value is not None else None
 
     @property

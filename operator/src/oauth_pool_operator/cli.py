@@ -23,10 +23,14 @@ from .controller import Controller
 from .errors import ConfigError, StoreFailed
 from .grants import TokenEndpoint
 from .handlers import run
-from .metrics import AccountsCollector
+from .health import HealthServer
+from .leadership import Leadership
+from .metrics import PoolCollector
 from .pool_index import IndexPublisher
 from .reconcile import Reconciler
 from .store import Store
+from .throttle import Throttle
+from .volume_lock import VolumeLock
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +136,10 @@ async def _run(config: Config) -> None:
     log.info("starting oauth-pool-operator in namespace %s", settings.namespace)
     store = Store(settings.state_dir, settings.access_dir)
     await asyncio.to_thread(store.check)
+    try:
+        await asyncio.to_thread(store.probe)
+    except StoreFailed as error:
+        log.error("%s; going on with what is there: no token is spent before its successor can be stored", error)
     _must_be_free("operator.health_listen_addr", settings.health_listen_addr)
     _must_be_free("operator.metrics_listen_addr", settings.metrics_listen_addr)
     host, port = split_address(settings.metrics_listen_addr)
@@ -140,14 +148,28 @@ async def _run(config: Config) -> None:
     agent = f"oauth-pool-operator/{version('oauth-pool-operator')}"
     endpoints = {name: TokenEndpoint(profile, user_agent=agent) for name, profile in config.providers.items()}
     index = IndexPublisher(cluster)
+    leadership = Leadership(VolumeLock(settings.state_dir), cluster)
+    throttle = Throttle(settings.max_concurrent_refreshes, clock=now, may_spend=lambda: leadership.leads)
     reconciler = Reconciler(
-        store=store, profiles=config.providers, endpoints=endpoints, index=index, cluster=cluster, clock=now
+        store=store,
+        profiles=config.providers,
+        endpoints=endpoints,
+        index=index,
+        cluster=cluster,
+        throttle=throttle,
+        clock=now,
     )
-    controller = Controller(reconciler, cluster=cluster, index=index, clock=now)
-    REGISTRY.register(AccountsCollector(controller.status_words))
+    controller = Controller(reconciler, cluster=cluster, index=index, store=store, leadership=leadership, clock=now)
+    REGISTRY.register(PoolCollector(controller.counts))
+    health = HealthServer(
+        *split_address(settings.health_listen_addr),
+        seconds_since_last_turn=controller.seconds_since_last_turn,
+        why_not_ready=controller.why_not_ready,
+    )
     try:
-        await run(controller, namespace=settings.namespace, health_address=settings.health_listen_addr)
+        await run(controller, leadership, namespace=settings.namespace)
     finally:
+        health.close()
         server.shutdown()
         server.server_close()
         for endpoint in endpoints.values():

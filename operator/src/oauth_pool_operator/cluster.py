@@ -4,10 +4,11 @@ Whatever it raises is an `httpx2.HTTPError` (an answer of the API server, or non
 """
 
 import os
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 from lightkube.config.kubeconfig import KubeConfig
@@ -18,6 +19,7 @@ from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.authentication_v1 import TokenRequestSpec
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources import coordination_v1
 from lightkube.resources.core_v1 import ConfigMap, Event, ServiceAccountToken
 from lightkube.types import PatchType
 
@@ -26,11 +28,28 @@ from .errors import ConfigError, ServiceAccountTokenRefused
 
 FIELD_MANAGER = "oauth-pool-operator"
 INDEX_LABEL = f"{GROUP}/index"
+LEASE_NAME = "oauth-pool-operator"
 
 OAuthAccount = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
 
 # The shortest life that the API server grants (TokenRequest: at least 10 minutes); it is used once, at once.
 _ASSERTION_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A Lease as it stands (coordination.k8s.io); `version` is empty for one that does not exist yet."""
+
+    holder: str
+    acquired: datetime
+    renewed: datetime
+    seconds: float
+    transitions: int
+    version: str
+
+    def released(self) -> "Lease":
+        """The same, free for the next holder."""
+        return replace(self, holder="", seconds=1)
 
 
 class Cluster:
@@ -58,28 +77,47 @@ class Cluster:
     async def patch_metadata(self, account: Account, metadata: dict[str, Any]) -> Account:
         """Merge into metadata; refused (409) when the object has changed since `account` was observed."""
         patch = {"metadata": {**metadata, "resourceVersion": account.resource_version}}
-        return self._account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
+        return parse_account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
 
     async def remove_annotation(self, account: Account, annotation: str) -> Account:
         """Remove it as it was observed, whatever else has changed; a newer value stays for the next look."""
         path = f"/metadata/annotations/{annotation.replace('~', '~0').replace('/', '~1')}"  # RFC 6901
         patch = [
-            {"op": "test", "path": "/metadata/uid", "value": account.uid},
             {"op": "test", "path": path, "value": account.annotations[annotation]},
             {"op": "remove", "path": path},
         ]
+        return await self._patch_as_observed(OAuthAccount, account, patch)
+
+    async def remove_reports(self, account: Account, reporters: Collection[str]) -> Account:
+        """Remove these entries of `status.reports` as they were observed; all of them stay if one has changed meanwhile.
+
+        Each belongs to a proxy's field manager. A JSON patch takes it from that one; an apply brings it back.
+        """
+        patch: list[dict[str, Any]] = []
+        for number, report in reversed(list(enumerate(account.status["reports"]))):
+            if report["reporter"] in reporters:
+                path = f"/status/reports/{number}"
+                patch += [
+                    {"op": "test", "path": f"{path}/reporter", "value": report["reporter"]},
+                    {"op": "test", "path": f"{path}/observedTime", "value": report["observedTime"]},
+                    {"op": "remove", "path": path},
+                ]
+        return await self._patch_as_observed(OAuthAccount.Status, account, patch)
+
+    async def _patch_as_observed(self, kind: Any, account: Account, patch: list[dict[str, Any]]) -> Account:
+        """A JSON patch of this very object; when one of its tests fails, the object as it is now."""
+        patch = [{"op": "test", "path": "/metadata/uid", "value": account.uid}, *patch]
         try:
-            body = await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.JSON)
+            return parse_account(await self._client.patch(kind, account.name, patch, patch_type=PatchType.JSON))
         except ApiError as error:
             if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:
                 raise
-            body = await self._client.get(OAuthAccount, account.name)
-        return self._account(body)
+        return parse_account(await self._client.get(OAuthAccount, account.name))
 
     async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
         """Merge into status; reports, which belong to proxies, are never part of it."""
         patch = {"metadata": {"uid": account.uid}, "status": changes}
-        return self._account(
+        return parse_account(
             await self._client.patch(OAuthAccount.Status, account.name, patch, patch_type=PatchType.MERGE)
         )
 
@@ -122,24 +160,23 @@ class Cluster:
         assert answer.status is not None and answer.status.token is not None
         return answer.status.token
 
-    async def read_index(self) -> dict[str, str]:
+    async def read_index(self, shard: int) -> dict[str, str]:
+        """What readers find: nothing in a ConfigMap without the label that they look for."""
         try:
-            found = await self._client.get(ConfigMap, self._config_map)
+            found = await self._client.get(ConfigMap, shard_name(self._config_map, shard))
         except ApiError as error:
             if error.response.status_code == HTTPStatus.NOT_FOUND:
                 return {}
             raise
-        return dict(found.data or {})
+        labels = (found.metadata.labels if found.metadata else None) or {}
+        return dict(found.data or {}) if labels.get(INDEX_LABEL) == "1" else {}
 
-    async def write_index(self, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
+    async def write_index(self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
         """Merge the changes into the ConfigMap; when it is not there, make it with all of `whole`."""
-        metadata = {"labels": {INDEX_LABEL: "1"}}
+        name, metadata = shard_name(self._config_map, shard), {"labels": {INDEX_LABEL: "1"}}
         try:
             await self._client.patch(
-                ConfigMap,
-                self._config_map,
-                {"metadata": metadata, "data": dict(changes)},
-                patch_type=PatchType.MERGE,
+                ConfigMap, name, {"metadata": metadata, "data": dict(changes)}, patch_type=PatchType.MERGE
             )
         except ApiError as error:
             if error.response.status_code != HTTPStatus.NOT_FOUND:
@@ -147,8 +184,34 @@ class Cluster:
             if not any(changes.values()):
                 return  # an index that is not there lists nobody, and cannot be made in a namespace that is going
             await self._client.create(
-                ConfigMap(metadata=ObjectMeta(name=self._config_map, labels=metadata["labels"]), data=dict(whole))
+                ConfigMap(metadata=ObjectMeta(name=name, labels=metadata["labels"]), data=dict(whole))
             )
+
+    async def read_lease(self) -> Lease | None:
+        try:
+            found = await self._client.get(coordination_v1.Lease, LEASE_NAME)
+        except ApiError as error:
+            if error.response.status_code == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+        return _lease(found)
+
+    async def write_lease(self, lease: Lease) -> Lease:
+        """Write it as it is to be; refused (409) when somebody has written it since it was read."""
+        spec = {
+            "holderIdentity": lease.holder,
+            "leaseDurationSeconds": int(lease.seconds),
+            "acquireTime": _micro_time(lease.acquired),
+            "renewTime": _micro_time(lease.renewed),
+            "leaseTransitions": lease.transitions,
+        }
+        body = {"metadata": {"name": LEASE_NAME}, "spec": spec}
+        if not lease.version:
+            new = cast("coordination_v1.Lease", coordination_v1.Lease.from_dict(body))
+            return _lease(await self._client.create(new))
+        body["metadata"] = {"resourceVersion": lease.version}
+        patched = await self._client.patch(coordination_v1.Lease, LEASE_NAME, body, patch_type=PatchType.MERGE)
+        return _lease(patched)
 
     def _explained(self, error: ApiError, name: str) -> Exception:
         where = f"ServiceAccount {name} in namespace {self._namespace}"
@@ -166,9 +229,6 @@ class Cluster:
             )
         return error
 
-    def _account(self, body: Any) -> Account:
-        return parse_account(body)
-
 
 def _kubeconfig() -> KubeConfig:
     try:
@@ -177,6 +237,29 @@ def _kubeconfig() -> KubeConfig:
         raise ConfigError(
             f"no cluster to work with: {str(error).splitlines()[0]}; run in a pod, or set KUBECONFIG"
         ) from error
+
+
+def shard_name(config_map: str, shard: int) -> str:
+    """The name of one ConfigMap of the pool index."""
+    return f"{config_map}-{shard}" if shard else config_map
+
+
+def _lease(found: coordination_v1.Lease) -> Lease:
+    spec, metadata = found.spec, found.metadata
+    assert metadata is not None
+    long_ago = datetime.fromtimestamp(0, UTC)
+    return Lease(
+        holder=(spec.holderIdentity if spec else None) or "",
+        acquired=(spec.acquireTime if spec else None) or long_ago,
+        renewed=(spec.renewTime if spec else None) or long_ago,
+        seconds=(spec.leaseDurationSeconds if spec else None) or 0,
+        transitions=(spec.leaseTransitions if spec else None) or 0,
+        version=metadata.resourceVersion or "",
+    )
+
+
+def _micro_time(instant: datetime) -> str:
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def describe(error: BaseException) -> str:

@@ -30,6 +30,7 @@ LOGIN_EXPIRED = "LoginExpired"
 CODE_REJECTED = "CodeRejected"
 GRANT_REVOKED = "GrantRevoked"
 REFRESH_OUTCOME_UNKNOWN = "RefreshOutcomeUnknown"
+STATE_CORRUPT = "StateCorrupt"
 NOT_REQUIRED = "NotRequired"
 
 # QuotaAvailable

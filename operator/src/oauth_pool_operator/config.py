@@ -72,6 +72,8 @@ class OperatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config_map: str = "oauth-pool"
     health_listen_addr: str = "0.0.0.0:8081"
     metrics_listen_addr: str = "0.0.0.0:9090"
+    # to the token endpoint of one provider
+    max_concurrent_refreshes: int = 4
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,6 +170,8 @@ def _check(config: Config) -> None:
             split_address(address)
         except ValueError:
             raise ConfigError(f"operator.{key}: {address!r} is not host:port with a port from 1 to 65535") from None
+    if config.operator.max_concurrent_refreshes < 1:
+        raise ConfigError("operator.max_concurrent_refreshes: must be at least 1")
     if not config.providers:
         raise ConfigError("providers: is empty; at least one [providers.NAME] is needed")
     for name, profile in config.providers.items():

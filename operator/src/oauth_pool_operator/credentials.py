@@ -19,9 +19,9 @@ from . import login, metrics
 from .accounts import Account
 from .cluster import Cluster, describe
 from .config import Profile
-from .errors import GrantRejected, StoreFailed, TokenEndpointUnavailable
+from .errors import GrantRejected, StoreCorrupt, StoreFailed, TokenEndpointUnavailable
 from .grants import TokenAnswer, TokenEndpoint
-from .policies import Facts
+from .policies import Facts, next_generation
 from .store import Credential, Journal, Store, fingerprint
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Credentials:
         self._endpoints = endpoints
         self._cluster = cluster
         self._on_unsaved = on_unsaved  # told once when an answer cannot be stored for now
+        self.unsaved: dict[str, Credential] = {}  # by UID: answers that wait for the disk
 
     async def from_code(self, facts: Facts) -> Facts:
         """Exchange the code of the session; afterwards the session is over."""
@@ -72,8 +73,7 @@ class Credentials:
         if credential.refresh_token is None:
             return await self._bury(facts, c.GRANT_REVOKED)
         used = fingerprint(credential.refresh_token)
-        journal = await in_thread(self._store.journal, account.uid)
-        outcome_was_unknown = journal is not None and journal.refresh_token_fingerprint == used
+        outcome_was_unknown = await self._outcome_is_unknown(facts, used)
         await in_thread(self._store.begin_exchange, account.uid, Journal(facts.now, credential.generation, used))
         try:
             with _counted(account.name):
@@ -106,6 +106,17 @@ class Credentials:
         log.info("%s: exchanged, token generation %d", account.name, credential.generation)
         return replace(facts, credential=credential)
 
+    async def _outcome_is_unknown(self, facts: Facts, used: str) -> bool:
+        """A refresh with this very token was begun before, and not ended. A damaged journal may have said so."""
+        uid = facts.account.uid
+        try:
+            journal = await in_thread(self._store.journal, uid)
+        except StoreCorrupt as error:
+            name = await in_thread(self._store.set_aside, uid, "journal.json", facts.now)
+            log.error("%s: %s; set aside as %s", facts.account.name, error, name)
+            return True
+        return journal is not None and journal.refresh_token_fingerprint == used
+
     def _endpoint(self, account: Account) -> TokenEndpoint:
         return self._endpoints[account.spec.provider]
 
@@ -133,7 +144,7 @@ class Credentials:
         before = facts.credential
         kept = before if code_digest is None else None  # a new grant has nothing of the one before
         credential = Credential(
-            generation=(before.generation if before else 0) + 1,
+            generation=next_generation(facts),
             access_token=answer.access_token,
             expires=facts.now + answer.lifetime,
             obtained=facts.now,
@@ -151,8 +162,10 @@ class Credentials:
         while True:
             try:
                 await in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
+                self.unsaved.pop(account.uid, None)
                 return
             except StoreFailed as error:
+                self.unsaved[account.uid] = credential
                 log.error("%s: the new credential is not on the disk yet: %s", account.name, error)
                 if not is_told:
                     is_told = True

@@ -17,10 +17,26 @@ class TokenEndpointUnavailable(Exception):
     With `may_be_done`, the request may have been carried out although no answer came: a refresh token may be redeemed.
     """
 
-    def __init__(self, what: str, *, may_be_done: bool, retry_after: timedelta | None = None) -> None:
+    def __init__(
+        self, what: str, *, may_be_done: bool, retry_after: timedelta | None = None, is_throttled: bool = False
+    ) -> None:
         super().__init__(what)
         self.may_be_done = may_be_done
         self.retry_after = retry_after
+        # the provider has had enough of us, not of this account: 429, or an answer that says when to come back
+        self.is_throttled = is_throttled or retry_after is not None
+
+
+class ProviderHeld(TokenEndpointUnavailable):
+    """The provider has told us to wait, be it about another account; nothing was sent."""
+
+    def __init__(self, wait: timedelta) -> None:
+        super().__init__("the provider has asked us to wait", may_be_done=False, retry_after=wait)
+        self.is_throttled = False  # it is the one wait, not one more
+
+
+class NotInCharge(Exception):
+    """This operator must not begin anything: it is ending, or another one works."""
 
 
 class GrantRejected(Exception):
@@ -45,6 +61,10 @@ class StoreCorrupt(StoreFailed):
 
 class StoreConflict(Exception):
     """Somebody else wrote a newer credential since it was read."""
+
+
+class IndexFull(Exception):
+    """There are more accounts than the pool index has room for; somebody has to delete some, or run a second pool."""
 
 
 class ClusterUnavailable(Exception):

@@ -143,6 +143,10 @@ class TokenEndpoint:
             )
         except httpx2.HTTPError as error:
             raise _unavailable(error) from None
+        if response.status_code == 429 or response.status_code >= 500:
+            raise TokenEndpointUnavailable(
+                f"the revocation endpoint answered {response.status_code}", may_be_done=response.status_code != 429
+            )
         if response.status_code >= 400:
             raise ExchangeRejected(f"the revocation endpoint answered {response.status_code}")
 
@@ -218,6 +222,7 @@ def _demand_token(response: httpx2.Response) -> httpx2.Response:
             f"the token endpoint answered {response.status_code}",
             may_be_done=response.status_code != 429,
             retry_after=_retry_after(response.headers.get("retry-after")),
+            is_throttled=response.status_code == 429,
         )
     if response.status_code == 200:
         raise TokenEndpointUnavailable("the token endpoint answered 200 without an access token", may_be_done=True)

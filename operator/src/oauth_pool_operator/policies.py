@@ -23,18 +23,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from . import conditions as c
-from .accounts import Account, Report, Window, parse_duration, rfc3339
+from .accounts import Account, Report, rfc3339
+from .cooldowns import Cooldown, Probe, latest_windows, longest_cooldown, next_probe, stale_at
 from .login import HOW_TO_ASK_AGAIN
 from .store import Credential, LoginSession
-
-# A report's `untilTime` further away than this is not believed: it would bench an account for good.
-LONGEST_COOLDOWN = timedelta(days=8)
 
 # A provider that refuses even fresh tokens must not be asked for another with every request.
 FORCED_REFRESH_INTERVAL = timedelta(minutes=5)
 
-# The official SDKs exchange anew 120 s before expiry (the provider's workload identity guide).
-WORKLOAD_IDENTITY_MARGIN = timedelta(seconds=120)
+# More than clocks may differ: a proxy whose clock is 5 minutes ahead has a new token before it takes the old for expired.
 REFRESH_MARGIN = timedelta(minutes=10)
 # However short a token lives, the token endpoint is not asked more often than this.
 SHORTEST_PAUSE = timedelta(seconds=1)
@@ -53,14 +50,6 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Cooldown:
-    """Until when proxies leave the account alone, and why."""
-
-    until: datetime
-    reason: str
-
-
-@dataclass(frozen=True)
 class Facts:
     """All that a decision looks at."""
 
@@ -69,16 +58,29 @@ class Facts:
     credential: Credential | None = None
     session: LoginSession | None = None
     trouble: Trouble | None = None
+    damaged: str | None = None  # the name of the credential's file that was set aside, while there is no other
     last_forced_refresh: datetime | None = None  # by a proxy's report, not by time
+    cleared: str | None = None  # the request to end the cooldown that has just been done
 
     @property
     def cooldown(self) -> Cooldown | None:
         return longest_cooldown(self.account, self.now)
 
     @property
+    def probe(self) -> Probe | None:
+        """The probe that is on, if one is."""
+        probe = next_probe(self.account, self.now)
+        return probe if probe is not None and probe.start <= self.now else None
+
+    @property
     def storage_is_unavailable(self) -> bool:
         """The state volume could not be read: a missing credential or session means nothing."""
         return self.trouble is not None and self.trouble.reason == c.STORAGE_UNAVAILABLE
+
+    @property
+    def storage_fails(self) -> bool:
+        """A volume could not be read, or not be written."""
+        return self.trouble is not None and self.trouble.reason in (c.STORAGE_UNAVAILABLE, c.STORAGE_WRITE_FAILED)
 
     @property
     def login_is_impossible(self) -> bool:
@@ -103,11 +105,7 @@ class Readiness:
 def next_refresh(credential: Credential, account: Account) -> datetime:
     """When the access token is due: a margin before it expires, spread a little so that accounts do not come at once."""
     lifetime = credential.expires - credential.obtained
-    if account.spec.grant == "WorkloadIdentity":
-        margin = WORKLOAD_IDENTITY_MARGIN
-    else:
-        margin = max(REFRESH_MARGIN, lifetime * 0.2)
-    margin = min(margin, lifetime / 2)
+    margin = min(max(REFRESH_MARGIN, lifetime * 0.2), lifetime / 2)
     # the same for every look at the same token, different for every account and token
     spread = zlib.crc32(f"{account.uid}/{credential.generation}".encode()) / 2**32
     due = credential.expires - margin * (1 + 0.1 * spread)
@@ -145,26 +143,16 @@ def token_was_refused(reports: Sequence[Report], credential: Credential) -> bool
     )
 
 
-def longest_cooldown(account: Account, now: datetime) -> Cooldown | None:
-    """The longest cooldown that any proxy reports and that still lasts."""
-    longest: Cooldown | None = None
-    for report in account.reports:
-        if report.reason not in (c.QUOTA_EXHAUSTED, c.RATE_LIMITED):
-            continue
-        until = report.until_time or report.observed_time + parse_duration(account.spec.cooldown)
-        until = min(until, report.observed_time + LONGEST_COOLDOWN)
-        if until > now and (longest is None or until > longest.until):
-            longest = Cooldown(until, report.reason)
-    return longest
+def stale_reports(facts: Facts) -> list[str]:
+    """Whose reports are to be removed."""
+    return [report.reporter for report in facts.account.reports if _stale_at(report, facts) <= facts.now]
 
 
-def latest_windows(account: Account) -> tuple[list[Window], datetime | None]:
-    """The quota windows as last seen by any proxy, and when that was."""
-    seen = [report for report in account.reports if report.windows]
-    if not seen:
-        return [], None
-    latest = max(seen, key=lambda report: report.observed_time)
-    return sorted(latest.windows, key=lambda window: window.name), latest.observed_time
+def _stale_at(report: Report, facts: Facts) -> datetime:
+    if facts.storage_is_unavailable:  # which generation of the access token is current is not known
+        return NEVER
+    generation = facts.credential.generation if facts.credential is not None else None
+    return stale_at(report, facts.account, generation, facts.now) or NEVER
 
 
 def readiness(facts: Facts) -> Readiness:
@@ -178,11 +166,18 @@ def readiness(facts: Facts) -> Readiness:
         return Readiness(False, c.STORAGE_UNAVAILABLE, trouble.message)
     if credential is None or credential.dead is not None:
         return _without_grant(facts)
+    if credential.expires <= facts.now and facts.storage_fails and trouble is not None:
+        return Readiness(False, c.STORAGE_UNAVAILABLE, trouble.message)
     if credential.expires <= facts.now:
         why = f": {trouble.message}" if trouble is not None else ""
         return Readiness(False, c.REFRESHING, f"the access token has expired and a new one is being obtained{why}")
     if (cooldown := facts.cooldown) is not None:
-        return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} until {rfc3339(cooldown.until)}")
+        so_far = "; trying it with one request at a time" if facts.probe is not None else ""
+        return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} until {rfc3339(cooldown.until)}{so_far}")
+    if facts.probe is not None:
+        return Readiness(
+            True, c.AVAILABLE, f"after a long cooldown: one request at a time until {rfc3339(facts.probe.end)}"
+        )
     why = f"; refreshing it fails: {trouble.message}" if trouble is not None else ""
     return Readiness(True, c.AVAILABLE, f"access token valid until {rfc3339(credential.expires)}{why}")
 
@@ -211,6 +206,13 @@ def login_required(facts: Facts) -> tuple[bool, str, str]:
     if is_alive:
         return False, c.NOT_REQUIRED, _about_second_login(facts)
     ask_again = HOW_TO_ASK_AGAIN.format(name=account.name)
+    if facts.damaged is not None:
+        how = _AWAITING.format(name=account.name) if facts.session_is_open else ask_again
+        return (
+            True,
+            c.STATE_CORRUPT,
+            f"the stored credential was damaged; it is set aside as {facts.damaged}. Log in: {how}",
+        )
     if facts.session_is_open:
         return True, c.AWAITING_CODE, _AWAITING.format(name=account.name)
     if credential is not None and credential.dead is not None and (session is None or session.is_over):
@@ -230,6 +232,24 @@ _DEAD = {
         "the answer to a refresh was lost, and the provider no longer accepts the refresh token that was sent"
     ),
 }
+
+
+def login_is_due(facts: Facts) -> bool:
+    """True when a login session should be opened now: for an account that has nothing yet, or when somebody asked."""
+    session, request = facts.session, facts.account.login_request or ""
+    if facts.credential is None and (session is None or not session.session_id):
+        return True
+    if facts.damaged is not None and session is not None and session.is_over:
+        return True
+    handled = session.request if session is not None else facts.account.status.get("lastHandledLoginRequest", "")
+    return bool(request) and request != handled
+
+
+def next_generation(facts: Facts) -> int:
+    """The number of the next access token: also when the credential is lost, an old number must not mean another token."""
+    stored = facts.credential.generation if facts.credential is not None else 0
+    published = facts.account.status.get("token", {}).get("generation", 0)
+    return max(stored, int(published)) + 1
 
 
 def _about_second_login(facts: Facts) -> str:
@@ -256,5 +276,8 @@ def next_check(facts: Facts) -> datetime:
             instants.append(forced_refresh(facts) or NEVER)
     if (cooldown := facts.cooldown) is not None:
         instants.append(cooldown.until)
-    instants.extend(window.reset_time for window in latest_windows(account)[0] if window.reset_time is not None)
+    instants.extend(w.reset_time for w in latest_windows(account, facts.now)[0] if w.reset_time is not None)
+    if (probe := next_probe(account, facts.now)) is not None:
+        instants.extend((probe.start, probe.end))
+    instants.extend(_stale_at(report, facts) for report in account.reports)
     return min((instant for instant in instants if instant > facts.now), default=NEVER)

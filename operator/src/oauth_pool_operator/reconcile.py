@@ -1,6 +1,6 @@
 """One account, from what is there to what should be: the steps, in order.
 
-    finalizer -> gather -> log in -> refresh -> publish (access file, index) -> status and Events
+    finalizer -> gather -> log in -> refresh -> access file -> clear cooldown -> index -> status and Events
 
 Every step is safe to run twice, and a crash between any two leaves something that the next run completes: what can be
 lost (a refresh token) is on the state volume before anybody hears of it. What goes wrong becomes part of the facts
@@ -9,10 +9,11 @@ and ends in a condition; only the API server's failures are raised, and the sche
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 import httpx2
 import msgspec
@@ -20,13 +21,14 @@ import msgspec
 from . import conditions as c
 from . import login, metrics, policies
 from .accounts import CODE_ANNOTATION, FINALIZER, Account, rfc3339
-from .cluster import Cluster, is_gone
+from .cluster import Cluster, describe, is_gone
 from .config import Profile
 from .credentials import Credentials, in_thread
 from .errors import (
     ClusterUnavailable,
     ExchangeRejected,
     GrantRejected,
+    NotInCharge,
     ServiceAccountTokenRefused,
     StoreConflict,
     StoreCorrupt,
@@ -37,13 +39,22 @@ from .grants import TokenEndpoint
 from .policies import NEVER, Facts, Trouble
 from .pool_index import IndexPublisher, render_entry
 from .status import OWNED, happenings, merge_patch, render_status
-from .store import AccessFile, LoginSession, Store
+from .store import AccessFile, Retained, Store
+from .throttle import Throttle
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+Obtain = Callable[[Facts], Coroutine[Any, Any, Facts]]
+
 FIRST_RETRY = timedelta(seconds=1)
 LAST_RETRY = timedelta(minutes=5)
-REVOCATION_SECONDS = 10
+# A deleted object goes after this time at the latest, whatever could not be done.
+REMOVAL = timedelta(seconds=25)
+REMOVAL_RETRY = timedelta(seconds=2)
+REVOCATION_SECONDS = 8.0
+# How long a request in flight may keep an account that was deleted meanwhile.
+LAST_REQUEST_SECONDS = 10.0
 
 
 @dataclass
@@ -54,6 +65,18 @@ class Memory:
     trouble: Trouble | None = None
     generation: int = 0
     last_forced_refresh: datetime | None = None
+    removal_began: datetime | None = None
+    # the object as last observed, and that it has been observed: for whoever waits for a token endpoint meanwhile
+    latest: Account | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def observe(self, account: Account) -> None:
+        self.latest = account
+        self.news.set()
+
+    def newest(self, account: Account) -> Account:
+        """The account as it is now, if that is later than `account`."""
+        return self.latest if self.latest is not None and account.is_older_than(self.latest) else account
 
     def holds_back(self, now: datetime) -> Trouble | None:
         """The last failure, for as long as its time to try again has not come."""
@@ -86,8 +109,10 @@ class Reconciler:
         endpoints: Mapping[str, TokenEndpoint],
         index: IndexPublisher,
         cluster: Cluster,
+        throttle: Throttle,
         clock: Callable[[], datetime],
     ) -> None:
+        self.throttle = throttle
         self._store = store
         self._profiles = profiles
         self._endpoints = endpoints
@@ -97,6 +122,7 @@ class Reconciler:
         self._index = index
         self._cluster = cluster
         self._clock = clock
+        self._unsaved: dict[str, Trouble] = {}  # by UID: why the answer of a token endpoint is not on the disk
 
     async def reconcile(self, account: Account, memory: Memory) -> tuple[Account, datetime]:
         """Bring one account up to date; returns it as last written, and when to look at it again.
@@ -104,8 +130,7 @@ class Reconciler:
         Raises `ClusterUnavailable` when the tokens are up to date but the cluster does not know yet.
         """
         if account.deleting:
-            await self._remove(account)
-            return account, NEVER
+            return account, await self._remove(account, memory)
         if memory.generation != account.generation:
             memory.succeeded()  # the spec has changed: what failed before may work now
             memory.generation = account.generation
@@ -113,10 +138,15 @@ class Reconciler:
         facts = await self._gather(account, memory)
         facts = await self._log_in(facts, memory)
         facts = await self._refresh(facts, memory)
+        facts = replace(facts, account=memory.newest(facts.account))
+        if facts.account.deleting:
+            return facts.account, await self._remove(facts.account, memory)
         facts = await self._write_access_file(facts, memory)
         try:
+            facts = await self._clear_cooldown(facts)
             await self._publish(facts)
             account = await self._report(facts)
+            account = await self._prune(replace(facts, account=account))
         except (httpx2.HTTPError, TimeoutError) as error:
             raise ClusterUnavailable(policies.next_check(facts)) from error
         if facts.trouble is None:
@@ -131,13 +161,18 @@ class Reconciler:
             return account
         return await self._cluster.patch_metadata(account, {"finalizers": [*account.finalizers, FINALIZER]})
 
-    async def _remove(self, account: Account) -> None:
-        """Index first, so that no proxy picks it; then the access file, the grant, the state, and the finalizer."""
-        await self._index.withdraw(account)
-        await in_thread(self._store.remove_access, account.uid)
-        if account.spec.deletion_policy == "Revoke":
-            await self._revoke(account)
-            await in_thread(self._store.remove_state, account.uid)
+    async def _remove(self, account: Account, memory: Memory) -> datetime:
+        """Let the object go; returns NEVER when that is done, else when to try again. It does not take longer than `REMOVAL`."""
+        memory.removal_began = memory.removal_began or self._clock()
+        try:
+            await self._clean_up(account)
+        except (httpx2.HTTPError, TokenEndpointUnavailable, StoreFailed, TimeoutError) as error:
+            why = describe(error) if isinstance(error, httpx2.HTTPError) else str(error) or "no answer in time"
+            if self._clock() < memory.removal_began + REMOVAL:
+                log.warning("%s: its removal is not complete: %s", account.name, why)
+                return self._clock() + REMOVAL_RETRY
+            log.error("%s: let go although its removal is not complete: %s", account.name, why)
+        self._credentials.unsaved.pop(account.uid, None)
         metrics.forget(account.name)
         if FINALIZER in account.finalizers:
             rest = [finalizer for finalizer in account.finalizers if finalizer != FINALIZER]
@@ -147,19 +182,32 @@ class Reconciler:
                 if not is_gone(error):
                     raise
         log.info("%s: removed", account.name)
+        return NEVER
+
+    async def _clean_up(self, account: Account) -> None:
+        """Index first, so that no proxy picks it; then the access file, the grant, and the state."""
+        await self._index.withdraw(account)
+        await in_thread(self._store.remove_access, account.uid)
+        if account.spec.deletion_policy == "Revoke":
+            await self._revoke(account)
+            await in_thread(self._store.remove_state, account.uid)
+        else:
+            spec = account.spec
+            retained = Retained(account.name, account.namespace, spec.provider, spec.grant, self._clock())
+            await in_thread(self._store.retain, account.uid, retained)
 
     async def _revoke(self, account: Account) -> None:
-        """Best effort and bounded: a provider that does not answer must not keep a namespace from going."""
+        """Raises what is worth another try; a refusal is not, nor is a grant that cannot be read or is dead."""
         endpoint = self._endpoints.get(account.spec.provider)
         try:
-            credential = await in_thread(self._store.credential, account.uid)
+            credential = self._credentials.unsaved.get(account.uid)
+            credential = credential or await in_thread(self._store.credential, account.uid)
             if endpoint is None or credential is None or credential.refresh_token is None or credential.dead:
                 return
             async with asyncio.timeout(REVOCATION_SECONDS):
                 await endpoint.revoke(credential.refresh_token)
-        except (TokenEndpointUnavailable, ExchangeRejected, StoreFailed, TimeoutError) as error:
-            why = str(error) or "no answer in time"
-            log.warning("%s: its grant was not revoked at the provider: %s", account.name, why)
+        except (ExchangeRejected, StoreFailed) as error:
+            log.warning("%s: its grant was not revoked at the provider: %s", account.name, error)
 
     # --- gather ------------------------------------------------------------------------------------------------------
 
@@ -171,19 +219,22 @@ class Reconciler:
             last_forced_refresh=memory.last_forced_refresh,
         )
         try:
-            credential = await in_thread(self._store.credential, account.uid)
-            session = await self._session(account)
+            credential = await self._read(facts, "credential.json", self._store.credential)
+            session = await self._read(facts, "login.json", self._store.session)
+            damaged = None if credential else await in_thread(self._store.damaged_credential, account.uid)
         except StoreFailed as error:
             trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
             return replace(facts, trouble=trouble)
-        return replace(facts, credential=credential, session=session)
+        return replace(facts, credential=credential, session=session, damaged=damaged)
 
-    async def _session(self, account: Account) -> LoginSession | None:
-        """A damaged session costs a login that is open, not an account that works."""
+    async def _read(self, facts: Facts, name: str, read: Callable[[str], _T | None]) -> _T | None:
+        """A damaged file is set aside and counts as missing: one file costs neither the others nor other accounts."""
+        account = facts.account
         try:
-            return await in_thread(self._store.session, account.uid)
+            return await in_thread(read, account.uid)
         except StoreCorrupt as error:
-            log.warning("%s: %s; it is as if no login had been opened", account.name, error)
+            new = await in_thread(self._store.set_aside, account.uid, name, facts.now)
+            log.error("%s: %s; set aside as %s", account.name, error, new)
             return None
 
     def _spec_trouble(self, account: Account) -> Trouble | None:
@@ -232,13 +283,10 @@ class Reconciler:
         return replace(facts, account=account, session=session)
 
     async def _open_session(self, facts: Facts) -> Facts:
-        account, session, request = facts.account, facts.session, facts.account.login_request or ""
-        handled = session.request if session is not None else account.status.get("lastHandledLoginRequest", "")
-        is_first = (session is None or not session.session_id) and facts.credential is None
-        is_asked_for = bool(request) and request != handled
-        if not is_first and not is_asked_for:
+        if not policies.login_is_due(facts):
             return facts
-        session = login.open_session(facts.now, request)
+        account = facts.account
+        session = login.open_session(facts.now, account.login_request or "")
         await in_thread(self._store.save_session, account.uid, session)
         log.info("%s: login %s is open until %s", account.name, session.session_id, rfc3339(session.expires))
         return replace(facts, session=session)
@@ -249,9 +297,11 @@ class Reconciler:
         if (held := memory.holds_back(facts.now)) is not None:
             return replace(facts, trouble=held)
         try:
-            return await self._credentials.from_code(facts)
+            return await self._while_waiting(facts, memory, self._credentials.from_code)
+        except NotInCharge:
+            return facts
         except TokenEndpointUnavailable as error:
-            return replace(facts, trouble=memory.failed(c.EXCHANGING, error, facts.now, is_stalled=False))
+            return replace(facts, trouble=self._put_off(c.EXCHANGING, error, facts, memory))
         except (GrantRejected, ExchangeRejected) as error:
             return await self._start_over(facts, error)
 
@@ -281,12 +331,14 @@ class Reconciler:
         is_refresh = facts.account.spec.grant == "AuthorizationCode"
         obtain = self._credentials.from_refresh_token if is_refresh else self._credentials.from_service_account
         try:
-            refreshed = await obtain(facts)
+            refreshed = await self._while_waiting(facts, memory, obtain)
             if policies.forced_refresh(facts) == facts.now:
                 memory.last_forced_refresh = facts.now
             return refreshed
+        except NotInCharge:
+            return facts
         except TokenEndpointUnavailable as error:
-            trouble = memory.failed(c.REFRESHING if is_refresh else c.EXCHANGING, error, facts.now, is_stalled=False)
+            trouble = self._put_off(c.REFRESHING if is_refresh else c.EXCHANGING, error, facts, memory)
         except (GrantRejected, ExchangeRejected) as error:
             trouble = memory.failed(c.EXCHANGE_REJECTED, error, facts.now, is_stalled=True)
         except ServiceAccountTokenRefused as error:
@@ -295,6 +347,43 @@ class Reconciler:
             trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
         log.warning("%s: no new access token: %s", facts.account.name, trouble.message)
         return replace(facts, trouble=trouble)
+
+    def _put_off(self, reason: str, error: TokenEndpointUnavailable, facts: Facts, memory: Memory) -> Trouble:
+        """Later, and if the provider has had enough of us, then all its accounts."""
+        trouble = memory.failed(reason, error, facts.now, is_stalled=False)
+        if error.is_throttled:
+            self.throttle.hold(facts.account.spec.provider, trouble.retry_at)
+        return trouble
+
+    async def _in_turn(self, facts: Facts, memory: Memory, obtain: Obtain) -> Facts:
+        """Obtain when it is this account's turn, unless nobody wants that any more."""
+        async with self.throttle.turn(facts.account.spec.provider, facts.account.uid):
+            account = memory.newest(facts.account)
+            if account.spec.suspend or account.deleting:
+                return facts
+            return await obtain(replace(facts, now=self._clock()))
+
+    async def _while_waiting(self, facts: Facts, memory: Memory, obtain: Obtain) -> Facts:
+        """What is obtained. Meanwhile the account is not deaf: a suspension, a cooldown or a deletion does not wait
+        for a slow token endpoint, nor for a full disk."""
+        request = asyncio.create_task(self._in_turn(facts, memory, obtain))
+        memory.news.clear()
+        try:
+            while not await _comes_first(memory.news.wait(), request):
+                memory.news.clear()
+                facts = replace(facts, account=memory.newest(facts.account), now=self._clock())
+                facts = replace(facts, trouble=self._unsaved.get(facts.account.uid))
+                if facts.account.deleting:
+                    memory.removal_began = memory.removal_began or self._clock()
+                    await asyncio.wait({request}, timeout=LAST_REQUEST_SECONDS)
+                    break
+                with suppress(httpx2.HTTPError, TimeoutError):
+                    await self._publish(facts)
+                    memory.latest = memory.newest(await self._report(facts))
+            return await request if request.done() else facts
+        finally:
+            request.cancel()
+            self._unsaved.pop(facts.account.uid, None)
 
     async def _announce(self, facts: Facts) -> Facts:
         """An account that cannot be used meanwhile says what it waits for; one that can says nothing of routine."""
@@ -306,6 +395,7 @@ class Reconciler:
     async def _report_unsaved(self, facts: Facts, error: StoreFailed) -> None:
         """An answer of the token endpoint waits in memory for the disk: a person should know."""
         trouble = Trouble(c.STORAGE_WRITE_FAILED, f"{error}; tried again every second", NEVER, is_stalled=True)
+        self._unsaved[facts.account.uid] = trouble
         with suppress(httpx2.HTTPError):
             await self._report(replace(facts, trouble=trouble))
 
@@ -330,10 +420,20 @@ class Reconciler:
             log.error("%s: %s", account.name, trouble.message)
             return replace(facts, trouble=trouble)
 
+    async def _clear_cooldown(self, facts: Facts) -> Facts:
+        """When a person has asked for it: what proxies have reported until now no longer counts."""
+        account, request = facts.account, facts.account.clear_request
+        if not request or request == account.status.get("lastHandledClearRequest"):
+            return facts
+        while benching := [r.reporter for r in account.reports if r.reason in (c.QUOTA_EXHAUSTED, c.RATE_LIMITED)]:
+            account = await self._cluster.remove_reports(account, benching)
+        log.info("%s: its cooldown is cleared, as asked for", account.name)
+        return replace(facts, account=account, cleared=request)
+
     async def _publish(self, facts: Facts) -> None:
         """The index sends proxies to the access file, so a new token is named only when that could be written."""
-        entry, trouble = render_entry(facts), facts.trouble
-        if trouble is not None and trouble.reason in (c.STORAGE_UNAVAILABLE, c.STORAGE_WRITE_FAILED):
+        entry = render_entry(facts)
+        if facts.storage_fails:
             listed = self._index.listed(entry.name)
             if listed is None or listed.uid != entry.uid:
                 return
@@ -341,6 +441,13 @@ class Reconciler:
                 entry, generation=listed.generation, fingerprint=listed.fingerprint, expires=listed.expires
             )
         await self._index.publish(entry)
+
+    async def _prune(self, facts: Facts) -> Account:
+        """Remove reports that say nothing any more, so that those of replicas which are gone do not pile up."""
+        if not (stale := policies.stale_reports(facts)):
+            return facts.account
+        log.debug("%s: removing old reports of %s", facts.account.name, ", ".join(stale))
+        return await self._cluster.remove_reports(facts.account, stale)
 
     async def _report(self, facts: Facts) -> Account:
         """Status, once, and only what differs; Events for what a person would want to know of it."""
@@ -361,3 +468,13 @@ class Reconciler:
             except httpx2.HTTPError as error:
                 log.warning("%s: Event %s was not posted: %s", account.name, happening.reason, type(error).__name__)
         return written
+
+
+async def _comes_first(news: Coroutine[Any, Any, object], request: asyncio.Task[Facts]) -> bool:
+    """Wait for either; True when it was the request."""
+    waiting = asyncio.create_task(news)
+    try:
+        await asyncio.wait({request, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    return request.done()

@@ -8,6 +8,7 @@ from typing import Any
 from . import conditions as c
 from . import policies
 from .accounts import Window, rfc3339
+from .cooldowns import latest_windows
 from .policies import Facts
 from .store import fingerprint
 
@@ -21,6 +22,7 @@ OWNED = (
     "cooldown",
     "columns",
     "lastHandledLoginRequest",
+    "lastHandledClearRequest",
     "conditions",
 )
 
@@ -28,7 +30,7 @@ OWNED = (
 def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]:
     """All of the operator's part of status; a member that has nothing to say is left out."""
     account, credential, session, cooldown = facts.account, facts.credential, facts.session, facts.cooldown
-    windows, observed = policies.latest_windows(account)
+    windows, observed = latest_windows(account, facts.now)
     status: dict[str, Any] = {"observedGeneration": account.generation, "conditions": render_conditions(facts)}
     if credential is not None:
         if credential.subject:
@@ -41,6 +43,8 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
         }
         if credential.dead is None:
             status["token"]["nextRefreshTime"] = rfc3339(policies.next_refresh(credential, account))
+    elif lost := policies.next_generation(facts) - 1:
+        status["token"] = {"generation": lost}  # the next token must not have the number of one that was
     if session is not None and facts.session_is_open and authorization_url is not None:
         status["login"] = {
             "authorizationURL": authorization_url,
@@ -50,6 +54,8 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
         }
     if session is not None and session.request:
         status["lastHandledLoginRequest"] = session.request
+    if cleared := facts.cleared or account.status.get("lastHandledClearRequest"):
+        status["lastHandledClearRequest"] = cleared
     if observed is not None:
         status["quota"] = {"windows": [_window(window) for window in windows], "observedTime": rfc3339(observed)}
     if cooldown is not None:
@@ -131,8 +137,14 @@ def happenings(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Ite
         yield Happening(kind, name, login["message"])
     if ready is not None and ready["reason"] != was_ready:
         yield from _readiness_changed(was_ready, ready)
+    elif ready is not None and ready["reason"] == c.AVAILABLE and _is_failing(before) and not _is_failing(after):
+        yield Happening("Normal", "RefreshSucceeded", ready["message"])
     if stalled is not None and stalled["reason"] != c.reason_of(before, c.STALLED):
         yield Happening("Warning", stalled["reason"], stalled["message"])
+
+
+def _is_failing(conditions: list[dict[str, Any]]) -> bool:
+    return any(c.find(conditions, kind) is not None for kind in (c.RECONCILING, c.STALLED))
 
 
 def _readiness_changed(before: str | None, ready: dict[str, Any]) -> Iterator[Happening]:

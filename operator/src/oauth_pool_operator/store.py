@@ -1,6 +1,7 @@
 """The only module that reads or writes the state and access volumes.
 
-State: `<uid>/credential.json`, `<uid>/journal.json`, `<uid>/login.json`, mode 0600. Access: `<uid>.json`, mode 0640.
+State: `<uid>/credential.json`, `<uid>/journal.json`, `<uid>/login.json`, mode 0600, and `<uid>/retained.json` once the
+account is deleted but its credential is kept. Access: `<uid>.json`, mode 0640.
 Files are replaced by write to a temporary name, fsync, rename, fsync of the folder, so that a reader, a crash or a
 power failure sees the old file or the new one, never half of one. Names are the object's UID, never user input.
 
@@ -12,7 +13,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -28,6 +29,7 @@ PREFLIGHT_BYTES = 32 * 1024
 
 _UID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _T = TypeVar("_T")
+_Signature = tuple[int, int, int]  # changes whenever somebody writes, replaces or removes a file
 
 
 def fingerprint(secret: str) -> str:
@@ -87,6 +89,16 @@ class LoginSession(msgspec.Struct, frozen=True):
         return not self.state
 
 
+class Retained(msgspec.Struct, frozen=True):
+    """Whose credential a folder holds whose account was deleted with `deletionPolicy: Retain`, and since when."""
+
+    name: str
+    namespace: str
+    provider: str
+    grant: str
+    since: datetime
+
+
 class AccessFile(msgspec.Struct, frozen=True):
     """What proxies read."""
 
@@ -104,8 +116,15 @@ class Store:
     def __init__(self, state: Path, access: Path) -> None:
         self._state = state
         self._access = access
+        self._access_files: dict[str, _Signature] = {}  # by UID: as last written or read
 
     def check(self) -> None:
+        """Both volumes are there."""
+        for folder in (self._state, self._access):
+            if not folder.is_dir():
+                raise StoreFailed(f"there is no folder {folder}")
+
+    def probe(self) -> None:
         """Prove that both volumes take a file."""
         for folder in (self._state, self._access):
             probe = folder / ".probe"
@@ -121,10 +140,29 @@ class Store:
     def journal(self, uid: str) -> Journal | None:
         return _read(self._folder(uid) / "journal.json", Journal)
 
+    def set_aside(self, uid: str, name: str, now: datetime) -> str:
+        """Rename a damaged file, so that nobody reads it again and a person still can; returns the new name."""
+        folder, new = self._folder(uid), f"{name}.corrupt-{now:%Y%m%dT%H%M%SZ}"
+
+        def rename() -> None:
+            os.replace(folder / name, folder / new)
+            _sync_folder(folder)
+
+        _guarded(f"set the damaged {name} aside", rename)
+        return new
+
+    def damaged_credential(self, uid: str) -> str | None:
+        """The name of the credential that was set aside last, if any was."""
+        names = sorted(path.name for path in self._folder(uid).glob("credential.json.corrupt-*"))
+        return names[-1] if names else None
+
     def access(self, uid: str) -> AccessFile | None:
         """The access file, or None when it is missing or unreadable: it can always be written again."""
+        path = self._access / f"{_checked(uid)}.json"
+        with suppress(OSError):
+            self._access_files[uid] = _signature(path.lstat())  # before it is read: a later change has to show
         try:
-            return _read(self._access / f"{_checked(uid)}.json", AccessFile)
+            return _read(path, AccessFile)
         except StoreCorrupt:
             return None
 
@@ -147,14 +185,20 @@ class Store:
             self._write(uid, "journal.json", journal)
 
     def save_credential(self, uid: str, credential: Credential, *, replaces: int) -> None:
-        """Replace the credential and end the journal; `StoreConflict` when the stored generation is not `replaces`."""
-        current = self.credential(uid)
-        stored = current.generation if current is not None else 0
-        if stored != replaces:
-            raise StoreConflict(f"the state volume holds generation {stored}, not {replaces}")
+        """Replace the credential and end the journal; `StoreConflict` when one newer than `replaces` is stored."""
+        current, is_damaged = None, False
+        try:
+            current = self.credential(uid)
+        except StoreCorrupt:
+            is_damaged = True
+        # One that is older, gone or damaged since it was read is no reason to throw away what is to be saved.
+        if current is not None and current.generation > replaces:
+            raise StoreConflict(f"the state volume holds generation {current.generation}, not {replaces}")
 
         def save() -> None:
             folder = self._made_folder(uid)
+            if is_damaged:
+                self.set_aside(uid, "credential.json", credential.obtained)
             new = folder / "credential.json.new"
             _write_synced(new, msgspec.json.encode(credential), 0o600, truncate=True)
             os.replace(new, folder / "credential.json")
@@ -168,12 +212,30 @@ class Store:
 
     def save_access(self, uid: str, access: AccessFile) -> None:
         path = self._access / f"{_checked(uid)}.json"
-        _guarded("write the access file", lambda: _replace(path, msgspec.json.encode(access), 0o640))
+
+        def save() -> None:
+            _replace(path, msgspec.json.encode(access), 0o640)
+            self._access_files[uid] = _signature(path.lstat())
+
+        _guarded("write the access file", save)
+
+    def touched_access_files(self) -> set[str]:
+        """The UIDs of the access files that are not as this process has last written or read them."""
+        found: dict[str, _Signature] = {}
+
+        def look() -> None:
+            for entry in os.scandir(self._access):
+                with suppress(FileNotFoundError):
+                    found[entry.name.removesuffix(".json")] = _signature(entry.stat(follow_symlinks=False))
+
+        _guarded("look at the access volume", look)
+        return {uid for uid, signature in self._access_files.copy().items() if found.get(uid) != signature}
 
     def remove_access(self, uid: str) -> None:
         path = self._access / f"{_checked(uid)}.json"
 
         def remove() -> None:
+            self._access_files.pop(uid, None)
             if path.exists():
                 _unlink(path)
                 _sync_folder(self._access)
@@ -188,6 +250,32 @@ class Store:
 
         _guarded("remove the account's state", remove)
 
+    def retain(self, uid: str, retained: Retained) -> None:
+        """Say whose credential this is and since when it is kept; nothing when there is none, or when that was said."""
+        folder = self._folder(uid)
+        if folder.is_dir() and not (folder / "retained.json").exists():
+            self._write(uid, "retained.json", retained)
+
+    def sweep(self, before: datetime, *, spare: Collection[str]) -> list[Retained]:
+        """Remove folders that are retained since before that instant, and no others; returns whose they were.
+
+        A folder whose account is merely not known is left alone: it may be known again tomorrow.
+        """
+        swept = []
+
+        def look() -> None:
+            for path in list(self._state.iterdir()):
+                if path.name in spare or not _UID.fullmatch(path.name):
+                    continue
+                with suppress(StoreCorrupt):
+                    retained = _read(path / "retained.json", Retained)
+                    if retained is not None and retained.since < before:
+                        shutil.rmtree(path)
+                        swept.append(retained)
+
+        _guarded("look for retained folders", look)
+        return swept
+
     def _folder(self, uid: str) -> Path:
         return self._state / _checked(uid)
 
@@ -201,6 +289,10 @@ class Store:
     def _write(self, uid: str, name: str, document: object) -> None:
         content = msgspec.json.encode(document)
         _guarded(f"write {name}", lambda: _replace(self._made_folder(uid) / name, content, 0o600))
+
+
+def _signature(status: os.stat_result) -> _Signature:
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _checked(uid: str) -> str:

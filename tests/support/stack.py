@@ -359,6 +359,13 @@ send_state = true
 token_endpoint = "{url}/v1/oauth/token"
 audience = "{url}"
 token_headers = {{ anthropic-beta = "oauth-2025-04-20,oidc-federation-2026-04-01" }}
+
+# one that an operator has to live with
+[providers.broken.authorization_code]
+client_id = "{CLIENT_ID}"
+authorization_endpoint = "{url}/oauth/authorize"
+token_endpoint = "http://provider.example/v1/oauth/token"
+redirect_uri = "{url}/oauth/callback"
 """
 
     def _proxy_config(self) -> str:

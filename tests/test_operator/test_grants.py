@@ -205,6 +205,23 @@ async def test_an_error_beside_a_token_does_not_lose_the_token() -> None:
 
 
 @pytest.mark.parametrize(
+    ("members", "subject"),
+    [
+        pytest.param('"account": {"uuid": "u", "email_address": "a@b.example"}', "a@b.example", id="address first"),
+        pytest.param('"account": {"uuid": "u"}, "organization": {"name": "o"}', "u", id="a person first"),
+        pytest.param('"organization": {"uuid": "o", "name": "Org"}', "o", id="only an organization"),
+        pytest.param('"account": {"email": "", "uuid": 7}, "organization": {"name": "Org"}', "Org", id="odd values"),
+        pytest.param('"account": "a", "organization": null', None, id="nobody"),
+        pytest.param('"account": {"uuid": "%s"}' % ("u" * 999), "u" * 253, id="long"),
+    ],
+)
+async def test_who_logged_in_is_whoever_the_answer_names(members: str, subject: str | None) -> None:
+    async with upstream_server() as upstream, asked(configured(upstream.url)) as endpoint:
+        upstream.answer_all(json_answer(b'{"access_token": "t", %s}' % members.encode()))
+        assert (await endpoint.refresh("old")).subject == subject
+
+
+@pytest.mark.parametrize(
     ("header", "delay"),
     [
         pytest.param("7", timedelta(seconds=7), id="seconds"),

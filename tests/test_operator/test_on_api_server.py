@@ -286,9 +286,44 @@ def test_a_token_endpoint_that_fails_leaves_the_account_in_use_and_is_asked_agai
 def test_an_unknown_provider_names_the_known_ones(stack: Stack) -> None:
     stack.apply(stack.account("alice", provider="nobody"))
     stalled = stack.wait_for_reason("alice", "Stalled", "UnknownProvider")
-    assert stalled["message"].endswith("it knows simulator")
+    assert stalled["message"].endswith("it knows broken, simulator")
     assert stack.condition("alice", "Ready")["reason"] == "UnknownProvider"
     assert stack.condition("alice", "LoginRequired")["status"] == "False"
+
+
+def test_a_broken_profile_stalls_its_own_accounts_only(stack: Stack) -> None:
+    stack.apply(stack.account("alice", provider="broken"))
+    stalled = stack.wait_for_reason("alice", "Stalled", "InvalidProfile")
+    assert "providers.broken.authorization_code.token_endpoint: must be https" in stalled["message"]
+    assert stack.condition("alice", "Ready")["reason"] == "InvalidProfile"
+    assert "provider broken cannot be used" in stack.operator.output
+    stack.apply(stack.account("bob"))
+    stack.log_in("bob", "bob@example.com")
+
+
+def test_the_whole_redirect_url_is_as_good_as_the_code(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    approved = {"authorization_url": stack.authorization_url("alice"), "subject": "alice@example.com"}
+    stack.paste("alice", stack.simulator.call("POST", "approve", approved)["redirect_url"])
+    stack.wait_for_reason("alice", "Ready", "Available")
+
+
+def test_somebody_else_than_expected_is_refused_and_what_they_were_granted_is_revoked(stack: Stack) -> None:
+    stack.apply(stack.account("alice", expectedSubject="alice@example.com"))
+    stack.paste("alice", stack.simulator.approve(stack.authorization_url("alice"), "mallory@example.com"))
+    refused = stack.wait_for_reason("alice", "LoginRequired", "SubjectMismatch")
+    assert "mallory@example.com logged in, but spec.expectedSubject is alice@example.com" in refused["message"]
+    mallory = stack.simulator.call("PATCH", "accounts/mallory@example.com", {})
+    assert (mallory["grants"], mallory["revoked_grants"]) == (1, 1)
+
+    stack.log_in("alice", "alice@example.com")
+    stack.kubectl("annotate", "oauthaccount", "alice", "oauthpool.dev/login-requested=1")
+    stack.paste("alice", stack.simulator.approve(stack.authorization_url("alice"), "mallory@example.com"))
+    stack.wait_for_reason("alice", "LoginRequired", "SubjectMismatch")
+    status = stack.get("alice")["status"]
+    assert (status["subject"], status["token"]["generation"]) == ("alice@example.com", 1)
+    assert stack.condition("alice", "Ready")["reason"] == "Available"
+    assert "SubjectMismatch" in reasons_of_events(stack, "alice")
 
 
 def test_suspend_takes_the_account_out_and_resume_brings_it_back(stack: Stack) -> None:

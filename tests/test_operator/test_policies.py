@@ -53,6 +53,21 @@ HOUR = timedelta(hours=1)
             facts(trouble=trouble("UnknownProvider", is_stalled=True)), False, "UnknownProvider", id="unknown provider"
         ),
         pytest.param(
+            facts(trouble=trouble("InvalidProfile", is_stalled=True)), False, "InvalidProfile", id="broken profile"
+        ),
+        pytest.param(
+            facts(credential=credential(), trouble=trouble("InvalidProfile", is_stalled=True)),
+            True,
+            "Available",
+            id="broken profile, token still good",
+        ),
+        pytest.param(
+            facts(credential=credential(expires_in=-HOUR), trouble=trouble("InvalidProfile", is_stalled=True)),
+            False,
+            "InvalidProfile",
+            id="broken profile, token has expired",
+        ),
+        pytest.param(
             facts(trouble=trouble("StorageUnavailable", is_stalled=True)),
             False,
             "StorageUnavailable",
@@ -119,9 +134,23 @@ def test_status_word(given_facts: Facts, is_ready: bool, reason: str) -> None:
         pytest.param(
             facts(credential=credential(), session=session(problem="CodeRejected", problem_message="wrong")),
             False,
-            "NotRequired",
-            "wrong",
+            "CodeRejected",
+            "wrong (the present login goes on working)",
             id="a refused code of a live account is mentioned, not required again",
+        ),
+        pytest.param(
+            facts(session=session(age=HOUR, problem="SubjectMismatch", problem_message="wrong")),
+            True,
+            "SubjectMismatch",
+            "wrong; that login has expired meanwhile: ask for a new one",
+            id="the login after a refused one was not completed either",
+        ),
+        pytest.param(
+            facts(session=session(age=HOUR, problem="LoginExpired", problem_message="late, ask again")),
+            True,
+            "LoginExpired",
+            "late, ask again",
+            id="the code came too late",
         ),
     ],
 )

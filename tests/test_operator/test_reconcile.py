@@ -200,22 +200,28 @@ class World:
         self.cluster = ScriptedCluster(of, self.steps)
         self.memory = Memory()
         self.index = IndexPublisher(self.cluster)
+        code_settings = AuthorizationCodeProfile(
+            client_id="me",
+            authorization_endpoint="https://provider.example/authorize",
+            token_endpoint="https://provider.example/token",
+            redirect_uri="https://provider.example/callback",
+        )
         profile = Profile(
-            authorization_code=AuthorizationCodeProfile(
-                client_id="me",
-                authorization_endpoint="https://provider.example/authorize",
-                token_endpoint="https://provider.example/token",
-                redirect_uri="https://provider.example/callback",
-            ),
+            authorization_code=code_settings,
             workload_identity=WorkloadIdentityProfile("https://provider.example/token", "https://provider.example"),
         )
         self.profiles = {
             "anthropic": profile,
             "for-people": msgspec.structs.replace(profile, workload_identity=None),
+            "bare-codes": msgspec.structs.replace(
+                profile,
+                authorization_code=msgspec.structs.replace(code_settings, allow_code_without_state=True),
+            ),
         }
         self.reconciler = Reconciler(
             store=self.store,
             profiles=self.profiles,
+            broken_profiles={"broken": "providers.broken.authorization_code.client_id: must not be empty"},
             endpoints=dict.fromkeys(self.profiles, self.endpoint),
             index=self.index,
             cluster=self.cluster,
@@ -476,6 +482,7 @@ async def test_a_second_login_replaces_the_account_and_keeps_nothing_of_the_firs
     ("of", "reason"),
     [
         pytest.param(account(provider="nobody"), "UnknownProvider", id="unknown provider"),
+        pytest.param(account(provider="broken"), "InvalidProfile", id="broken profile"),
         pytest.param(
             account(provider="for-people", grant="WorkloadIdentity"), "InvalidSpec", id="grant that is not offered"
         ),
@@ -489,6 +496,74 @@ async def test_nobody_is_sent_to_log_in_when_that_would_not_help(
         assert await w.reconcile() == NEVER
         assert w.store.session(UID) is None
         assert w.reason("Stalled") == reason
+
+
+@pytest.mark.parametrize(
+    ("provider", "sent"),
+    [
+        pytest.param("bare-codes", ["the-code verifier-of-a-test"], id="allowed"),
+        pytest.param("anthropic", [], id="not allowed"),
+    ],
+)
+async def test_a_code_without_its_state_is_exchanged_only_where_the_profile_allows_it(
+    tmp_path: Path, provider: str, sent: list[str]
+) -> None:
+    pasted = account(provider=provider, annotations={CODE_ANNOTATION: "the-code"})
+    async with world(tmp_path, pasted, session=session()) as w:
+        await w.reconcile(answer())
+        assert w.endpoint.sent == sent
+        assert w.cluster.object.annotations == {}
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [pytest.param("Alice@Example.com", id="as expected"), pytest.param("alice@example.com", id="in other letters")],
+)
+async def test_the_expected_subject_is_taken(tmp_path: Path, subject: str) -> None:
+    expecting = account(expected_subject="Alice@Example.com", annotations={CODE_ANNOTATION: GOOD_CODE})
+    async with world(tmp_path, expecting, session=session()) as w:
+        await w.reconcile(answer(subject=subject))
+        assert (w.reason("Ready"), w.cluster.object.status["subject"]) == ("Available", subject)
+
+
+@pytest.mark.parametrize(
+    ("subject", "named"),
+    [
+        pytest.param("mallory@example.com", "mallory@example.com logged in", id="somebody else"),
+        pytest.param(None, "somebody whom the provider did not name logged in", id="nobody knows who"),
+    ],
+)
+@pytest.mark.parametrize("revocation", [answer(), NOT_REACHED, REFUSED], ids=["revoked", "away", "not revoked"])
+async def test_another_subject_is_refused_and_given_back_and_the_next_login_is_open(
+    tmp_path: Path, subject: str | None, named: str, revocation: TokenAnswer | Exception
+) -> None:
+    expecting = account(expected_subject="alice@example.com", annotations={CODE_ANNOTATION: GOOD_CODE})
+    async with world(tmp_path, expecting, session=session()) as w:
+        await w.reconcile(answer(subject=subject), revocation)
+        assert w.endpoint.sent[1:] == ["refresh-token-2-of-a-test"]
+        assert w.store.credential(UID) is None
+        assert w.reason("LoginRequired") == "SubjectMismatch"
+        message = next(e["message"] for e in w.cluster.object.status["conditions"] if e["type"] == "LoginRequired")
+        assert named in message and "alice@example.com" in message
+        assert w.session.state not in ("", "state-of-a-test")
+
+
+async def test_a_live_account_keeps_what_it_has_when_another_subject_logs_in(tmp_path: Path) -> None:
+    expecting = account(expected_subject="alice", annotations={CODE_ANNOTATION: GOOD_CODE})
+    before = credential(subject="alice")
+    async with world(tmp_path, expecting, credential=before, session=session()) as w:
+        await w.reconcile(answer(subject="mallory"), answer())
+        assert w.credential == before
+        assert (w.reason("Ready"), w.reason("LoginRequired")) == ("Available", "SubjectMismatch")
+        assert "SubjectMismatch" in w.cluster.events
+
+
+async def test_a_broken_profile_leaves_an_account_the_token_it_has(tmp_path: Path) -> None:
+    async with world(tmp_path, account(provider="broken"), credential=DUE) as w:
+        await w.reconcile()
+        assert (w.reason("Ready"), w.reason("Stalled")) == ("Available", "InvalidProfile")
+        stalled = next(e["message"] for e in w.cluster.object.status["conditions"] if e["type"] == "Stalled")
+        assert stalled.endswith("client_id: must not be empty")
 
 
 async def test_a_suspended_account_keeps_the_code_for_later(tmp_path: Path) -> None:
@@ -791,7 +866,21 @@ async def test_a_code_is_not_judged_by_a_state_volume_that_cannot_be_read(tmp_pa
         (w.store.state_dir / UID / "credential.json").write_text("{")
         await w.reconcile()
         assert w.session == session()
-        assert w.cluster.object.annotations == {CODE_ANNOTATION: GOOD_CODE}
+        assert w.cluster.object.annotations == {}  # public no longer; it can be given again
+
+
+async def test_a_code_that_cannot_be_kept_leaves_the_object_all_the_same(tmp_path: Path) -> None:
+    async with world(tmp_path, account(annotations={CODE_ANNOTATION: GOOD_CODE}), session=session()) as w:
+        obstacle = w.store.state_dir / UID / "login.json.new"
+        obstacle.mkdir()
+        await w.reconcile()
+        assert (w.reason("Stalled"), w.endpoint.sent) == ("StorageWriteFailed", [])
+        assert w.cluster.object.annotations == {}
+        obstacle.rmdir()
+        w.now += SECOND
+        w.observed(annotations={CODE_ANNOTATION: GOOD_CODE})
+        await w.reconcile(answer())
+        assert w.reason("Ready") == "Available"
 
 
 async def test_with_the_api_server_away_tokens_are_refreshed_and_the_next_refresh_is_known(tmp_path: Path) -> None:

@@ -46,6 +46,15 @@ def test_an_account_that_waits_for_a_person_is_neither_reconciling_nor_stalled()
     assert conditions(facts(session=session())).keys() == {"Ready", "LoginRequired", "QuotaAvailable"}
 
 
+def test_a_refused_new_login_of_a_live_account_is_an_event_of_its_own() -> None:
+    before = status.render_conditions(facts(credential=credential(), session=session()))
+    refused = session(problem="SubjectMismatch", problem_message="mallory logged in")
+    after = status.render_conditions(facts(credential=credential(), session=refused))
+    (happening,) = status.happenings(before, after)
+    assert (happening.kind, happening.reason) == ("Warning", "SubjectMismatch")
+    assert list(status.happenings(after, before)) == []
+
+
 def test_the_login_url_is_shown_only_while_it_can_be_used() -> None:
     assert "login" in status.render_status(facts(session=session()), "https://provider.example/authorize")
     late = facts(session=session(age=HOUR))

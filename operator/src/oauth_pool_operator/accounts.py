@@ -41,6 +41,7 @@ class Spec(msgspec.Struct, frozen=True, rename="camel"):
     provider: str
     grant: Grant
     workload_identity: WorkloadIdentity | None = None
+    expected_subject: str | None = None
     suspend: bool = False
     priority: int = 0
     weight: int = 1

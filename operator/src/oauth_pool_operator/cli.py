@@ -62,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config, namespace=options.namespace)
         _set_up_logging(options.log_level)
         if options.check:
-            sys.stdout.write(_summary(options.config, config))
-            return 0
+            return _check(options.config, config)
         asyncio.run(_run(config))
     except (ConfigError, StoreFailed) as error:
         return _fail(str(error))
@@ -115,11 +114,17 @@ def _set_up_logging(level: str) -> None:
     logging.getLogger("kopf").setLevel(max(logging.WARNING, LEVELS[level]))
 
 
-def _summary(path: Path, config: Config) -> str:
-    lines = [f"{path}: ok", f"namespace {config.operator.namespace}, index {config.operator.config_map}"]
+def _check(path: Path, config: Config) -> int:
+    """Say what would run and what would not; 1 when there is something to mend."""
+    broken = config.broken_providers
+    lines = [f"{path}: {'not all of it can be used' if broken else 'ok'}"]
+    lines.append(f"namespace {config.operator.namespace}, index {config.operator.config_map}")
     for name, profile in sorted(config.providers.items()):
         lines.append(f"provider {name}: {', '.join(sorted(profile.grants))}")
-    return "\n".join(lines) + "\n"
+    sys.stdout.write("\n".join(lines) + "\n")
+    for problem in broken.values():
+        _fail(f"{path}: {problem}")
+    return 1 if broken else 0
 
 
 def _fail(message: str) -> int:
@@ -130,6 +135,8 @@ def _fail(message: str) -> int:
 async def _run(config: Config) -> None:
     settings = config.operator
     log.info("starting oauth-pool-operator in namespace %s", settings.namespace)
+    for name, problem in config.broken_providers.items():
+        log.error("provider %s cannot be used, and its accounts are Stalled until this is mended: %s", name, problem)
     store = Store(settings.state_dir, settings.access_dir)
     await asyncio.to_thread(store.check)
     _must_be_free("operator.health_listen_addr", settings.health_listen_addr)
@@ -141,7 +148,13 @@ async def _run(config: Config) -> None:
     endpoints = {name: TokenEndpoint(profile, user_agent=agent) for name, profile in config.providers.items()}
     index = IndexPublisher(cluster)
     reconciler = Reconciler(
-        store=store, profiles=config.providers, endpoints=endpoints, index=index, cluster=cluster, clock=now
+        store=store,
+        profiles=config.providers,
+        broken_profiles=config.broken_providers,
+        endpoints=endpoints,
+        index=index,
+        cluster=cluster,
+        clock=now,
     )
     controller = Controller(reconciler, cluster=cluster, index=index, clock=now)
     REGISTRY.register(AccountsCollector(controller.status_words))

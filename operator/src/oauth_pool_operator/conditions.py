@@ -30,6 +30,7 @@ LOGIN_EXPIRED = "LoginExpired"
 CODE_REJECTED = "CodeRejected"
 GRANT_REVOKED = "GrantRevoked"
 REFRESH_OUTCOME_UNKNOWN = "RefreshOutcomeUnknown"
+SUBJECT_MISMATCH = "SubjectMismatch"  # somebody else logged in than spec.expectedSubject says
 NOT_REQUIRED = "NotRequired"
 
 # QuotaAvailable
@@ -41,6 +42,7 @@ EXCHANGING = "Exchanging"
 
 # Stalled
 UNKNOWN_PROVIDER = "UnknownProvider"
+INVALID_PROFILE = "InvalidProfile"  # the profile is there, but the operator cannot use it
 INVALID_SPEC = "InvalidSpec"
 STORAGE_WRITE_FAILED = "StorageWriteFailed"
 EXCHANGE_REJECTED = "ExchangeRejected"  # the token endpoint refuses for a reason that is not the account's

@@ -1,6 +1,7 @@
 """The TOML file: where things are, and the provider profiles, typed and validated with errors a person can act on.
 
-Nothing about a provider is built in: endpoints, client ids, scopes and header values are what the file says.
+Nothing about a provider is built in: endpoints, client ids, scopes and header values are what the file says. A profile
+that cannot be used costs its own accounts only: it is set aside with the reason, and the others are served.
 """
 
 import ipaddress
@@ -8,8 +9,9 @@ import os
 import re
 import ssl
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,6 +19,7 @@ import msgspec
 from .errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/oauth-pool-operator/config.toml")
+_PROVIDER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # what the CRD allows in spec.provider
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2, token
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")  # RFC 9110 5.5 without obs-text
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -29,6 +32,8 @@ class AuthorizationCodeProfile(msgspec.Struct, frozen=True, forbid_unknown_field
     authorization_endpoint: str
     token_endpoint: str
     redirect_uri: str
+    # take a pasted code that came without its `state`, for providers whose page shows the code alone
+    allow_code_without_state: bool = False
     scopes: list[str] = []
     revocation_endpoint: str | None = None
     # the body of requests to the token endpoint: RFC 6749 says form, some providers want JSON
@@ -74,17 +79,20 @@ class OperatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics_listen_addr: str = "0.0.0.0:9090"
 
 
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file."""
+class Config(msgspec.Struct, frozen=True):
+    """The whole file. Every provider that it names is in one of the two dictionaries."""
 
+    operator: OperatorSettings
     providers: dict[str, Profile]
-    operator: OperatorSettings = OperatorSettings()
+    # provider -> one line that says what is wrong with its profile, where, and what is allowed
+    broken_providers: dict[str, str] = {}
 
 
 def load_config(path: Path, *, namespace: str | None = None) -> Config:
     """Read and check the file; `namespace` (from the command line or the environment) wins over the file.
 
-    Raises `ConfigError` with one line that says what is wrong, where, and what is allowed.
+    Raises `ConfigError` with one line that says what is wrong, where, and what is allowed. What is wrong with a single
+    provider's profile is not an error here: see `Config.broken_providers`.
     """
     try:
         raw = tomllib.loads(path.read_text())
@@ -93,15 +101,9 @@ def load_config(path: Path, *, namespace: str | None = None) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     try:
-        _refuse_unknown_keys(raw)
-        config = msgspec.convert(raw, Config, dec_hook=_decode)
-        config = _with_namespace(config, namespace)
-        _check(config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_readable(error)}") from error
+        return _read(raw, namespace)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return config
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -115,63 +117,81 @@ def split_address(address: str) -> tuple[str, int]:
 def _decode(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise msgspec.ValidationError(f"Expected a path, got `{type(value).__name__}`")
+    raise TypeError(f"Expected a path, got `{type(value).__name__}`")  # msgspec adds where
 
 
-def _refuse_unknown_keys(raw: dict[str, Any]) -> None:
-    _known(raw, Config, "the top level")
-    operator = raw.get("operator")
-    if isinstance(operator, dict):
-        _known(operator, OperatorSettings, "[operator]")
-    providers = raw.get("providers")
-    if not isinstance(providers, dict):
-        return
-    for name, profile in providers.items():
-        if not isinstance(profile, dict):
-            continue
-        _known(profile, Profile, f"[providers.{name}]")
-        for key, kind in (
-            ("authorization_code", AuthorizationCodeProfile),
-            ("workload_identity", WorkloadIdentityProfile),
-        ):
-            if isinstance(profile.get(key), dict):
-                _known(profile[key], kind, f"[providers.{name}.{key}]")
+def _read(raw: dict[str, Any], namespace: str | None) -> Config:
+    _refuse_unknown_keys(raw, ("operator", "providers"), "the top level")
+    operator = _with_namespace(_table(raw.get("operator", {}), OperatorSettings, "operator"), namespace)
+    _check_operator(operator)
+    tables = raw.get("providers", {})
+    if not isinstance(tables, dict) or not tables:
+        raise ConfigError("providers: is empty; at least one [providers.NAME] is needed")
+    providers, broken = {}, {}
+    for name, table in tables.items():
+        try:
+            providers[name] = _read_profile(name, table)
+        except ConfigError as error:
+            broken[name] = str(error)
+    return Config(operator, providers, broken)
 
 
-def _known(table: dict[str, Any], kind: type[msgspec.Struct], where: str) -> None:
-    unknown = sorted(set(table) - set(kind.__struct_fields__))
-    if unknown:
-        known = ", ".join(sorted(kind.__struct_fields__))
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {known}")
+def _read_profile(name: str, table: Any) -> Profile:
+    where = f"providers.{name}"
+    if not _PROVIDER_NAME.fullmatch(name):
+        allowed = "lower case letters, digits and '-', with a letter or digit at both ends, at most 63"
+        raise ConfigError(f"{where}: no account can name it; allowed are {allowed}")
+    for grant, kind in _GRANT_TABLES.items():
+        if isinstance(table, dict) and isinstance(table.get(grant), dict):
+            _refuse_unknown_keys(table[grant], kind.__struct_fields__, f"[{where}.{grant}]")
+    profile = _table(table, Profile, where)
+    _check_profile(where, profile)
+    return profile
 
 
-def _readable(error: msgspec.ValidationError) -> str:
-    what, _, where = str(error).partition(" - at ")
-    return f"{where.strip('`').removeprefix('$.') or 'the top level'}: {what[0].lower()}{what[1:]}"
+_GRANT_TABLES: dict[str, type[msgspec.Struct]] = {
+    "authorization_code": AuthorizationCodeProfile,
+    "workload_identity": WorkloadIdentityProfile,
+}
+
+_TABLE = TypeVar("_TABLE", bound=msgspec.Struct)
 
 
-def _with_namespace(config: Config, namespace: str | None) -> Config:
-    chosen = namespace or config.operator.namespace
+def _table(raw: Any, kind: type[_TABLE], where: str) -> _TABLE:
+    """A table of the file, typed."""
+    if isinstance(raw, dict):
+        _refuse_unknown_keys(raw, kind.__struct_fields__, f"[{where}]")
+    try:
+        return msgspec.convert(raw, kind, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at ")
+        place = where + path.strip("`").removeprefix("$")
+        raise ConfigError(f"{place}: {what[0].lower()}{what[1:]}") from error
+
+
+def _refuse_unknown_keys(table: dict[str, Any], known: Iterable[str], where: str) -> None:
+    if unknown := sorted(set(table) - set(known)):
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+
+
+def _with_namespace(settings: OperatorSettings, namespace: str | None) -> OperatorSettings:
+    chosen = namespace or settings.namespace
     if not chosen and _SERVICE_ACCOUNT_NAMESPACE.exists():
         chosen = _SERVICE_ACCOUNT_NAMESPACE.read_text().strip()
     if not chosen:
         raise ConfigError(
             "operator.namespace: is missing; outside a pod, set it here, in NAMESPACE or with --namespace"
         )
-    return msgspec.structs.replace(config, operator=msgspec.structs.replace(config.operator, namespace=chosen))
+    return msgspec.structs.replace(settings, namespace=chosen)
 
 
-def _check(config: Config) -> None:
+def _check_operator(settings: OperatorSettings) -> None:
     for key in ("health_listen_addr", "metrics_listen_addr"):
-        address = getattr(config.operator, key)
+        address = getattr(settings, key)
         try:
             split_address(address)
         except ValueError:
             raise ConfigError(f"operator.{key}: {address!r} is not host:port with a port from 1 to 65535") from None
-    if not config.providers:
-        raise ConfigError("providers: is empty; at least one [providers.NAME] is needed")
-    for name, profile in config.providers.items():
-        _check_profile(f"providers.{name}", profile)
 
 
 def _check_profile(where: str, profile: Profile) -> None:

@@ -19,7 +19,7 @@ from . import login, metrics
 from .accounts import Account
 from .cluster import Cluster, describe
 from .config import Profile
-from .errors import GrantRejected, StoreFailed, TokenEndpointUnavailable
+from .errors import ExchangeRejected, GrantRejected, StoreFailed, SubjectMismatch, TokenEndpointUnavailable
 from .grants import TokenAnswer, TokenEndpoint
 from .policies import Facts
 from .store import Credential, Journal, Store, fingerprint
@@ -27,6 +27,7 @@ from .store import Credential, Journal, Store, fingerprint
 log = logging.getLogger(__name__)
 
 SAVE_RETRY_SECONDS = 1.0
+REVOCATION_SECONDS = 10
 
 _T = TypeVar("_T")
 
@@ -59,6 +60,7 @@ class Credentials:
             await in_thread(self._store.begin_exchange, account.uid, None)
             with _counted(account.name):
                 answer = await self._endpoint(account).exchange_code(session.code, session)
+            await self._demand_subject(account, answer)
             credential = await self._save_answer(facts, answer, code_digest=digest)
             log.info("%s: logged in, token generation %d", account.name, credential.generation)
         session = login.end_session(session)
@@ -108,6 +110,19 @@ class Credentials:
 
     def _endpoint(self, account: Account) -> TokenEndpoint:
         return self._endpoints[account.spec.provider]
+
+    async def _demand_subject(self, account: Account, answer: TokenAnswer) -> None:
+        """`SubjectMismatch` when the grant is not of whom the account is for; it is then given back, if that is possible."""
+        expected, actual = account.spec.expected_subject, answer.subject
+        if expected is None or (actual is not None and actual.casefold() == expected.casefold()):
+            return
+        try:
+            async with asyncio.timeout(REVOCATION_SECONDS):
+                await self._endpoint(account).revoke(answer.refresh_token or answer.access_token)
+        except (TokenEndpointUnavailable, ExchangeRejected, TimeoutError) as error:
+            log.warning("%s: a refused login was not revoked: %s", account.name, str(error) or "no answer in time")
+        who = actual or "somebody whom the provider did not name"
+        raise SubjectMismatch(f"{who} logged in, but spec.expectedSubject is {expected}; that login was not taken")
 
     async def _confirm_death(self, facts: Facts, outcome_was_unknown: bool) -> Facts:
         """`invalid_grant`: dead only if what was sent is still what is stored."""

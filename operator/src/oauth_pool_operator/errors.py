@@ -31,6 +31,10 @@ class ExchangeRejected(Exception):
     """Any other refusal of the token endpoint (RFC 6749 5.2): a configuration mistake, not a dead account."""
 
 
+class SubjectMismatch(Exception):
+    """Somebody logged in whom the account is not for; what they were granted is not used."""
+
+
 class ServiceAccountTokenRefused(Exception):
     """The API server gave no token for the ServiceAccount: it does not exist, or the operator may not ask."""
 

@@ -26,6 +26,7 @@ JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 # RFC 6749 5.1 only recommends `expires_in`; this is assumed without it.
 DEFAULT_LIFETIME = timedelta(hours=1)
 LONGEST_LIFETIME = timedelta(days=366)
+LONGEST_SUBJECT = 253  # what spec.expectedSubject can hold
 
 # RFC 6749 5.2, RFC 7523 3.1: the words that may be repeated to a person. Anything else is "an unknown error".
 _ERROR_WORDS = frozenset(
@@ -209,7 +210,8 @@ def _demand_token(response: httpx2.Response) -> httpx2.Response:
     """
     document = _document(response)
     if response.status_code == 200 and isinstance(document.get("access_token"), str) and document["access_token"]:
-        members = {name: document[name] for name in ("access_token", "refresh_token", "account") if name in document}
+        kept = ("access_token", "refresh_token", "account", "organization")
+        members = {name: document[name] for name in kept if name in document}
         seconds = _lifetime(document.get("expires_in")).total_seconds()
         return httpx2.Response(200, json=members | {"lifetime_seconds": seconds}, request=response.request)
     word = _error_word(document)
@@ -285,10 +287,10 @@ def _unavailable(error: httpx2.HTTPError) -> TokenEndpointUnavailable:
 
 
 def _subject(token: dict[str, Any]) -> str | None:
-    """Who logged in, if the answer says so."""
-    account = token.get("account")
-    if isinstance(account, dict):
-        for key in ("email_address", "email", "uuid"):
-            if isinstance(account.get(key), str):
-                return str(account[key])[:253]
+    """Who logged in, if the answer says so: a person before an organization, an address before a number."""
+    for member in ("account", "organization"):
+        identity = token.get(member)
+        for key in ("email_address", "email", "uuid", "id", "name"):
+            if isinstance(identity, dict) and isinstance(identity.get(key), str) and identity[key]:
+                return str(identity[key])[:LONGEST_SUBJECT]
     return None

@@ -83,7 +83,7 @@ class Facts:
     @property
     def login_is_impossible(self) -> bool:
         """Nothing a person could do at the provider would help now."""
-        blocking = (c.UNKNOWN_PROVIDER, c.INVALID_SPEC, c.STORAGE_UNAVAILABLE)
+        blocking = (c.UNKNOWN_PROVIDER, c.INVALID_PROFILE, c.INVALID_SPEC, c.STORAGE_UNAVAILABLE)
         return self.trouble is not None and self.trouble.reason in blocking
 
     @property
@@ -179,6 +179,8 @@ def readiness(facts: Facts) -> Readiness:
     if credential is None or credential.dead is not None:
         return _without_grant(facts)
     if credential.expires <= facts.now:
+        if trouble is not None and trouble.reason == c.INVALID_PROFILE:
+            return Readiness(False, trouble.reason, trouble.message)
         why = f": {trouble.message}" if trouble is not None else ""
         return Readiness(False, c.REFRESHING, f"the access token has expired and a new one is being obtained{why}")
     if (cooldown := facts.cooldown) is not None:
@@ -188,8 +190,10 @@ def readiness(facts: Facts) -> Readiness:
 
 
 def _without_grant(facts: Facts) -> Readiness:
+    trouble = facts.trouble
+    if facts.login_is_impossible and trouble is not None:
+        return Readiness(False, trouble.reason, trouble.message)
     if facts.account.spec.grant == "WorkloadIdentity":
-        trouble = facts.trouble
         if trouble is not None and trouble.is_stalled:
             return Readiness(False, trouble.reason, trouble.message)
         why = f": {trouble.message}" if trouble is not None else ""
@@ -205,12 +209,13 @@ def login_required(facts: Facts) -> tuple[bool, str, str]:
     account, credential, session = facts.account, facts.credential, facts.session
     if account.spec.grant != "AuthorizationCode" or account.spec.suspend or facts.login_is_impossible:
         return False, c.NOT_REQUIRED, ""
-    is_alive = credential is not None and credential.dead is None
-    if session is not None and session.problem is not None and not is_alive:
-        return True, session.problem, session.problem_message
-    if is_alive:
-        return False, c.NOT_REQUIRED, _about_second_login(facts)
+    if credential is not None and credential.dead is None:
+        return False, *_about_second_login(facts)
     ask_again = HOW_TO_ASK_AGAIN.format(name=account.name)
+    if session is not None and session.problem is not None:
+        has_expired = not session.is_over and not facts.session_is_open and session.problem != c.LOGIN_EXPIRED
+        but = f"; that login has expired meanwhile: ask for a new one: {ask_again}" if has_expired else ""
+        return True, session.problem, session.problem_message + but
     if facts.session_is_open:
         return True, c.AWAITING_CODE, _AWAITING.format(name=account.name)
     if credential is not None and credential.dead is not None and (session is None or session.is_over):
@@ -232,13 +237,14 @@ _DEAD = {
 }
 
 
-def _about_second_login(facts: Facts) -> str:
+def _about_second_login(facts: Facts) -> tuple[str, str]:
+    """Of an account that works: what became of the new login, if there is one."""
     session = facts.session
     if session is not None and session.problem is not None:
-        return session.problem_message
+        return session.problem, f"{session.problem_message} (the present login goes on working)"
     if facts.session_is_open:
-        return "a new login was asked for; the present one goes on working until it is completed"
-    return ""
+        return c.NOT_REQUIRED, "a new login was asked for; the present one goes on working until it is completed"
+    return c.NOT_REQUIRED, ""
 
 
 def next_check(facts: Facts) -> datetime:

@@ -31,6 +31,7 @@ from .errors import (
     StoreConflict,
     StoreCorrupt,
     StoreFailed,
+    SubjectMismatch,
     TokenEndpointUnavailable,
 )
 from .grants import TokenEndpoint
@@ -87,9 +88,11 @@ class Reconciler:
         index: IndexPublisher,
         cluster: Cluster,
         clock: Callable[[], datetime],
+        broken_profiles: Mapping[str, str] | None = None,
     ) -> None:
         self._store = store
         self._profiles = profiles
+        self._broken_profiles = broken_profiles or {}
         self._endpoints = endpoints
         self._credentials = Credentials(
             store=store, profiles=profiles, endpoints=endpoints, cluster=cluster, on_unsaved=self._report_unsaved
@@ -189,8 +192,11 @@ class Reconciler:
     def _spec_trouble(self, account: Account) -> Trouble | None:
         provider, grant = account.spec.provider, account.spec.grant
         profile = self._profiles.get(provider)
+        if (problem := self._broken_profiles.get(provider)) is not None:
+            message = f"the operator cannot use its profile of provider {provider!r}: {problem}"
+            return Trouble(c.INVALID_PROFILE, message, NEVER, is_stalled=True)
         if profile is None:
-            known = ", ".join(sorted(self._profiles))
+            known = ", ".join(sorted({*self._profiles, *self._broken_profiles}))
             message = f"the operator's configuration has no provider {provider!r}; it knows {known}"
             return Trouble(c.UNKNOWN_PROVIDER, message, NEVER, is_stalled=True)
         if grant not in profile.grants:
@@ -204,13 +210,10 @@ class Reconciler:
     async def _log_in(self, facts: Facts, memory: Memory) -> Facts:
         """Open a login session when one is due, take what was pasted off the object, and exchange a good code."""
         account = facts.account
-        if account.spec.grant != "AuthorizationCode" and account.pasted_code is not None:
-            log.warning("%s: a code was given, but grant %s needs none", account.name, account.spec.grant)
-            return replace(facts, account=await self._cluster.remove_annotation(account, CODE_ANNOTATION))
-        if account.spec.grant != "AuthorizationCode" or facts.storage_is_unavailable:
-            return facts
         try:
             facts = await self._take_pasted_code(facts)
+            if account.spec.grant != "AuthorizationCode" or facts.storage_is_unavailable:
+                return facts
             if facts.trouble is None and not account.spec.suspend:
                 facts = await self._open_session(facts)
                 facts = await self._exchange_code(facts, memory)
@@ -219,17 +222,40 @@ class Reconciler:
         return facts
 
     async def _take_pasted_code(self, facts: Facts) -> Facts:
-        """The code moves to the state volume first, then leaves the object: lost in neither case, public in none."""
-        account, session, pasted = facts.account, facts.session, facts.account.pasted_code
-        if pasted is None:
+        """The code moves to the state volume first, then leaves the object: public for no longer than that takes.
+
+        It leaves the object, too, when it cannot be kept, or is of no use: the person may give it again.
+        """
+        account = facts.account
+        if account.pasted_code is None:
             return facts
-        if session is None or session.handled_code != login.digest(pasted):
-            session = login.judge(session, pasted, facts.now, account.name)
-            await in_thread(self._store.save_session, account.uid, session)
-            if session.problem is not None:
-                log.warning("%s: %s", account.name, session.problem_message)
-        account = await self._cluster.remove_annotation(account, CODE_ANNOTATION)
+        try:
+            session = await self._keep_pasted_code(facts, account.pasted_code)
+        except StoreFailed:
+            log.warning("%s: the code could not be kept on the state volume: give it again later", account.name)
+            raise
+        finally:
+            account = await self._cluster.remove_annotation(account, CODE_ANNOTATION)
         return replace(facts, account=account, session=session)
+
+    async def _keep_pasted_code(self, facts: Facts, pasted: str) -> LoginSession | None:
+        account, session = facts.account, facts.session
+        if account.spec.grant != "AuthorizationCode":
+            log.warning("%s: a code was given, but grant %s needs none", account.name, account.spec.grant)
+            return session
+        if facts.storage_is_unavailable:
+            log.warning("%s: a code was given, but the state volume cannot be read: give it again later", account.name)
+            return session
+        if session is not None and session.handled_code == login.digest(pasted):
+            return session
+        profile = self._profiles.get(account.spec.provider)
+        settings = profile.authorization_code if profile is not None else None
+        may_be_bare = settings is not None and settings.allow_code_without_state
+        session = login.judge(session, pasted, facts.now, account.name, allow_without_state=may_be_bare)
+        await in_thread(self._store.save_session, account.uid, session)
+        if session.problem is not None:
+            log.warning("%s: %s", account.name, session.problem_message)
+        return session
 
     async def _open_session(self, facts: Facts) -> Facts:
         account, session, request = facts.account, facts.session, facts.account.login_request or ""
@@ -252,18 +278,18 @@ class Reconciler:
             return await self._credentials.from_code(facts)
         except TokenEndpointUnavailable as error:
             return replace(facts, trouble=memory.failed(c.EXCHANGING, error, facts.now, is_stalled=False))
-        except (GrantRejected, ExchangeRejected) as error:
+        except (GrantRejected, ExchangeRejected, SubjectMismatch) as error:
             return await self._start_over(facts, error)
 
     async def _start_over(self, facts: Facts, error: Exception) -> Facts:
         """A code is good for one exchange; after a refusal there is a new session, so that the person has a fresh URL."""
         account, session = facts.account, facts.session
         assert session is not None
-        log.warning("%s: the code was refused: %s", account.name, error)
+        log.warning("%s: the login was refused: %s", account.name, error)
         fresh = msgspec.structs.replace(
             login.open_session(facts.now, session.request),
             handled_code=session.handled_code,
-            problem=c.CODE_REJECTED,
+            problem=c.SUBJECT_MISMATCH if isinstance(error, SubjectMismatch) else c.CODE_REJECTED,
             problem_message=f"{error}; log in again with the new status.login.authorizationURL",
         )
         await in_thread(self._store.save_session, account.uid, fresh)

@@ -125,7 +125,7 @@ def happenings(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Ite
     """What a person would want to know of the change from one list of conditions to the next; nothing for routine."""
     login, ready, stalled = (c.find(after, kind) for kind in (c.LOGIN_REQUIRED, c.READY, c.STALLED))
     was_ready, was_login = c.reason_of(before, c.READY), c.reason_of(before, c.LOGIN_REQUIRED)
-    if login is not None and login["status"] == "True" and login["reason"] != was_login:
+    if login is not None and login["reason"] not in (c.NOT_REQUIRED, was_login):
         name = {c.AWAITING_CODE: "LoginOpened"}.get(login["reason"], login["reason"])
         kind = "Normal" if login["reason"] == c.AWAITING_CODE else "Warning"
         yield Happening(kind, name, login["message"])

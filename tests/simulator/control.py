@@ -22,6 +22,15 @@ class ApproveBody(msgspec.Struct, forbid_unknown_fields=True):
     subject: str
 
 
+class ApproveDeviceBody(msgspec.Struct, forbid_unknown_fields=True):
+    user_code: str
+    subject: str
+
+
+class DenyDeviceBody(msgspec.Struct, forbid_unknown_fields=True):
+    user_code: str
+
+
 class ExhaustBody(msgspec.Struct, forbid_unknown_fields=True):
     window: str = "5h"
     reset_in: float | None = None
@@ -63,6 +72,8 @@ class Control:
         table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
             ("GET", "/health", self.health),
             ("POST", "/approve", self.approve),
+            ("POST", "/device/approve", self.approve_device),
+            ("POST", "/device/deny", self.deny_device),
             ("GET", "/switches", self.show_switches),
             ("PATCH", "/switches", self.change_switches),
             ("DELETE", "/switches", self.reset_switches),
@@ -93,6 +104,15 @@ class Control:
                 "redirect_url": approval.redirect_url,
             }
         )
+
+    async def approve_device(self, request: Request) -> Response:
+        body = _decode(await request.body(), ApproveDeviceBody)
+        self._simulator.approve_device(body.user_code, body.subject)
+        return JSONResponse({})
+
+    async def deny_device(self, request: Request) -> Response:
+        self._simulator.deny_device(_decode(await request.body(), DenyDeviceBody).user_code)
+        return JSONResponse({})
 
     async def show_switches(self, request: Request) -> Response:
         return self._switches()

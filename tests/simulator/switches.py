@@ -51,6 +51,14 @@ class Switches(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     # what a refused assertion is answered with (RFC 7523 3.1 says 400)
     federation_rejection_status: Literal[400, 401] = 400
 
+    # --- logging in with a device code -------------------------------------------------------------------------
+
+    # how often the client may ask, and for how long
+    device_interval: Seconds = 5
+    device_code_lifetime: Count = 1800
+    # the next N questions are too early, whenever they come
+    device_slow_downs: Count = 0
+
     # --- API: who may, and how much ----------------------------------------------------------------------------
 
     # 403, as for an account whose grant was withdrawn; refreshes still work (see the command `revoke-grant`)

@@ -105,6 +105,13 @@ class SimulatorClient:
         pasted: str = answer["pasted"]
         return pasted
 
+    def approve_device(self, user_code: str, subject: str) -> None:
+        """Enter the code on the provider's page as `subject`, and approve."""
+        self.call("POST", "device/approve", {"user_code": user_code, "subject": subject})
+
+    def deny_device(self, user_code: str) -> None:
+        self.call("POST", "device/deny", {"user_code": user_code})
+
     def exhaust(self, subject: str, *, window: str = "5h", reset_in: int) -> None:
         """The account's window is used up for that many seconds."""
         self.call("POST", f"accounts/{subject}/exhaust", {"window": window, "reset_in": reset_in})
@@ -234,6 +241,11 @@ class Stack:
         path = "jsonpath={.status.login.authorizationURL}"
         return wait_until(lambda: self.kubectl("get", "oauthaccount", name, "-o", path), f"login URL of {name}")
 
+    def user_code(self, name: str) -> str:
+        """The code of a device's login, once it is there."""
+        path = "jsonpath={.status.login.userCode}"
+        return wait_until(lambda: self.kubectl("get", "oauthaccount", name, "-o", path), f"user code of {name}")
+
     def paste(self, name: str, pasted: str) -> None:
         """Hand the code over as a person does."""
         self.kubectl("annotate", "oauthaccount", name, f"oauthpool.dev/authorization-code={pasted}", "--overwrite")
@@ -354,6 +366,14 @@ redirect_uri = "{url}/oauth/callback"
 scopes = ["inference"]
 token_body = "json"
 send_state = true
+
+[providers.simulator.device_code]
+client_id = "{CLIENT_ID}"
+device_authorization_endpoint = "{url}/v1/oauth/device_authorization"
+token_endpoint = "{url}/v1/oauth/token"
+revocation_endpoint = "{url}/v1/oauth/revoke"
+scopes = ["inference"]
+token_body = "json"
 
 [providers.simulator.workload_identity]
 token_endpoint = "{url}/v1/oauth/token"

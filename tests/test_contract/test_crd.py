@@ -109,6 +109,7 @@ def test_what_is_not_said_gets_its_default(accounts: Accounts) -> None:
         ),
         pytest.param(account(priority=-1000, weight=1000, maxConcurrentRequests=1), id="at the ends of the ranges"),
         pytest.param(account(name="n" * 63), id="longest name"),
+        pytest.param(account(grant="DeviceCode", expectedSubject="alice@example.com"), id="device code"),
         pytest.param(account(expectedSubject="alice@example.com"), id="expected subject, an address"),
         pytest.param(account(expectedSubject="A Team, Inc."), id="expected subject, words"),
         pytest.param(account(expectedSubject="7"), id="expected subject, one character"),
@@ -136,7 +137,7 @@ REFUSED = {
     ),
     "unknown grant": (
         account(grant="Password"),
-        'spec.grant: Unsupported value: "Password": supported values: "AuthorizationCode", "WorkloadIdentity"',
+        'spec.grant: Unsupported value: "Password": supported values: "AuthorizationCode", "DeviceCode", "WorkloadIdentity"',
     ),
     "workload identity missing": (
         account(grant="WorkloadIdentity"),
@@ -175,6 +176,10 @@ REFUSED = {
     "expected subject of two lines": (account(expectedSubject="alice\nbob"), "must be one line of text"),
     "long expected subject": (account(expectedSubject="a" * 254), "may not be more than 253"),
     "provider of another type": (account(provider=7), 'spec.provider in body must be of type string: "integer"'),
+    "workload identity with a device code": (
+        account(grant="DeviceCode", workloadIdentity=WORKLOAD_IDENTITY),
+        "spec.workloadIdentity: Forbidden: workloadIdentity is only for grant WorkloadIdentity: remove it",
+    ),
     "ServiceAccount name": (
         workload_identity(serviceAccountName="In ference"),
         (
@@ -319,6 +324,9 @@ def test_every_member_that_the_design_names_survives(accounts: Accounts) -> None
     status = STATUS | {
         "login": {
             "authorizationURL": "https://example.com/authorize?state=s",
+            "userCode": "BCDF-GHJK",
+            "verificationURI": "https://example.com/device",
+            "verificationURIComplete": "https://example.com/device?user_code=BCDF-GHJK",
             "sessionID": "0123456789abcdef",
             "startTime": instant,
             "expirationTime": instant,

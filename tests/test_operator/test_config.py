@@ -40,6 +40,22 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert config.providers["anthropic"].grants == {"AuthorizationCode", "WorkloadIdentity"}
 
 
+def test_each_grant_has_a_table_of_its_own(tmp_path: Path) -> None:
+    device = """
+[providers.anthropic.device_code]
+client_id = "other"
+device_authorization_endpoint = "https://provider.example/device"
+token_endpoint = "https://provider.example/token"
+"""
+    profile = load_config(written(tmp_path, GOOD + device)).providers["anthropic"]
+    assert profile.grants == {"AuthorizationCode", "DeviceCode", "WorkloadIdentity"}
+    clients = [profile.client(grant) for grant in ("AuthorizationCode", "DeviceCode", "WorkloadIdentity")]
+    assert [client.client_id if client else None for client in clients] == ["me", "other", None]
+    broken = device.replace("https://provider.example/device", "http://provider.example/device")
+    problem = load_config(written(tmp_path, GOOD + broken)).broken_providers["anthropic"]
+    assert "providers.anthropic.device_code.device_authorization_endpoint: must be https" in problem
+
+
 def test_the_shipped_example_is_a_good_file() -> None:
     example = Path(__file__).parents[2] / "examples/operator.toml"
     assert set(load_config(example, namespace="pool").providers) == {"simulator"}
@@ -135,7 +151,9 @@ audience = "https://other.example"
             id="not a table",
         ),
         pytest.param(
-            (GOOD[GOOD.index("[providers") :], "[providers.anthropic]"), "needs [providers.anthropic.", id="empty"
+            (GOOD[GOOD.index("[providers") :], "[providers.anthropic]"),
+            "needs at least one of [providers.anthropic.",
+            id="empty",
         ),
     ],
 )

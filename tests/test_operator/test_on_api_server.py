@@ -179,6 +179,75 @@ def test_a_login_that_nobody_completes_expires_and_says_what_to_do(stack: Stack)
     assert stack.condition("alice", "LoginRequired")["reason"] == "LoginExpired"
 
 
+def test_a_person_logs_in_on_another_device_and_the_operator_refreshes_from_then_on(stack: Stack) -> None:
+    stack.simulator.set(device_interval=1, expires_in=4)
+    stack.apply(stack.account("alice", grant="DeviceCode"))
+    user_code = stack.user_code("alice")
+    login = stack.get("alice")["status"]["login"]
+    assert login["verificationURIComplete"] == f"{login['verificationURI']}?user_code={user_code}"
+    assert stack.condition("alice", "LoginRequired")["reason"] == "AwaitingDeviceApproval"
+    wait_until(lambda: device_questions(stack), "the operator to ask")
+    assert httpx2.get(login["verificationURIComplete"]).status_code == 200
+    stack.simulator.approve_device(user_code, "alice@example.com")
+    stack.wait_for_reason("alice", "Ready", "Available")
+    status = stack.get("alice")["status"]
+    assert status["subject"] == "alice@example.com"
+    assert "login" not in status
+    wait_until(lambda: stack.index()["alice"]["generation"] >= 3, "two refreshes")
+    assert {"LoginOpened", "LoggedIn"} <= set(reasons_of_events(stack, "alice"))
+    stack.kubectl("delete", "oauthaccount", "alice", "--timeout=20s")
+    assert stack.simulator.requests("/v1/oauth/revoke")
+
+
+def device_questions(stack: Stack) -> list[str]:
+    """The device codes that were asked about."""
+    bodies = [json.loads(request["body"]) for request in stack.simulator.requests("/v1/oauth/token")]
+    return [body["device_code"] for body in bodies if "device_code" in body]
+
+
+def test_a_device_login_survives_a_restart_and_its_secret_is_on_the_state_volume_only(stack: Stack) -> None:
+    stack.simulator.set(device_interval=1)
+    stack.apply(stack.account("alice", grant="DeviceCode"))
+    user_code = stack.user_code("alice")
+    uid = stack.get("alice")["metadata"]["uid"]
+    wait_until(lambda: device_questions(stack), "the operator to ask")
+    assert stack.operator.stop() == 0
+    login = stack.state_dir / uid / "login.json"
+    device_code = json.loads(login.read_text())["device_code"]
+    assert set(device_questions(stack)) == {device_code}
+    assert stat.S_IMODE(login.stat().st_mode) == 0o600
+    stack.start_operator()
+    assert stack.user_code("alice") == user_code
+    assert device_code not in json.dumps(stack.get("alice")) + stack.kubectl("get", "events", "-o", "json")
+    stack.simulator.approve_device(user_code, "alice@example.com")
+    stack.wait_for_reason("alice", "Ready", "Available")
+    assert device_code not in login.read_text()
+
+
+def test_a_device_login_that_is_denied_waits_for_the_person_to_ask_again(stack: Stack) -> None:
+    stack.simulator.set(device_interval=1)
+    stack.apply(stack.account("alice", grant="DeviceCode"))
+    first = stack.user_code("alice")
+    stack.simulator.deny_device(first)
+    denied = stack.wait_for_reason("alice", "LoginRequired", "AccessDenied")
+    assert "oauthpool.dev/login-requested=" in denied["message"]
+    stack.kubectl("annotate", "oauthaccount", "alice", "oauthpool.dev/login-requested=1")
+    stack.wait_for_reason("alice", "LoginRequired", "AwaitingDeviceApproval")
+    assert stack.get("alice")["status"]["lastHandledLoginRequest"] == "1"
+    assert stack.user_code("alice") != first
+
+
+def test_a_provider_that_wants_to_be_asked_less_often_is(stack: Stack) -> None:
+    stack.simulator.set(device_interval=1, device_slow_downs=1)
+    stack.apply(stack.account("alice", grant="DeviceCode"))
+    stack.user_code("alice")
+    uid = stack.get("alice")["metadata"]["uid"]
+    login = stack.state_dir / uid / "login.json"
+    wait_until(lambda: json.loads(login.read_text())["poll_seconds"] == 6, "the longer interval")
+    stack.simulator.approve_device(stack.user_code("alice"), "alice@example.com")
+    stack.wait_for_reason("alice", "Ready", "Available")
+
+
 def test_a_login_survives_a_restart_of_the_operator(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     url = stack.authorization_url("alice")

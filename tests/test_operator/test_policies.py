@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from oauth_pool_operator import policies
 from oauth_pool_operator.policies import Facts
-from tests.support.builders import NOW, account, credential, facts, report, session, trouble, window
+from tests.support.builders import NOW, account, credential, device_session, facts, report, session, trouble, window
 
 HOUR = timedelta(hours=1)
 
@@ -97,6 +97,34 @@ def test_status_word(given_facts: Facts, is_ready: bool, reason: str) -> None:
         ),
         pytest.param(
             facts(session=session(age=HOUR)), True, "LoginExpired", "login-requested=", id="login was not completed"
+        ),
+        pytest.param(
+            facts(account(grant="DeviceCode"), session=device_session()),
+            True,
+            "AwaitingDeviceApproval",
+            "enter status.login.userCode",
+            id="a device's login is open",
+        ),
+        pytest.param(
+            facts(account(grant="DeviceCode"), session=device_session(), login_trouble=trouble("Exchanging")),
+            True,
+            "AwaitingDeviceApproval",
+            "answered 503",
+            id="a device's login is open, and the provider does not answer",
+        ),
+        pytest.param(
+            facts(account(grant="DeviceCode"), login_trouble=trouble("Exchanging")),
+            True,
+            "AwaitingDeviceApproval",
+            "about to be opened: the token endpoint answered 503",
+            id="a device's login could not be opened yet",
+        ),
+        pytest.param(
+            facts(account(grant="DeviceCode"), credential=credential(), login_trouble=trouble("Exchanging")),
+            False,
+            "NotRequired",
+            "until it is completed (the token endpoint answered 503)",
+            id="nor the second one of a live account",
         ),
         pytest.param(
             facts(session=session(problem="CodeRejected", problem_message="wrong")),
@@ -301,6 +329,14 @@ def test_windows_are_those_seen_last() -> None:
     [
         pytest.param(facts(session=session()), timedelta(minutes=10), id="the login expires"),
         pytest.param(facts(credential=credential(), trouble=trouble()), timedelta(seconds=4), id="next try"),
+        pytest.param(
+            facts(session=device_session(), next_poll=NOW + timedelta(seconds=5)),
+            timedelta(seconds=5),
+            id="a device asks",
+        ),
+        pytest.param(
+            facts(credential=credential(), login_trouble=trouble()), timedelta(seconds=4), id="next try of a login"
+        ),
         pytest.param(
             facts(account(reports=(report("Forbidden"),)), credential=credential(), last_forced_refresh=NOW),
             timedelta(minutes=5),

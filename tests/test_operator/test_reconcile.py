@@ -15,7 +15,7 @@ from lightkube.core.exceptions import ApiError
 from oauth_pool_operator import credentials, metrics, reconcile
 from oauth_pool_operator.accounts import CODE_ANNOTATION, FINALIZER, LOGIN_ANNOTATION, Account, WorkloadIdentity
 from oauth_pool_operator.cluster import Cluster
-from oauth_pool_operator.config import AuthorizationCodeProfile, Profile, WorkloadIdentityProfile
+from oauth_pool_operator.config import AuthorizationCodeProfile, DeviceCodeProfile, Profile, WorkloadIdentityProfile
 from oauth_pool_operator.errors import (
     ClusterUnavailable,
     ExchangeRejected,
@@ -23,11 +23,12 @@ from oauth_pool_operator.errors import (
     StoreFailed,
     TokenEndpointUnavailable,
 )
-from oauth_pool_operator.grants import TokenAnswer, TokenEndpoint
+from oauth_pool_operator.grants import TokenEndpoint
 from oauth_pool_operator.policies import NEVER
 from oauth_pool_operator.pool_index import IndexPublisher
 from oauth_pool_operator.reconcile import Memory, Reconciler
 from oauth_pool_operator.store import AccessFile, Credential, Journal, LoginSession, Store, fingerprint
+from oauth_pool_operator.token_answer import DeviceAuthorization, TokenAnswer
 from tests.support.builders import (
     NOW,
     UID,
@@ -98,6 +99,7 @@ class ScriptedEndpoint(TokenEndpoint):
     def __init__(self, steps: list[str]) -> None:
         self.steps = steps
         self.answers: list[TokenAnswer | Exception] = []
+        self.authorizations: list[DeviceAuthorization | Exception] = []
         self.sent: list[str] = []
         self.meanwhile: Callable[[], Awaitable[object]] | None = None
 
@@ -107,13 +109,23 @@ class ScriptedEndpoint(TokenEndpoint):
     async def exchange_code(self, code: str, session: LoginSession) -> TokenAnswer:
         return await self._asked("exchange", f"{code} {session.verifier}")
 
-    async def refresh(self, refresh_token: str) -> TokenAnswer:
+    async def authorize_device(self) -> DeviceAuthorization:
+        self.steps.append("authorize device")
+        given = self.authorizations.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    async def exchange_device_code(self, device_code: str) -> TokenAnswer:
+        return await self._asked("ask", device_code)
+
+    async def refresh(self, refresh_token: str, grant: str = "AuthorizationCode") -> TokenAnswer:
         return await self._asked("refresh", refresh_token)
 
     async def exchange_assertion(self, assertion: str, workload: WorkloadIdentity) -> TokenAnswer:
         return await self._asked("exchange", assertion)
 
-    async def revoke(self, token: str) -> None:
+    async def revoke(self, token: str, grant: str = "AuthorizationCode") -> None:
         await self._asked("revoke", token)
 
     async def _asked(self, step: str, sent: str) -> TokenAnswer:
@@ -208,11 +220,16 @@ class World:
         )
         profile = Profile(
             authorization_code=code_settings,
+            device_code=DeviceCodeProfile(
+                client_id="me",
+                device_authorization_endpoint="https://provider.example/device_authorization",
+                token_endpoint="https://provider.example/token",
+            ),
             workload_identity=WorkloadIdentityProfile("https://provider.example/token", "https://provider.example"),
         )
         self.profiles = {
             "anthropic": profile,
-            "for-people": msgspec.structs.replace(profile, workload_identity=None),
+            "for-people": msgspec.structs.replace(profile, workload_identity=None, device_code=None),
             "bare-codes": msgspec.structs.replace(
                 profile,
                 authorization_code=msgspec.structs.replace(code_settings, allow_code_without_state=True),

@@ -22,7 +22,7 @@ LOGIN_ANNOTATION = f"{GROUP}/login-requested"
 LAST_YEAR = 9000
 LONGEST_LOGIN_REQUEST = 1024  # it is answered in status, which has limits
 
-Grant = Literal["AuthorizationCode", "WorkloadIdentity"]
+Grant = Literal["AuthorizationCode", "DeviceCode", "WorkloadIdentity"]
 
 
 class WorkloadIdentity(msgspec.Struct, frozen=True, rename="camel"):
@@ -88,6 +88,11 @@ class Account(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"<Account {self.namespace}/{self.name} {self.uid}>"
+
+    @property
+    def has_login(self) -> bool:
+        """True when a person logs in and the operator refreshes from then on."""
+        return self.spec.grant != "WorkloadIdentity"
 
     @property
     def pasted_code(self) -> str | None:

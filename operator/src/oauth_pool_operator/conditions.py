@@ -26,6 +26,8 @@ STORAGE_UNAVAILABLE = "StorageUnavailable"
 
 # LoginRequired
 AWAITING_CODE = "AwaitingAuthorizationCode"
+AWAITING_APPROVAL = "AwaitingDeviceApproval"
+ACCESS_DENIED = "AccessDenied"  # the person said no
 LOGIN_EXPIRED = "LoginExpired"
 CODE_REJECTED = "CodeRejected"
 GRANT_REVOKED = "GrantRevoked"

@@ -25,23 +25,34 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")  # RFC 9110 5.5 without obs-text
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-class AuthorizationCodeProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A registered OAuth client (RFC 6749, PKCE per RFC 7636)."""
+class ClientProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A registered OAuth client, whichever way people log in with it."""
 
     client_id: str
-    authorization_endpoint: str
     token_endpoint: str
+    revocation_endpoint: str | None = None
+    scopes: list[str] = []
+    # the body of requests to the endpoints: RFC 6749 says form, some providers want JSON
+    token_body: Literal["json", "form"] = "form"
+    token_headers: dict[str, str] = {}
+
+
+class AuthorizationCodeProfile(ClientProfile, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """People log in on a page and hand over a code (RFC 6749 4.1, PKCE per RFC 7636)."""
+
+    authorization_endpoint: str
     redirect_uri: str
     # take a pasted code that came without its `state`, for providers whose page shows the code alone
     allow_code_without_state: bool = False
-    scopes: list[str] = []
-    revocation_endpoint: str | None = None
-    # the body of requests to the token endpoint: RFC 6749 says form, some providers want JSON
-    token_body: Literal["json", "form"] = "form"
     # not in RFC 6749; some providers want `state` in the exchange, too
     send_state: bool = False
     authorization_parameters: dict[str, str] = {}
-    token_headers: dict[str, str] = {}
+
+
+class DeviceCodeProfile(ClientProfile, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """People enter a short code on a page, and nothing has to be handed over (RFC 8628)."""
+
+    device_authorization_endpoint: str
 
 
 class WorkloadIdentityProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +67,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One provider: what `spec.provider` names."""
 
     authorization_code: AuthorizationCodeProfile | None = None
+    device_code: DeviceCodeProfile | None = None
     workload_identity: WorkloadIdentityProfile | None = None
     # trusted instead of the system's certificates, for a provider with a private CA
     ca_file: Path | None = None
@@ -64,8 +76,19 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def grants(self) -> frozenset[str]:
         """The values of `spec.grant` that this profile serves."""
-        offered = {"AuthorizationCode": self.authorization_code, "WorkloadIdentity": self.workload_identity}
-        return frozenset(grant for grant, settings in offered.items() if settings is not None)
+        return frozenset(grant for grant, table in GRANT_TABLES.items() if getattr(self, table) is not None)
+
+    def client(self, grant: str) -> ClientProfile | None:
+        """The client that people log in with under this grant; None for one without a login, or not offered."""
+        return {"AuthorizationCode": self.authorization_code, "DeviceCode": self.device_code}.get(grant)
+
+
+# spec.grant -> the table of a profile that is about it
+GRANT_TABLES = {
+    "AuthorizationCode": "authorization_code",
+    "DeviceCode": "device_code",
+    "WorkloadIdentity": "workload_identity",
+}
 
 
 class OperatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,16 +164,17 @@ def _read_profile(name: str, table: Any) -> Profile:
     if not _PROVIDER_NAME.fullmatch(name):
         allowed = "lower case letters, digits and '-', with a letter or digit at both ends, at most 63"
         raise ConfigError(f"{where}: no account can name it; allowed are {allowed}")
-    for grant, kind in _GRANT_TABLES.items():
-        if isinstance(table, dict) and isinstance(table.get(grant), dict):
-            _refuse_unknown_keys(table[grant], kind.__struct_fields__, f"[{where}.{grant}]")
+    for key, kind in _TABLE_KINDS.items():
+        if isinstance(table, dict) and isinstance(table.get(key), dict):
+            _refuse_unknown_keys(table[key], kind.__struct_fields__, f"[{where}.{key}]")
     profile = _table(table, Profile, where)
     _check_profile(where, profile)
     return profile
 
 
-_GRANT_TABLES: dict[str, type[msgspec.Struct]] = {
+_TABLE_KINDS: dict[str, type[msgspec.Struct]] = {
     "authorization_code": AuthorizationCodeProfile,
+    "device_code": DeviceCodeProfile,
     "workload_identity": WorkloadIdentityProfile,
 }
 
@@ -195,8 +219,9 @@ def _check_operator(settings: OperatorSettings) -> None:
 
 
 def _check_profile(where: str, profile: Profile) -> None:
-    if profile.authorization_code is None and profile.workload_identity is None:
-        raise ConfigError(f"{where}: needs [{where}.authorization_code], [{where}.workload_identity] or both")
+    if not profile.grants:
+        tables = ", ".join(f"[{where}.{table}]" for table in GRANT_TABLES.values())
+        raise ConfigError(f"{where}: needs at least one of {tables}")
     if profile.timeout_secs <= 0:
         raise ConfigError(f"{where}.timeout_secs: must be more than 0")
     if profile.ca_file is not None:
@@ -204,11 +229,11 @@ def _check_profile(where: str, profile: Profile) -> None:
             ssl.create_default_context(cafile=str(profile.ca_file))
         except OSError as error:  # ssl.SSLError is one
             raise ConfigError(f"{where}.ca_file: {profile.ca_file} is not a PEM file with certificates") from error
-    for grant in ("authorization_code", "workload_identity"):
+    for grant in GRANT_TABLES.values():
         settings = getattr(profile, grant)
         if settings is None:
             continue
-        for key in ("authorization_endpoint", "token_endpoint", "revocation_endpoint"):
+        for key in _ENDPOINTS:
             url = getattr(settings, key, None)
             if url is not None:
                 _check_url(f"{where}.{grant}.{key}", url)
@@ -221,6 +246,9 @@ def _check_profile(where: str, profile: Profile) -> None:
         for header, value in settings.token_headers.items():
             if not _HEADER_NAME.fullmatch(header) or not _HEADER_VALUE.fullmatch(value):
                 raise ConfigError(f"{where}.{grant}.token_headers: {header!r} is not a header that can be sent")
+
+
+_ENDPOINTS = ("authorization_endpoint", "device_authorization_endpoint", "token_endpoint", "revocation_endpoint")
 
 
 def _check_url(where: str, url: str) -> None:

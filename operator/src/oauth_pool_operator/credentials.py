@@ -19,10 +19,18 @@ from . import login, metrics
 from .accounts import Account
 from .cluster import Cluster, describe
 from .config import Profile
-from .errors import ExchangeRejected, GrantRejected, StoreFailed, SubjectMismatch, TokenEndpointUnavailable
-from .grants import TokenAnswer, TokenEndpoint
+from .errors import (
+    AuthorizationPending,
+    ExchangeRejected,
+    GrantRejected,
+    StoreFailed,
+    SubjectMismatch,
+    TokenEndpointUnavailable,
+)
+from .grants import TokenEndpoint
 from .policies import Facts
 from .store import Credential, Journal, Store, fingerprint
+from .token_answer import TokenAnswer
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +59,20 @@ class Credentials:
         self._on_unsaved = on_unsaved  # told once when an answer cannot be stored for now
 
     async def from_code(self, facts: Facts) -> Facts:
-        """Exchange the code of the session; afterwards the session is over."""
+        """Exchange the code of the session, or its device code; afterwards the session is over."""
         account, session = facts.account, facts.session
-        assert session is not None and session.code is not None
-        digest, credential = login.digest(session.code), facts.credential
+        assert session is not None
+        code, endpoint = session.device_code or session.code, self._endpoint(account)
+        assert code
+        digest, credential = login.digest(code), facts.credential
         # Stored, but the session could not be ended: a second exchange would make the provider revoke the grant.
         if credential is None or credential.code_digest != digest:
             await in_thread(self._store.begin_exchange, account.uid, None)
             with _counted(account.name):
-                answer = await self._endpoint(account).exchange_code(session.code, session)
+                if session.device_code:
+                    answer = await endpoint.exchange_device_code(code)
+                else:
+                    answer = await endpoint.exchange_code(code, session)
             await self._demand_subject(account, answer)
             credential = await self._save_answer(facts, answer, code_digest=digest)
             log.info("%s: logged in, token generation %d", account.name, credential.generation)
@@ -79,7 +92,7 @@ class Credentials:
         await in_thread(self._store.begin_exchange, account.uid, Journal(facts.now, credential.generation, used))
         try:
             with _counted(account.name):
-                answer = await self._endpoint(account).refresh(credential.refresh_token)
+                answer = await self._endpoint(account).refresh(credential.refresh_token, account.spec.grant)
         except GrantRejected:
             return await self._confirm_death(facts, outcome_was_unknown)
         except TokenEndpointUnavailable as error:
@@ -118,7 +131,7 @@ class Credentials:
             return
         try:
             async with asyncio.timeout(REVOCATION_SECONDS):
-                await self._endpoint(account).revoke(answer.refresh_token or answer.access_token)
+                await self._endpoint(account).revoke(answer.refresh_token or answer.access_token, account.spec.grant)
         except (TokenEndpointUnavailable, ExchangeRejected, TimeoutError) as error:
             log.warning("%s: a refused login was not revoked: %s", account.name, str(error) or "no answer in time")
         who = actual or "somebody whom the provider did not name"
@@ -181,7 +194,7 @@ async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:
 
 
 class _counted:
-    """Counts and times one request to the token endpoint."""
+    """Counts and times one request to the token endpoint, unless it was only a question whether somebody has decided."""
 
     def __init__(self, account_id: str) -> None:
         self._account_id = account_id
@@ -190,5 +203,7 @@ class _counted:
         self._start = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if kind is AuthorizationPending:
+            return
         metrics.REFRESH_SECONDS.observe(time.monotonic() - self._start)
         metrics.TOKEN_REFRESHES.labels(self._account_id, "failure" if kind else "success").inc()

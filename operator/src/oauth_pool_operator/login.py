@@ -16,6 +16,7 @@ import msgspec
 from .accounts import LOGIN_ANNOTATION
 from .conditions import CODE_REJECTED, LOGIN_EXPIRED
 from .store import LoginSession
+from .token_answer import DeviceAuthorization
 
 SESSION_LIFETIME = timedelta(minutes=10)
 
@@ -43,10 +44,29 @@ def open_session(now: datetime, request: str) -> LoginSession:
     )
 
 
+def open_device_session(now: datetime, request: str, authorization: DeviceAuthorization) -> LoginSession:
+    """A new session of the grant DeviceCode, as the provider granted it (RFC 8628 3.2)."""
+    return LoginSession(
+        session_id=secrets.token_hex(8),
+        start=now,
+        expires=now + authorization.lifetime,
+        request=request,
+        device_code=authorization.device_code,
+        user_code=authorization.user_code,
+        verification_uri=authorization.verification_uri,
+        verification_uri_complete=authorization.verification_uri_complete,
+        poll_seconds=authorization.interval.total_seconds(),
+    )
+
+
 def end_session(session: LoginSession) -> LoginSession:
     """The session without its secrets; what is kept tells an old event from a new code."""
-    return msgspec.structs.replace(
-        session, state="", verifier="", code=None, problem=None, problem_message="", expires=session.start
+    return LoginSession(
+        session_id=session.session_id,
+        start=session.start,
+        expires=session.start,
+        request=session.request,
+        handled_code=session.handled_code,
     )
 
 

@@ -10,7 +10,7 @@ Pure functions of what was gathered (`Facts`); the clock is a value. The account
      again       └────── Disabled ◀─────┘
                                              Suspended: from anywhere, and back
 
-    An access token lives like this (AuthorizationCode; WorkloadIdentity exchanges anew instead of refreshing):
+    An access token lives like this (after a login; WorkloadIdentity exchanges anew instead of refreshing):
 
     obtained ─────────────────────────────┬── refresh due ──┬─────── expires
               used by proxies             │  still used     │  Refreshing: not used
@@ -70,6 +70,8 @@ class Facts:
     session: LoginSession | None = None
     trouble: Trouble | None = None
     last_forced_refresh: datetime | None = None  # by a proxy's report, not by time
+    next_poll: datetime | None = None  # when the provider is asked about a device's login
+    login_trouble: Trouble | None = None  # of the login that is under way; the account may work meanwhile
 
     @property
     def cooldown(self) -> Cooldown | None:
@@ -123,7 +125,7 @@ def refresh_is_due(facts: Facts) -> bool:
         return account.spec.grant == "WorkloadIdentity"
     if credential.dead is not None:
         return False
-    if account.spec.grant == "AuthorizationCode" and credential.refresh_token is None:
+    if account.has_login and credential.refresh_token is None:
         return credential.expires <= facts.now  # nothing to refresh with: used up to its end
     return next_refresh(credential, account) <= facts.now or forced_refresh(facts) == facts.now
 
@@ -207,24 +209,34 @@ def _without_grant(facts: Facts) -> Readiness:
 def login_required(facts: Facts) -> tuple[bool, str, str]:
     """Condition LoginRequired: whether, why, and what the person should do."""
     account, credential, session = facts.account, facts.credential, facts.session
-    if account.spec.grant != "AuthorizationCode" or account.spec.suspend or facts.login_is_impossible:
+    if not account.has_login or account.spec.suspend or facts.login_is_impossible:
         return False, c.NOT_REQUIRED, ""
     if credential is not None and credential.dead is None:
         return False, *_about_second_login(facts)
-    ask_again = HOW_TO_ASK_AGAIN.format(name=account.name)
+    ask_again, trouble = HOW_TO_ASK_AGAIN.format(name=account.name), facts.login_trouble
     if session is not None and session.problem is not None:
         has_expired = not session.is_over and not facts.session_is_open and session.problem != c.LOGIN_EXPIRED
         but = f"; that login has expired meanwhile: ask for a new one: {ask_again}" if has_expired else ""
         return True, session.problem, session.problem_message + but
     if facts.session_is_open:
-        return True, c.AWAITING_CODE, _AWAITING.format(name=account.name)
+        by_device = account.spec.grant == "DeviceCode"
+        waiting = _AWAITING_APPROVAL if by_device else _AWAITING.format(name=account.name)
+        return True, _awaited(account), waiting + (f" ({trouble.message})" if trouble is not None else "")
     if credential is not None and credential.dead is not None and (session is None or session.is_over):
         return True, credential.dead, f"{_DEAD.get(credential.dead, 'the grant is dead')}; log in again: {ask_again}"
     if session is None:
-        return True, c.AWAITING_CODE, "a login is about to be opened"
+        why = f": {trouble.message}" if trouble is not None else ""
+        return True, _awaited(account), f"a login is about to be opened{why}"
     return True, c.LOGIN_EXPIRED, f"the login was not completed in time; ask for a new one: {ask_again}"
 
 
+def _awaited(account: Account) -> str:
+    return c.AWAITING_APPROVAL if account.spec.grant == "DeviceCode" else c.AWAITING_CODE
+
+
+_AWAITING_APPROVAL = (
+    "open status.login.verificationURI in a browser, on any device, and enter status.login.userCode there"
+)
 _AWAITING = (
     "open status.login.authorizationURL in a browser, then hand over what the page shows: "
     "kubectl annotate oauthaccount {name} oauthpool.dev/authorization-code='<code>#<state>'"
@@ -242,8 +254,9 @@ def _about_second_login(facts: Facts) -> tuple[str, str]:
     session = facts.session
     if session is not None and session.problem is not None:
         return session.problem, f"{session.problem_message} (the present login goes on working)"
-    if facts.session_is_open:
-        return c.NOT_REQUIRED, "a new login was asked for; the present one goes on working until it is completed"
+    why = f" ({facts.login_trouble.message})" if facts.login_trouble is not None else ""
+    if facts.session_is_open or why:
+        return c.NOT_REQUIRED, f"a new login was asked for; the present one goes on working until it is completed{why}"
     return c.NOT_REQUIRED, ""
 
 
@@ -253,6 +266,10 @@ def next_check(facts: Facts) -> datetime:
     instants = []
     if facts.trouble is not None:
         instants.append(facts.trouble.retry_at)
+    if facts.next_poll is not None:
+        instants.append(facts.next_poll)
+    if facts.login_trouble is not None:
+        instants.append(facts.login_trouble.retry_at)
     if facts.session_is_open and session is not None:
         instants.append(session.expires)
     if credential is not None and credential.dead is None:

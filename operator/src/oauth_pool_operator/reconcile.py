@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import httpx2
@@ -23,6 +23,7 @@ from .accounts import CODE_ANNOTATION, FINALIZER, Account, rfc3339
 from .cluster import Cluster, is_gone
 from .config import Profile
 from .credentials import Credentials, in_thread
+from .device_login import Asking, DeviceLogins
 from .errors import (
     ClusterUnavailable,
     ExchangeRejected,
@@ -55,6 +56,7 @@ class Memory:
     trouble: Trouble | None = None
     generation: int = 0
     last_forced_refresh: datetime | None = None
+    asking: Asking = field(default_factory=Asking)
 
     def holds_back(self, now: datetime) -> Trouble | None:
         """The last failure, for as long as its time to try again has not come."""
@@ -97,6 +99,7 @@ class Reconciler:
         self._credentials = Credentials(
             store=store, profiles=profiles, endpoints=endpoints, cluster=cluster, on_unsaved=self._report_unsaved
         )
+        self._device_logins = DeviceLogins(store=store, endpoints=endpoints, credentials=self._credentials, clock=clock)
         self._index = index
         self._cluster = cluster
         self._clock = clock
@@ -159,7 +162,7 @@ class Reconciler:
             if endpoint is None or credential is None or credential.refresh_token is None or credential.dead:
                 return
             async with asyncio.timeout(REVOCATION_SECONDS):
-                await endpoint.revoke(credential.refresh_token)
+                await endpoint.revoke(credential.refresh_token, account.spec.grant)
         except (TokenEndpointUnavailable, ExchangeRejected, StoreFailed, TimeoutError) as error:
             why = str(error) or "no answer in time"
             log.warning("%s: its grant was not revoked at the provider: %s", account.name, why)
@@ -212,11 +215,10 @@ class Reconciler:
         account = facts.account
         try:
             facts = await self._take_pasted_code(facts)
-            if account.spec.grant != "AuthorizationCode" or facts.storage_is_unavailable:
-                return facts
-            if facts.trouble is None and not account.spec.suspend:
-                facts = await self._open_session(facts)
+            if account.has_login and facts.trouble is None and not account.spec.suspend:
+                facts = await self._open_session(facts, memory)
                 facts = await self._exchange_code(facts, memory)
+                facts = await self._device_logins.ask(facts, memory.asking)
         except (StoreFailed, StoreConflict) as error:
             return replace(facts, trouble=memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True))
         return facts
@@ -257,13 +259,15 @@ class Reconciler:
             log.warning("%s: %s", account.name, session.problem_message)
         return session
 
-    async def _open_session(self, facts: Facts) -> Facts:
+    async def _open_session(self, facts: Facts, memory: Memory) -> Facts:
         account, session, request = facts.account, facts.session, facts.account.login_request or ""
         handled = session.request if session is not None else account.status.get("lastHandledLoginRequest", "")
         is_first = (session is None or not session.session_id) and facts.credential is None
         is_asked_for = bool(request) and request != handled
         if not is_first and not is_asked_for:
             return facts
+        if account.spec.grant == "DeviceCode":
+            return await self._device_logins.open(facts, request, memory.asking)
         session = login.open_session(facts.now, request)
         await in_thread(self._store.save_session, account.uid, session)
         log.info("%s: login %s is open until %s", account.name, session.session_id, rfc3339(session.expires))
@@ -304,7 +308,7 @@ class Reconciler:
         if (held := memory.holds_back(facts.now)) is not None:
             return replace(facts, trouble=held)
         facts = await self._announce(facts)
-        is_refresh = facts.account.spec.grant == "AuthorizationCode"
+        is_refresh = facts.account.has_login
         obtain = self._credentials.from_refresh_token if is_refresh else self._credentials.from_service_account
         try:
             refreshed = await obtain(facts)
@@ -372,7 +376,7 @@ class Reconciler:
         """Status, once, and only what differs; Events for what a person would want to know of it."""
         account, session = facts.account, facts.session
         url = None
-        if session is not None and facts.session_is_open and account.spec.provider in self._endpoints:
+        if session is not None and facts.session_is_open and session.state and account.spec.provider in self._endpoints:
             url = self._endpoints[account.spec.provider].authorization_url(session)
         desired = render_status(facts, url)
         current = {name: value for name, value in account.status.items() if name in OWNED}

@@ -63,7 +63,7 @@ class Journal(msgspec.Struct, frozen=True):
 
 
 class LoginSession(msgspec.Struct, frozen=True):
-    """One attempt of a person to log in. `state` and `verifier` are empty once it is over."""
+    """One attempt of a person to log in. `state`, `verifier` and `device_code` are empty once it is over."""
 
     session_id: str
     start: datetime
@@ -78,13 +78,19 @@ class LoginSession(msgspec.Struct, frozen=True):
     # why the last code led to nothing: a reason, and what a person reads
     problem: str | None = None
     problem_message: str = ""
+    # grant DeviceCode (RFC 8628 3.2): only the first of these is a secret
+    device_code: str = ""
+    user_code: str = ""
+    verification_uri: str = ""
+    verification_uri_complete: str | None = None
+    poll_seconds: float = 0
 
     def __repr__(self) -> str:
         return f"<LoginSession {self.session_id}>"
 
     @property
     def is_over(self) -> bool:
-        return not self.state
+        return not self.state and not self.device_code
 
 
 class AccessFile(msgspec.Struct, frozen=True):

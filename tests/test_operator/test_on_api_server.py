@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from tests.support.control_plane import ControlPlane, wait_until
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import ROOT, Stack, running_stack
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,38 @@ def test_a_workload_without_its_service_account_says_which(stack: Stack) -> None
     stack.apply(manifest)
     stalled = stack.wait_for_reason("workload", "Stalled", "ServiceAccountTokenRefused")
     assert "resourceNames [nobody]" in stalled["message"]  # forbidden comes before not found
+
+
+def test_a_workload_whose_service_account_does_not_exist_says_so(stack: Stack) -> None:
+    """With leave to ask for its token, which is another message than without."""
+    stack.kubectl(
+        "create", "role", "ghost", "--verb=create", "--resource=serviceaccounts/token", "--resource-name=ghost"
+    )
+    stack.kubectl(
+        "create", "rolebinding", "ghost", "--role=ghost", f"--serviceaccount={stack.namespace}:oauth-pool-operator"
+    )
+    manifest = stack.workload_account("workload")
+    manifest["spec"]["workloadIdentity"]["serviceAccountName"] = "ghost"
+    stack.apply(manifest)
+    stalled = stack.wait_for_reason("workload", "Stalled", "ServiceAccountTokenRefused")
+    assert f"there is no ServiceAccount ghost in namespace {stack.namespace}" in stalled["message"]
+
+
+def test_the_role_of_the_documentation_is_what_a_workload_lacks(stack: Stack) -> None:
+    stack.kubectl("create", "serviceaccount", "batch")
+    manifest = stack.workload_account("workload")
+    manifest["spec"]["workloadIdentity"]["serviceAccountName"] = "batch"
+    stack.apply(manifest)
+    stalled = stack.wait_for_reason("workload", "Stalled", "ServiceAccountTokenRefused")
+    assert "needs the verb create on serviceaccounts/token with resourceNames [batch]" in stalled["message"]
+
+    page = (ROOT / "docs/operator.md").read_text()
+    role = page[page.index("kind: Role\n") :].partition("```")[0]
+    role = "apiVersion: rbac.authorization.k8s.io/v1\n" + role
+    stack.control_plane.apply(role.replace("anthropic-oauth-proxy", stack.namespace).replace("[inference]", "[batch]"))
+    # the simulator's federation rule is for another ServiceAccount: its refusal shows that the token was to be had
+    rejected = stack.wait_for_reason("workload", "Stalled", "ExchangeRejected")
+    assert "invalid_grant" in rejected["message"]
 
 
 def test_a_refused_exchange_is_a_mistake_in_the_configuration_not_a_dead_account(stack: Stack) -> None:

@@ -250,6 +250,32 @@ def test_what_is_asked_of_a_person(given_facts: Facts, is_required: bool, reason
             id="workload identity: 120 s before expiry, not earlier",
         ),
         pytest.param(
+            facts(account(grant="WorkloadIdentity"), credential=credential(expires_in=timedelta(seconds=119))),
+            True,
+            id="workload identity: 120 s before expiry",
+        ),
+        pytest.param(
+            facts(
+                account(grant="WorkloadIdentity"),
+                credential=credential(expires_in=timedelta(seconds=34), lifetime=timedelta(minutes=1)),
+            ),
+            False,
+            id="workload identity: a token that lives a minute is used for half of it",
+        ),
+        pytest.param(
+            facts(
+                account(grant="WorkloadIdentity"),
+                credential=credential(expires_in=timedelta(seconds=30), lifetime=timedelta(minutes=1)),
+            ),
+            True,
+            id="workload identity: and then there is another",
+        ),
+        pytest.param(
+            facts(account(grant="WorkloadIdentity"), credential=credential(workload="0123456789abcdef")),
+            True,
+            id="workload identity: the token is of another workload",
+        ),
+        pytest.param(
             facts(account(reports=(report(until=HOUR),)), credential=credential(expires_in=timedelta(minutes=5))),
             True,
             id="a cooling account is refreshed all the same",
@@ -271,6 +297,21 @@ def test_the_refresh_comes_after_the_token_and_before_its_end(lifetime: int, gen
         expires_in=timedelta(seconds=lifetime), lifetime=timedelta(seconds=lifetime), generation=generation
     )
     assert token.obtained < policies.next_refresh(token, account()) < token.expires
+
+
+@pytest.mark.parametrize(
+    ("of", "expires_in", "lifetime", "expected"),
+    [
+        pytest.param("WorkloadIdentity", 120, 3600, 90, id="30 s before expiry"),
+        pytest.param("WorkloadIdentity", 30, 60, 15, id="15 s for a token that lives a minute"),
+        pytest.param("WorkloadIdentity", 29, 3600, None, id="it has passed"),
+        pytest.param("AuthorizationCode", 120, 3600, None, id="a refresh has all the time there is"),
+    ],
+)
+def test_the_last_call_of_an_exchange(of: str, expires_in: int, lifetime: int, expected: int | None) -> None:
+    token = credential(expires_in=timedelta(seconds=expires_in), lifetime=timedelta(seconds=lifetime))
+    instant = policies.last_call(facts(account(grant=of), credential=token))
+    assert instant == (NOW + timedelta(seconds=expected) if expected is not None else None)
 
 
 def test_tokens_obtained_together_are_not_refreshed_together() -> None:

@@ -852,6 +852,30 @@ async def test_an_account_that_was_created_suspended_and_given_a_code_gets_its_f
         assert w.reason("LoginRequired") == "AwaitingAuthorizationCode"
 
 
+async def test_an_exchange_that_fails_is_tried_again_in_time_before_the_token_expires(tmp_path: Path) -> None:
+    token = credential(expires_in=2 * MINUTE, lifetime=HOUR, refresh_token=None)
+    async with world(tmp_path, account(grant="WorkloadIdentity"), credential=token) as w:
+        tries = []
+        while w.now < token.expires:
+            tries.append((w.now - NOW) / SECOND)
+            w.now = await w.reconcile(NOT_REACHED)
+            assert w.published()["status"] == "Available"
+        assert tries == [0, 1, 3, 7, 15, 31, 63, 90]
+
+
+async def test_another_workload_gets_a_token_of_its_own_at_once(tmp_path: Path) -> None:
+    async with world(tmp_path, account(grant="WorkloadIdentity")) as w:
+        await w.reconcile(answer(refresh_token=None))
+        assert w.credential.workload is not None
+        await w.reconcile()
+        workload = WorkloadIdentity("batch", "fdrl_1", "00000000-0000-0000-0000-000000000000")
+        w.observed(generation=2, spec=msgspec.structs.replace(w.cluster.object.spec, workload_identity=workload))
+        await w.reconcile(answer(3, refresh_token=None))
+        assert w.endpoint.sent[1:] == ["token of batch for https://provider.example"]
+        await w.reconcile()
+        assert w.credential.generation == 2
+
+
 async def test_a_code_is_taken_off_an_account_that_needs_none(tmp_path: Path) -> None:
     pasted = account(grant="WorkloadIdentity", annotations={CODE_ANNOTATION: GOOD_CODE})
     async with world(tmp_path, pasted, credential=credential()) as w:

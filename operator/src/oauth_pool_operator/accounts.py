@@ -34,6 +34,11 @@ class WorkloadIdentity(msgspec.Struct, frozen=True, rename="camel"):
     service_account_id: str | None = msgspec.field(name="serviceAccountID", default=None)
     workspace_id: str | None = msgspec.field(name="workspaceID", default=None)
 
+    @property
+    def text(self) -> str:
+        """The same for the same content."""
+        return msgspec.json.encode(self).decode()
+
 
 class Spec(msgspec.Struct, frozen=True, rename="camel"):
     """What the person asked for."""

@@ -117,7 +117,7 @@ class Credentials:
             answer = await self._endpoint(account).exchange_assertion(assertion, workload)
         if answer.subject is None:
             answer = replace(answer, subject=workload.service_account_id or workload.service_account_name)
-        credential = await self._save_answer(facts, answer)
+        credential = await self._save_answer(facts, answer, workload=fingerprint(workload.text))
         log.info("%s: exchanged, token generation %d", account.name, credential.generation)
         return replace(facts, credential=credential)
 
@@ -156,7 +156,9 @@ class Credentials:
         log.error("%s: the grant is dead (%s); somebody has to log in again", account.name, reason)
         return replace(facts, credential=dead)
 
-    async def _save_answer(self, facts: Facts, answer: TokenAnswer, *, code_digest: str | None = None) -> Credential:
+    async def _save_answer(
+        self, facts: Facts, answer: TokenAnswer, *, code_digest: str | None = None, workload: str | None = None
+    ) -> Credential:
         """The new credential, on the disk. Its life is counted from before the request, so that it never seems longer."""
         before = facts.credential
         kept = before if code_digest is None else None  # a new grant has nothing of the one before
@@ -169,6 +171,7 @@ class Credentials:
             previous_refresh_token=kept.refresh_token if kept else None,
             subject=answer.subject or (kept.subject if kept else None),
             code_digest=code_digest or (kept.code_digest if kept else None),
+            workload=workload,
         )
         await self._save(facts, credential, replaces=before.generation if before else 0)
         return credential

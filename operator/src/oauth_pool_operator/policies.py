@@ -14,7 +14,8 @@ Pure functions of what was gathered (`Facts`); the clock is a value. The account
 
     obtained ─────────────────────────────┬── refresh due ──┬─────── expires
               used by proxies             │  still used     │  Refreshing: not used
-                                          └─ margin: max(10 min, 20 % of the lifetime), at most half of it
+                                          └─ margin: max(10 min, 20 % of the lifetime); WorkloadIdentity: 120 s;
+                                             at most half the lifetime
 """
 
 import zlib
@@ -25,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from . import conditions as c
 from .accounts import Account, Report, Window, parse_duration, rfc3339
 from .login import HOW_TO_ASK_AGAIN
-from .store import Credential, LoginSession
+from .store import Credential, LoginSession, fingerprint
 
 # A report's `untilTime` further away than this is not believed: it would bench an account for good.
 LONGEST_COOLDOWN = timedelta(days=8)
@@ -33,8 +34,9 @@ LONGEST_COOLDOWN = timedelta(days=8)
 # A provider that refuses even fresh tokens must not be asked for another with every request.
 FORCED_REFRESH_INTERVAL = timedelta(minutes=5)
 
-# The official SDKs exchange anew 120 s before expiry (the provider's workload identity guide).
+# The official SDKs exchange anew 120 s before expiry, and count on it 30 s before (the provider's workload identity guide).
 WORKLOAD_IDENTITY_MARGIN = timedelta(seconds=120)
+WORKLOAD_IDENTITY_LAST_CALL = timedelta(seconds=30)
 REFRESH_MARGIN = timedelta(minutes=10)
 # However short a token lives, the token endpoint is not asked more often than this.
 SHORTEST_PAUSE = timedelta(seconds=1)
@@ -116,6 +118,16 @@ def next_refresh(credential: Credential, account: Account) -> datetime:
     return max(due, credential.obtained + SHORTEST_PAUSE)
 
 
+def last_call(facts: Facts) -> datetime | None:
+    """When an exchange of a ServiceAccount token must have another try at the latest, however often it failed before."""
+    credential = facts.credential
+    if credential is None or facts.account.has_login:
+        return None
+    lifetime = credential.expires - credential.obtained
+    instant = credential.expires - min(WORKLOAD_IDENTITY_LAST_CALL, lifetime / 4)
+    return instant if instant > facts.now else None
+
+
 def refresh_is_due(facts: Facts) -> bool:
     """True when a new access token should be obtained now, be it by refresh or by exchanging an assertion."""
     account, credential = facts.account, facts.credential
@@ -127,7 +139,17 @@ def refresh_is_due(facts: Facts) -> bool:
         return False
     if account.has_login and credential.refresh_token is None:
         return credential.expires <= facts.now  # nothing to refresh with: used up to its end
+    if _is_of_another_workload(account, credential):
+        return True
     return next_refresh(credential, account) <= facts.now or forced_refresh(facts) == facts.now
+
+
+def _is_of_another_workload(account: Account, credential: Credential) -> bool:
+    """spec.workloadIdentity has changed since the token was obtained."""
+    workload = account.spec.workload_identity
+    if workload is None or credential.workload is None:
+        return False
+    return fingerprint(workload.text) != credential.workload
 
 
 def forced_refresh(facts: Facts) -> datetime | None:

@@ -62,11 +62,15 @@ class Memory:
         """The last failure, for as long as its time to try again has not come."""
         return self.trouble if self.trouble is not None and now < self.trouble.retry_at else None
 
-    def failed(self, reason: str, error: Exception, now: datetime, *, is_stalled: bool) -> Trouble:
-        """Remember a failure; the next try comes later each time (1 s to 5 min), or when the server said."""
+    def failed(
+        self, reason: str, error: Exception, now: datetime, *, is_stalled: bool, latest: datetime | None = None
+    ) -> Trouble:
+        """Remember a failure; the next try comes later each time (1 s to 5 min, `latest` at the latest), or when the
+        server said.
+        """
         if (held := self.holds_back(now)) is not None and held.reason == reason:
             return held  # looked at early, because something else happened: not another try
-        delay = min(FIRST_RETRY * 2**self.failures, LAST_RETRY)
+        delay = min(FIRST_RETRY * 2**self.failures, LAST_RETRY, latest - now if latest is not None else LAST_RETRY)
         if isinstance(error, TokenEndpointUnavailable) and error.retry_after is not None:
             delay = max(delay, error.retry_after)
         self.failures = min(self.failures + 1, 16)
@@ -310,17 +314,20 @@ class Reconciler:
         facts = await self._announce(facts)
         is_refresh = facts.account.has_login
         obtain = self._credentials.from_refresh_token if is_refresh else self._credentials.from_service_account
+        latest = policies.last_call(facts)
         try:
             refreshed = await obtain(facts)
             if policies.forced_refresh(facts) == facts.now:
                 memory.last_forced_refresh = facts.now
             return refreshed
         except TokenEndpointUnavailable as error:
-            trouble = memory.failed(c.REFRESHING if is_refresh else c.EXCHANGING, error, facts.now, is_stalled=False)
+            reason = c.REFRESHING if is_refresh else c.EXCHANGING
+            trouble = memory.failed(reason, error, facts.now, is_stalled=False, latest=latest)
         except (GrantRejected, ExchangeRejected) as error:
-            trouble = memory.failed(c.EXCHANGE_REJECTED, error, facts.now, is_stalled=True)
+            trouble = memory.failed(c.EXCHANGE_REJECTED, error, facts.now, is_stalled=True, latest=latest)
         except ServiceAccountTokenRefused as error:
-            trouble = memory.failed(c.SERVICE_ACCOUNT_TOKEN_REFUSED, error, facts.now, is_stalled=True)
+            refused = c.SERVICE_ACCOUNT_TOKEN_REFUSED
+            trouble = memory.failed(refused, error, facts.now, is_stalled=True, latest=latest)
         except (StoreFailed, StoreConflict) as error:
             trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
         log.warning("%s: no new access token: %s", facts.account.name, trouble.message)

@@ -47,6 +47,8 @@ class Credential(msgspec.Struct, frozen=True):
     subject: str | None = None
     # SHA-256 of the code that the grant came from: it must not be sent again (RFC 6749 4.1.2)
     code_digest: str | None = None
+    # fingerprint of the spec.workloadIdentity that the token was exchanged for: with another, it is another's token
+    workload: str | None = None
     # why the grant is dead (GrantRevoked, RefreshOutcomeUnknown), for as long as no new login replaces it
     dead: str | None = None
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from oauth_pool_operator.accounts import Account, Report, Spec, Window, WorkloadIdentity
 from oauth_pool_operator.policies import Facts, Trouble
-from oauth_pool_operator.store import Credential, LoginSession
+from oauth_pool_operator.store import Credential, Import, LoginSession
 from oauth_pool_operator.token_answer import DeviceAuthorization, TokenAnswer
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
@@ -114,6 +114,19 @@ def device_authorization(**members: Any) -> DeviceAuthorization:
             "verification_uri_complete": None,
             "lifetime": timedelta(minutes=30),
             "interval": timedelta(seconds=5),
+            **members,
+        }
+    )
+
+
+def handed_over(**members: Any) -> Import:
+    """What `oauth-pool-operator import` leaves on the state volume."""
+    return Import(
+        **{
+            "request": "the-first",
+            "refresh_token": "imported-refresh-token",
+            "access_token": "imported-access-token",
+            "expires": NOW + timedelta(hours=7),
             **members,
         }
     )

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -111,6 +112,11 @@ class SimulatorClient:
 
     def deny_device(self, user_code: str) -> None:
         self.call("POST", "device/deny", {"user_code": user_code})
+
+    def issue_tokens(self, subject: str, *, expires_in: int = 28_800) -> dict[str, Any]:
+        """A pair of tokens, as after a login that somebody else's program made."""
+        tokens: dict[str, Any] = self.call("POST", f"accounts/{subject}/issue-tokens", {"expires_in": expires_in})
+        return tokens
 
     def exhaust(self, subject: str, *, window: str = "5h", reset_in: int) -> None:
         """The account's window is used up for that many seconds."""
@@ -296,6 +302,20 @@ class Stack:
         )
         if wait:
             self.wait_for_operator()
+
+    def command(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+        """One of the operator's other commands, as it is run in its pod: with its configuration and its rights."""
+        kubeconfig = self.control_plane.kubeconfig_for(self.namespace, "oauth-pool-operator")
+        operator = str(Path(sys.executable).with_name("oauth-pool-operator"))
+        ended = subprocess.run(
+            [operator, "--config", str(self.folder / "operator.toml"), *arguments],
+            input=stdin,
+            capture_output=True,
+            env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+            timeout=90,
+            check=False,
+        )
+        return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
     def wait_for_operator(self) -> None:
         self._wait_for_http("operator", f"{self.health_url}/healthz")

@@ -63,6 +63,7 @@ def test_files_are_where_the_design_says_with_the_modes_it_says(stack: Stack) ->
         for path in (*stack.state_dir.rglob("*.json"), *stack.access_dir.rglob("*.json"))
     }
     assert modes == {
+        f"state/{uid}/account.json": 0o600,
         f"state/{uid}/credential.json": 0o600,
         f"state/{uid}/login.json": 0o600,
         f"access/{uid}.json": 0o640,

@@ -18,6 +18,7 @@ PLURAL = "oauthaccounts"
 FINALIZER = f"{GROUP}/operator"
 CODE_ANNOTATION = f"{GROUP}/authorization-code"
 LOGIN_ANNOTATION = f"{GROUP}/login-requested"
+IMPORT_ANNOTATION = f"{GROUP}/import-requested"
 
 LAST_YEAR = 9000
 LONGEST_LOGIN_REQUEST = 1024  # it is answered in status, which has limits

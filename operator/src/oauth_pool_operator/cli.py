@@ -17,12 +17,14 @@ from pathlib import Path
 import httpx2
 from prometheus_client import REGISTRY, start_http_server
 
+from . import commands
 from .cluster import Cluster, describe
 from .config import DEFAULT_PATH, Config, load_config, split_address
 from .controller import Controller
 from .errors import ConfigError, StoreFailed
 from .grants import TokenEndpoint
 from .handlers import run
+from .handover import Handover
 from .metrics import AccountsCollector
 from .pool_index import IndexPublisher
 from .reconcile import Reconciler
@@ -60,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = load_config(options.config, namespace=options.namespace)
+        if options.command is not None:
+            commands.check_usage(options)
+            return asyncio.run(_hand_over(options, config))
         _set_up_logging(options.log_level)
         if options.check:
             return _check(options.config, config)
@@ -67,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, StoreFailed) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        return 0
+        return 0 if options.command is None else 130
     except Exception as error:  # noqa: BLE001 (whatever it is, a person reads one line and the exit code is 1)
         # not the text of an answer of the API server: it may quote an object
         why = describe(error) if isinstance(error, httpx2.HTTPError) else f"{type(error).__name__}: {error}"
@@ -99,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         help="env LOG_LEVEL; default info",
     )
     parser.add_argument("--check", action="store_true", help="read the configuration, say what would run, and end")
+    commands.add_to(parser)
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('oauth-pool-operator')}")
     return parser
 
@@ -130,6 +136,17 @@ def _check(path: Path, config: Config) -> int:
 def _fail(message: str) -> int:
     sys.stderr.write(f"oauth-pool-operator: {message}\n")
     return 1
+
+
+async def _hand_over(options: argparse.Namespace, config: Config) -> int:
+    """A command beside the running operator: quiet, and with the operator's own access to volume and cluster."""
+    logging.basicConfig(level=logging.WARNING)
+    cluster = Cluster(config.operator.namespace, config.operator.config_map)
+    try:
+        store = Store(config.operator.state_dir, config.operator.access_dir)
+        return await commands.run(options, Handover(store, cluster, config, options.timeout))
+    finally:
+        await cluster.close()
 
 
 async def _run(config: Config) -> None:

@@ -75,6 +75,12 @@ def find(conditions: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
     return next((entry for entry in conditions if entry.get("type") == kind), None)
 
 
+def is_true(conditions: list[dict[str, Any]], kind: str) -> bool:
+    """True when the condition of that type is there and True."""
+    found = find(conditions, kind)
+    return found is not None and found.get("status") == "True"
+
+
 def reason_of(conditions: list[dict[str, Any]], kind: str) -> str | None:
     """The reason of the condition of that type, if it is there."""
     found = find(conditions, kind)

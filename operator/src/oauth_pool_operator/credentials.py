@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -29,8 +30,8 @@ from .errors import (
 )
 from .grants import TokenEndpoint
 from .policies import Facts
-from .store import Credential, Journal, Store, fingerprint
-from .token_answer import TokenAnswer
+from .store import Credential, Import, Journal, Owner, Store, fingerprint
+from .token_answer import DEFAULT_LIFETIME, LONGEST_LIFETIME, TokenAnswer
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,34 @@ class Credentials:
             log.info("%s: logged in, token generation %d", account.name, credential.generation)
         session = login.end_session(session)
         await in_thread(self._store.save_session, account.uid, session)
+        return replace(facts, credential=credential, session=session)
+
+    async def from_import(self, facts: Facts, given: Import) -> Facts:
+        """Store what a person handed over, in place of what is there; a login that is open is no longer needed.
+
+        Nothing is lost on the way: what was handed over stays where it is until the caller removes it.
+        """
+        account, before, session = facts.account, facts.credential, facts.session
+        digest, credential = login.digest(given.request), facts.credential
+        if before is None or before.code_digest != digest:
+            expires = max(facts.now, min(given.expires, facts.now + LONGEST_LIFETIME))
+            credential = Credential(
+                generation=(before.generation if before else 0) + 1,
+                access_token=given.access_token,
+                expires=expires,
+                # nobody knows when; as if it had lived an hour at least, so that one about to expire is refreshed at once
+                obtained=min(facts.now, expires - DEFAULT_LIFETIME),
+                refresh_token=given.refresh_token,
+                subject=given.subject,
+                code_digest=digest,
+            )
+            await self._store_credential(account, credential, replaces=before.generation if before else 0)
+            log.info("%s: imported, token generation %d", account.name, credential.generation)
+        if session is not None and not session.is_over:
+            session = login.end_session(session)
+            await in_thread(self._store.save_session, account.uid, session)
+        if given.retained_uid is not None and given.retained_uid in await in_thread(self._store.retained):
+            await in_thread(self._store.remove_state, given.retained_uid)  # two accounts cannot share a refresh token
         return replace(facts, credential=credential, session=session)
 
     async def from_refresh_token(self, facts: Facts) -> Facts:
@@ -181,7 +210,7 @@ class Credentials:
         account, is_told = facts.account, False
         while True:
             try:
-                await in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
+                await self._store_credential(account, credential, replaces=replaces)
                 return
             except StoreFailed as error:
                 log.error("%s: the new credential is not on the disk yet: %s", account.name, error)
@@ -189,6 +218,12 @@ class Credentials:
                     is_told = True
                     await self._on_unsaved(facts, error)
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
+
+    async def _store_credential(self, account: Account, credential: Credential, *, replaces: int) -> None:
+        await in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
+        owner = Owner(account.name, account.namespace, account.spec.provider, account.spec.grant)
+        with suppress(StoreFailed):  # the credential is what matters; the next one brings another chance
+            await in_thread(self._store.save_owner, account.uid, owner)
 
 
 async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:

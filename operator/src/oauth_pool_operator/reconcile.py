@@ -1,6 +1,6 @@
 """One account, from what is there to what should be: the steps, in order.
 
-    finalizer -> gather -> log in -> refresh -> publish (access file, index) -> status and Events
+    finalizer -> gather -> import -> log in -> refresh -> publish (access file, index) -> status and Events
 
 Every step is safe to run twice, and a crash between any two leaves something that the next run completes: what can be
 lost (a refresh token) is on the state volume before anybody hears of it. What goes wrong becomes part of the facts
@@ -19,7 +19,7 @@ import msgspec
 
 from . import conditions as c
 from . import login, metrics, policies
-from .accounts import CODE_ANNOTATION, FINALIZER, Account, rfc3339
+from .accounts import CODE_ANNOTATION, FINALIZER, IMPORT_ANNOTATION, Account, rfc3339
 from .cluster import Cluster, is_gone
 from .config import Profile
 from .credentials import Credentials, in_thread
@@ -39,7 +39,7 @@ from .grants import TokenEndpoint
 from .policies import NEVER, Facts, Trouble
 from .pool_index import IndexPublisher, render_entry
 from .status import OWNED, happenings, merge_patch, render_status
-from .store import AccessFile, LoginSession, Store
+from .store import AccessFile, Import, LoginSession, Store
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,7 @@ class Reconciler:
             memory.generation = account.generation
         account = await self._ensure_finalizer(account)
         facts = await self._gather(account, memory)
+        facts = await self._import(facts, memory)
         facts = await self._log_in(facts, memory)
         facts = await self._refresh(facts, memory)
         facts = await self._write_access_file(facts, memory)
@@ -211,6 +212,37 @@ class Reconciler:
             message = f"provider {provider!r} is not configured for grant {grant}; it is for {offered}"
             return Trouble(c.INVALID_SPEC, message, NEVER, is_stalled=True)
         return None
+
+    # --- import ------------------------------------------------------------------------------------------------------
+
+    async def _import(self, facts: Facts, memory: Memory) -> Facts:
+        """Take what `oauth-pool-operator import` or `adopt` left on the state volume; whoever waits for it sees the
+        annotation go."""
+        account = facts.account
+        if facts.storage_is_unavailable:
+            return facts
+        try:
+            given = await self._handed_over(account)
+            if given is not None:
+                if account.has_login:
+                    facts = await self._credentials.from_import(facts, given)
+                    memory.succeeded()  # what failed with the old credential may work with this one
+                else:
+                    log.warning("%s: a credential was handed over, but its grant needs none", account.name)
+                await in_thread(self._store.end_import, account.uid, given)
+        except (StoreFailed, StoreConflict) as error:
+            return replace(facts, trouble=memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True))
+        if IMPORT_ANNOTATION in account.annotations:
+            facts = replace(facts, account=await self._cluster.remove_annotation(account, IMPORT_ANNOTATION))
+        return facts
+
+    async def _handed_over(self, account: Account) -> Import | None:
+        try:
+            return await in_thread(self._store.imported, account.uid)
+        except StoreCorrupt as error:
+            log.warning("%s: %s; it has to be handed over again", account.name, error)
+            await in_thread(self._store.end_import, account.uid, None)
+            return None
 
     # --- log in ------------------------------------------------------------------------------------------------------
 

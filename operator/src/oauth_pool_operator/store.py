@@ -1,6 +1,6 @@
 """The only module that reads or writes the state and access volumes.
 
-State: `<uid>/credential.json`, `<uid>/journal.json`, `<uid>/login.json`, mode 0600. Access: `<uid>.json`, mode 0640.
+State: `<uid>/credential.json`, `<uid>/account.json`, `<uid>/journal.json`, `<uid>/login.json`, `<uid>/import.json`, mode 0600. Access: `<uid>.json`, mode 0640.
 Files are replaced by write to a temporary name, fsync, rename, fsync of the folder, so that a reader, a crash or a
 power failure sees the old file or the new one, never half of one. Names are the object's UID, never user input.
 
@@ -95,6 +95,39 @@ class LoginSession(msgspec.Struct, frozen=True):
         return not self.state and not self.device_code
 
 
+class Retained(msgspec.Struct, frozen=True):
+    """Whose credential a folder holds whose account was deleted with `deletionPolicy: Retain`, and since when."""
+
+    name: str
+    namespace: str
+    provider: str
+    grant: str
+    since: datetime
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Whose credential a folder holds, for whoever finds it without its object."""
+
+    name: str
+    namespace: str
+    provider: str
+    grant: str
+
+
+class Import(msgspec.Struct, frozen=True):
+    """A credential that a person hands over. It waits here for the running operator, which alone writes credentials."""
+
+    request: str  # tells this import from another
+    refresh_token: str
+    access_token: str
+    expires: datetime
+    subject: str | None = None
+    retained_uid: str | None = None  # of the deleted account that it is from
+
+    def __repr__(self) -> str:
+        return f"<Import {self.request}>"
+
+
 class AccessFile(msgspec.Struct, frozen=True):
     """What proxies read."""
 
@@ -135,6 +168,39 @@ class Store:
             return _read(self._access / f"{_checked(uid)}.json", AccessFile)
         except StoreCorrupt:
             return None
+
+    def imported(self, uid: str) -> Import | None:
+        """What was handed over and not yet taken."""
+        return _read(self._folder(uid) / "import.json", Import)
+
+    def save_import(self, uid: str, given: Import) -> None:
+        self._write(uid, "import.json", given)
+
+    def end_import(self, uid: str, given: Import | None) -> None:
+        """Remove it, unless another was handed over meanwhile; without `given`, whatever is there."""
+        if given is None or self.imported(uid) == given:
+            _guarded("remove import.json", lambda: _unlink(self._folder(uid) / "import.json"))
+
+    def save_owner(self, uid: str, owner: Owner) -> None:
+        """Say whose credential this is, unless that is said already."""
+        with suppress(StoreCorrupt):
+            if _read(self._folder(uid) / "account.json", Owner) == owner:
+                return
+        self._write(uid, "account.json", owner)
+
+    def retained(self) -> dict[str, Retained]:
+        """What is kept of deleted accounts, by UID; a damaged note is as good as none."""
+        found = {}
+
+        def look() -> None:
+            for path in self._state.glob("*/retained.json"):
+                with suppress(StoreCorrupt):
+                    retained = _read(path, Retained)
+                    if retained is not None and _UID.fullmatch(path.parent.name):
+                        found[path.parent.name] = retained
+
+        _guarded("look for what is retained", look)
+        return found
 
     def save_session(self, uid: str, session: LoginSession) -> None:
         self._write(uid, "login.json", session)
@@ -202,7 +268,7 @@ class Store:
     def _made_folder(self, uid: str) -> Path:
         folder = self._folder(uid)
         if not folder.is_dir():
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700, exist_ok=True)  # `import` may be as quick
             _sync_folder(self._state)
         return folder
 

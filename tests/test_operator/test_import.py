@@ -88,6 +88,14 @@ async def test_one_that_is_about_to_expire_is_refreshed_at_once(
         assert w.reason("Ready") == "Available"
 
 
+async def test_an_end_that_nobody_knows_is_shown_as_now_and_not_as_1970(tmp_path: Path) -> None:
+    async with world(tmp_path, ASKED) as w:
+        w.store.save_import(UID, handed_over(expires=NOW - timedelta(days=20_000)))
+        await w.reconcile(LOST)
+        assert w.reason("Ready") == "Refreshing"
+        assert w.cluster.object.status["token"]["expirationTime"] == "2026-11-20T12:00:00Z"
+
+
 async def test_one_that_the_provider_does_not_accept_says_so(tmp_path: Path) -> None:
     async with world(tmp_path, ASKED) as w:
         w.store.save_import(UID, handed_over(expires=NOW - HOUR))

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -29,6 +30,17 @@ CLIENT_ID = "simulator-client"
 RULE = "fdrl_demo"
 ORGANIZATION = "00000000-0000-0000-0000-000000000001"
 WORKLOAD = "inference"
+
+
+def serve_accounts(control_plane: ControlPlane) -> None:
+    """Install the CRD; returns when OAuthAccounts can be listed.
+
+    Its condition Established is not enough: kubectl fails when it waits before there are any conditions, and for a
+    moment afterwards the API server answers 429, "storage is (re)initializing".
+    """
+    control_plane.apply(ROOT / "crds")
+    accounts = "/apis/oauthpool.dev/v1alpha1/oauthaccounts"
+    wait_until(lambda: control_plane.api.get(accounts).is_success, "OAuthAccounts can be listed")
 
 
 class Process:
@@ -110,6 +122,18 @@ class SimulatorClient:
         answer = self.call("POST", "approve", {"authorization_url": authorization_url, "subject": subject})
         pasted: str = answer["pasted"]
         return pasted
+
+    def approve_device(self, user_code: str, subject: str) -> None:
+        """Enter the code on the provider's page as `subject`, and approve."""
+        self.call("POST", "device/approve", {"user_code": user_code, "subject": subject})
+
+    def deny_device(self, user_code: str) -> None:
+        self.call("POST", "device/deny", {"user_code": user_code})
+
+    def issue_tokens(self, subject: str, *, expires_in: int = 28_800) -> dict[str, Any]:
+        """A pair of tokens, as after a login that somebody else's program made."""
+        tokens: dict[str, Any] = self.call("POST", f"accounts/{subject}/issue-tokens", {"expires_in": expires_in})
+        return tokens
 
     def exhaust(self, subject: str, *, window: str = "5h", reset_in: int) -> None:
         """The account's window is used up for that many seconds."""
@@ -240,6 +264,11 @@ class Stack:
         path = "jsonpath={.status.login.authorizationURL}"
         return wait_until(lambda: self.kubectl("get", "oauthaccount", name, "-o", path), f"login URL of {name}")
 
+    def user_code(self, name: str) -> str:
+        """The code of a device's login, once it is there."""
+        path = "jsonpath={.status.login.userCode}"
+        return wait_until(lambda: self.kubectl("get", "oauthaccount", name, "-o", path), f"user code of {name}")
+
     def paste(self, name: str, pasted: str) -> None:
         """Hand the code over as a person does."""
         self.kubectl("annotate", "oauthaccount", name, f"oauthpool.dev/authorization-code={pasted}", "--overwrite")
@@ -304,6 +333,20 @@ class Stack:
             [str(Path(sys.executable).with_name("oauth-pool-operator")), "--config", str(config)],
             environment={"KUBECONFIG": str(kubeconfig), "LOG_LEVEL": self._log_level},
         )
+
+    def command(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+        """One of the operator's other commands, as it is run in its pod: with its configuration and its rights."""
+        kubeconfig = self.control_plane.kubeconfig_for(self.namespace, "oauth-pool-operator")
+        operator = str(Path(sys.executable).with_name("oauth-pool-operator"))
+        ended = subprocess.run(
+            [operator, "--config", str(self.folder / "operator.toml"), *arguments],
+            input=stdin,
+            capture_output=True,
+            env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+            timeout=90,
+            check=False,
+        )
+        return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
     def wait_for_operator(self) -> None:
         self._wait_for_http("operator", f"{self.health_url}/readyz")
@@ -375,10 +418,25 @@ scopes = ["inference"]
 token_body = "json"
 send_state = true
 
+[providers.simulator.device_code]
+client_id = "{CLIENT_ID}"
+device_authorization_endpoint = "{url}/v1/oauth/device_authorization"
+token_endpoint = "{url}/v1/oauth/token"
+revocation_endpoint = "{url}/v1/oauth/revoke"
+scopes = ["inference"]
+token_body = "json"
+
 [providers.simulator.workload_identity]
 token_endpoint = "{url}/v1/oauth/token"
 audience = "{url}"
 token_headers = {{ anthropic-beta = "oauth-2025-04-20,oidc-federation-2026-04-01" }}
+
+# one that an operator has to live with
+[providers.broken.authorization_code]
+client_id = "{CLIENT_ID}"
+authorization_endpoint = "{url}/oauth/authorize"
+token_endpoint = "http://provider.example/v1/oauth/token"
+redirect_uri = "{url}/oauth/callback"
 """
 
     def _proxy_config(self) -> str:

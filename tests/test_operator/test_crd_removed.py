@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 
 from tests.support.control_plane import ControlPlane, wait_until
-from tests.support.stack import ROOT, running_stack
+from tests.support.stack import running_stack, serve_accounts
 
 
 def test_removing_the_crd_first_removes_the_accounts_and_does_not_hang(control_plane_binaries: Path) -> None:
     with ControlPlane(assets=control_plane_binaries) as control_plane:
-        control_plane.apply(ROOT / "crds")
-        control_plane.kubectl("wait", "--for=condition=Established", "crd/oauthaccounts.oauthpool.dev")
+        serve_accounts(control_plane)
         with running_stack(control_plane, with_proxy=False) as stack:
             for name in ("alice", "bob"):
                 stack.apply(stack.account(name))
@@ -21,8 +20,7 @@ def test_removing_the_crd_first_removes_the_accounts_and_does_not_hang(control_p
             revoked = [json.loads(request["body"]) for request in stack.simulator.requests("/v1/oauth/revoke")]
             assert len(revoked) == 2
 
-            control_plane.apply(ROOT / "crds")
-            control_plane.kubectl("wait", "--for=condition=Established", "crd/oauthaccounts.oauthpool.dev")
+            serve_accounts(control_plane)
             stack.apply(stack.account("carol"))
             wait_until(lambda: stack.get("carol").get("status"), "carol to be served", seconds=60)
             assert stack.operator.stop() == 0  # it is the process of before

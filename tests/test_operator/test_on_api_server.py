@@ -13,7 +13,7 @@ import pytest
 
 from oauth_pool_operator.accounts import rfc3339
 from tests.support.control_plane import ControlPlane, wait_until
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import ROOT, Stack, running_stack
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,7 @@ def test_files_are_where_the_design_says_with_the_modes_it_says(stack: Stack) ->
         for path in (*stack.state_dir.rglob("*.json"), *stack.access_dir.rglob("*.json"))
     }
     assert modes == {
+        f"state/{uid}/account.json": 0o600,
         f"state/{uid}/credential.json": 0o600,
         f"state/{uid}/login.json": 0o600,
         f"access/{uid}.json": 0o640,
@@ -92,6 +93,38 @@ def test_a_workload_without_its_service_account_says_which(stack: Stack) -> None
     stack.apply(manifest)
     stalled = stack.wait_for_reason("workload", "Stalled", "ServiceAccountTokenRefused")
     assert "resourceNames [nobody]" in stalled["message"]  # forbidden comes before not found
+
+
+def test_a_workload_whose_service_account_does_not_exist_says_so(stack: Stack) -> None:
+    """With leave to ask for its token, which is another message than without."""
+    stack.kubectl(
+        "create", "role", "ghost", "--verb=create", "--resource=serviceaccounts/token", "--resource-name=ghost"
+    )
+    stack.kubectl(
+        "create", "rolebinding", "ghost", "--role=ghost", f"--serviceaccount={stack.namespace}:oauth-pool-operator"
+    )
+    manifest = stack.workload_account("workload")
+    manifest["spec"]["workloadIdentity"]["serviceAccountName"] = "ghost"
+    stack.apply(manifest)
+    stalled = stack.wait_for_reason("workload", "Stalled", "ServiceAccountTokenRefused")
+    assert f"there is no ServiceAccount ghost in namespace {stack.namespace}" in stalled["message"]
+
+
+def test_the_role_of_the_documentation_is_what_a_workload_lacks(stack: Stack) -> None:
+    stack.kubectl("create", "serviceaccount", "batch")
+    manifest = stack.workload_account("workload")
+    manifest["spec"]["workloadIdentity"]["serviceAccountName"] = "batch"
+    stack.apply(manifest)
+    stalled = stack.wait_for_reason("workload", "Stalled", "ServiceAccountTokenRefused")
+    assert "needs the verb create on serviceaccounts/token with resourceNames [batch]" in stalled["message"]
+
+    page = (ROOT / "docs/operator.md").read_text()
+    role = page[page.index("kind: Role\n") :].partition("```")[0]
+    role = "apiVersion: rbac.authorization.k8s.io/v1\n" + role
+    stack.control_plane.apply(role.replace("anthropic-oauth-proxy", stack.namespace).replace("[inference]", "[batch]"))
+    # the simulator's federation rule is for another ServiceAccount: its refusal shows that the token was to be had
+    rejected = stack.wait_for_reason("workload", "Stalled", "ExchangeRejected")
+    assert "invalid_grant" in rejected["message"]
 
 
 def test_a_refused_exchange_is_a_mistake_in_the_configuration_not_a_dead_account(stack: Stack) -> None:
@@ -182,6 +215,75 @@ def test_a_login_that_nobody_completes_expires_and_says_what_to_do(stack: Stack)
         "the code to be taken off",
     )
     assert stack.condition("alice", "LoginRequired")["reason"] == "LoginExpired"
+
+
+def test_a_person_logs_in_on_another_device_and_the_operator_refreshes_from_then_on(stack: Stack) -> None:
+    stack.simulator.set(device_interval=1, expires_in=4)
+    stack.apply(stack.account("alice", grant="DeviceCode"))
+    user_code = stack.user_code("alice")
+    login = stack.get("alice")["status"]["login"]
+    assert login["verificationURIComplete"] == f"{login['verificationURI']}?user_code={user_code}"
+    assert stack.condition("alice", "LoginRequired")["reason"] == "AwaitingDeviceApproval"
+    wait_until(lambda: device_questions(stack), "the operator to ask")
+    assert httpx2.get(login["verificationURIComplete"]).status_code == 200
+    stack.simulator.approve_device(user_code, "alice@example.com")
+    stack.wait_for_reason("alice", "Ready", "Available")
+    status = stack.get("alice")["status"]
+    assert status["subject"] == "alice@example.com"
+    assert "login" not in status
+    wait_until(lambda: stack.index()["alice"]["generation"] >= 3, "two refreshes")
+    assert {"LoginOpened", "LoggedIn"} <= set(reasons_of_events(stack, "alice"))
+    stack.kubectl("delete", "oauthaccount", "alice", "--timeout=20s")
+    assert stack.simulator.requests("/v1/oauth/revoke")
+
+
+def device_questions(stack: Stack) -> list[str]:
+    """The device codes that were asked about."""
+    bodies = [json.loads(request["body"]) for request in stack.simulator.requests("/v1/oauth/token")]
+    return [body["device_code"] for body in bodies if "device_code" in body]
+
+
+def test_a_device_login_survives_a_restart_and_its_secret_is_on_the_state_volume_only(stack: Stack) -> None:
+    stack.simulator.set(device_interval=1)
+    stack.apply(stack.account("alice", grant="DeviceCode"))
+    user_code = stack.user_code("alice")
+    uid = stack.get("alice")["metadata"]["uid"]
+    wait_until(lambda: device_questions(stack), "the operator to ask")
+    assert stack.operator.stop() == 0
+    login = stack.state_dir / uid / "login.json"
+    device_code = json.loads(login.read_text())["device_code"]
+    assert set(device_questions(stack)) == {device_code}
+    assert stat.S_IMODE(login.stat().st_mode) == 0o600
+    stack.start_operator()
+    assert stack.user_code("alice") == user_code
+    assert device_code not in json.dumps(stack.get("alice")) + stack.kubectl("get", "events", "-o", "json")
+    stack.simulator.approve_device(user_code, "alice@example.com")
+    stack.wait_for_reason("alice", "Ready", "Available")
+    assert device_code not in login.read_text()
+
+
+def test_a_device_login_that_is_denied_waits_for_the_person_to_ask_again(stack: Stack) -> None:
+    stack.simulator.set(device_interval=1)
+    stack.apply(stack.account("alice", grant="DeviceCode"))
+    first = stack.user_code("alice")
+    stack.simulator.deny_device(first)
+    denied = stack.wait_for_reason("alice", "LoginRequired", "AccessDenied")
+    assert "oauthpool.dev/login-requested=" in denied["message"]
+    stack.kubectl("annotate", "oauthaccount", "alice", "oauthpool.dev/login-requested=1")
+    stack.wait_for_reason("alice", "LoginRequired", "AwaitingDeviceApproval")
+    assert stack.get("alice")["status"]["lastHandledLoginRequest"] == "1"
+    assert stack.user_code("alice") != first
+
+
+def test_a_provider_that_wants_to_be_asked_less_often_is(stack: Stack) -> None:
+    stack.simulator.set(device_interval=1, device_slow_downs=1)
+    stack.apply(stack.account("alice", grant="DeviceCode"))
+    stack.user_code("alice")
+    uid = stack.get("alice")["metadata"]["uid"]
+    login = stack.state_dir / uid / "login.json"
+    wait_until(lambda: json.loads(login.read_text())["poll_seconds"] == 6, "the longer interval")
+    stack.simulator.approve_device(stack.user_code("alice"), "alice@example.com")
+    stack.wait_for_reason("alice", "Ready", "Available")
 
 
 def test_a_login_survives_a_restart_of_the_operator(stack: Stack) -> None:
@@ -341,9 +443,44 @@ def test_a_token_endpoint_that_fails_leaves_the_account_in_use_and_is_asked_agai
 def test_an_unknown_provider_names_the_known_ones(stack: Stack) -> None:
     stack.apply(stack.account("alice", provider="nobody"))
     stalled = stack.wait_for_reason("alice", "Stalled", "UnknownProvider")
-    assert stalled["message"].endswith("it knows simulator")
+    assert stalled["message"].endswith("it knows broken, simulator")
     assert stack.condition("alice", "Ready")["reason"] == "UnknownProvider"
     assert stack.condition("alice", "LoginRequired")["status"] == "False"
+
+
+def test_a_broken_profile_stalls_its_own_accounts_only(stack: Stack) -> None:
+    stack.apply(stack.account("alice", provider="broken"))
+    stalled = stack.wait_for_reason("alice", "Stalled", "InvalidProfile")
+    assert "providers.broken.authorization_code.token_endpoint: must be https" in stalled["message"]
+    assert stack.condition("alice", "Ready")["reason"] == "InvalidProfile"
+    assert "provider broken cannot be used" in stack.operator.output
+    stack.apply(stack.account("bob"))
+    stack.log_in("bob", "bob@example.com")
+
+
+def test_the_whole_redirect_url_is_as_good_as_the_code(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    approved = {"authorization_url": stack.authorization_url("alice"), "subject": "alice@example.com"}
+    stack.paste("alice", stack.simulator.call("POST", "approve", approved)["redirect_url"])
+    stack.wait_for_reason("alice", "Ready", "Available")
+
+
+def test_somebody_else_than_expected_is_refused_and_what_they_were_granted_is_revoked(stack: Stack) -> None:
+    stack.apply(stack.account("alice", expectedSubject="alice@example.com"))
+    stack.paste("alice", stack.simulator.approve(stack.authorization_url("alice"), "mallory@example.com"))
+    refused = stack.wait_for_reason("alice", "LoginRequired", "SubjectMismatch")
+    assert "mallory@example.com logged in, but spec.expectedSubject is alice@example.com" in refused["message"]
+    mallory = stack.simulator.call("PATCH", "accounts/mallory@example.com", {})
+    assert (mallory["grants"], mallory["revoked_grants"]) == (1, 1)
+
+    stack.log_in("alice", "alice@example.com")
+    stack.kubectl("annotate", "oauthaccount", "alice", "oauthpool.dev/login-requested=1")
+    stack.paste("alice", stack.simulator.approve(stack.authorization_url("alice"), "mallory@example.com"))
+    stack.wait_for_reason("alice", "LoginRequired", "SubjectMismatch")
+    status = stack.get("alice")["status"]
+    assert (status["subject"], status["token"]["generation"]) == ("alice@example.com", 1)
+    assert stack.condition("alice", "Ready")["reason"] == "Available"
+    assert "SubjectMismatch" in reasons_of_events(stack, "alice")
 
 
 def test_suspend_takes_the_account_out_and_resume_brings_it_back(stack: Stack) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from oauth_pool_operator import policies
 from oauth_pool_operator.policies import Facts
-from tests.support.builders import NOW, account, credential, facts, report, session, trouble, window
+from tests.support.builders import NOW, account, credential, device_session, facts, report, session, trouble, window
 
 HOUR = timedelta(hours=1)
 
@@ -53,6 +53,21 @@ HOUR = timedelta(hours=1)
             facts(trouble=trouble("UnknownProvider", is_stalled=True)), False, "UnknownProvider", id="unknown provider"
         ),
         pytest.param(
+            facts(trouble=trouble("InvalidProfile", is_stalled=True)), False, "InvalidProfile", id="broken profile"
+        ),
+        pytest.param(
+            facts(credential=credential(), trouble=trouble("InvalidProfile", is_stalled=True)),
+            True,
+            "Available",
+            id="broken profile, token still good",
+        ),
+        pytest.param(
+            facts(credential=credential(expires_in=-HOUR), trouble=trouble("InvalidProfile", is_stalled=True)),
+            False,
+            "InvalidProfile",
+            id="broken profile, token has expired",
+        ),
+        pytest.param(
             facts(trouble=trouble("StorageUnavailable", is_stalled=True)),
             False,
             "StorageUnavailable",
@@ -95,6 +110,34 @@ def test_status_word(given_facts: Facts, is_ready: bool, reason: str) -> None:
         ),
         pytest.param(
             facts(session=session(age=HOUR)), True, "LoginExpired", "login-requested=", id="login was not completed"
+        ),
+        pytest.param(
+            facts(account(grant="DeviceCode"), session=device_session()),
+            True,
+            "AwaitingDeviceApproval",
+            "enter status.login.userCode",
+            id="a device's login is open",
+        ),
+        pytest.param(
+            facts(account(grant="DeviceCode"), session=device_session(), login_trouble=trouble("Exchanging")),
+            True,
+            "AwaitingDeviceApproval",
+            "answered 503",
+            id="a device's login is open, and the provider does not answer",
+        ),
+        pytest.param(
+            facts(account(grant="DeviceCode"), login_trouble=trouble("Exchanging")),
+            True,
+            "AwaitingDeviceApproval",
+            "about to be opened: the token endpoint answered 503",
+            id="a device's login could not be opened yet",
+        ),
+        pytest.param(
+            facts(account(grant="DeviceCode"), credential=credential(), login_trouble=trouble("Exchanging")),
+            False,
+            "NotRequired",
+            "until it is completed (the token endpoint answered 503)",
+            id="nor the second one of a live account",
         ),
         pytest.param(
             facts(session=session(problem="CodeRejected", problem_message="wrong")),
@@ -146,9 +189,23 @@ def test_status_word(given_facts: Facts, is_ready: bool, reason: str) -> None:
         pytest.param(
             facts(credential=credential(), session=session(problem="CodeRejected", problem_message="wrong")),
             False,
-            "NotRequired",
-            "wrong",
+            "CodeRejected",
+            "wrong (the present login goes on working)",
             id="a refused code of a live account is mentioned, not required again",
+        ),
+        pytest.param(
+            facts(session=session(age=HOUR, problem="SubjectMismatch", problem_message="wrong")),
+            True,
+            "SubjectMismatch",
+            "wrong; that login has expired meanwhile: ask for a new one",
+            id="the login after a refused one was not completed either",
+        ),
+        pytest.param(
+            facts(session=session(age=HOUR, problem="LoginExpired", problem_message="late, ask again")),
+            True,
+            "LoginExpired",
+            "late, ask again",
+            id="the code came too late",
         ),
     ],
 )
@@ -223,6 +280,32 @@ def test_what_is_asked_of_a_person(given_facts: Facts, is_required: bool, reason
             id="workload identity: as long before expiry as any",
         ),
         pytest.param(
+            facts(account(grant="WorkloadIdentity"), credential=credential(expires_in=timedelta(seconds=119))),
+            True,
+            id="workload identity: 120 s before expiry",
+        ),
+        pytest.param(
+            facts(
+                account(grant="WorkloadIdentity"),
+                credential=credential(expires_in=timedelta(seconds=34), lifetime=timedelta(minutes=1)),
+            ),
+            False,
+            id="workload identity: a token that lives a minute is used for half of it",
+        ),
+        pytest.param(
+            facts(
+                account(grant="WorkloadIdentity"),
+                credential=credential(expires_in=timedelta(seconds=30), lifetime=timedelta(minutes=1)),
+            ),
+            True,
+            id="workload identity: and then there is another",
+        ),
+        pytest.param(
+            facts(account(grant="WorkloadIdentity"), credential=credential(workload="0123456789abcdef")),
+            True,
+            id="workload identity: the token is of another workload",
+        ),
+        pytest.param(
             facts(account(reports=(report(until=HOUR),)), credential=credential(expires_in=timedelta(minutes=5))),
             True,
             id="a cooling account is refreshed all the same",
@@ -257,6 +340,21 @@ def test_a_proxy_whose_clock_differs_by_five_minutes_is_never_without_a_token(
     assert due + timedelta(minutes=5) <= takes_it_for_expired_at  # and five minutes are left for failures
 
 
+@pytest.mark.parametrize(
+    ("of", "expires_in", "lifetime", "expected"),
+    [
+        pytest.param("WorkloadIdentity", 120, 3600, 90, id="30 s before expiry"),
+        pytest.param("WorkloadIdentity", 30, 60, 15, id="15 s for a token that lives a minute"),
+        pytest.param("WorkloadIdentity", 29, 3600, None, id="it has passed"),
+        pytest.param("AuthorizationCode", 120, 3600, None, id="a refresh has all the time there is"),
+    ],
+)
+def test_the_last_call_of_an_exchange(of: str, expires_in: int, lifetime: int, expected: int | None) -> None:
+    token = credential(expires_in=timedelta(seconds=expires_in), lifetime=timedelta(seconds=lifetime))
+    instant = policies.last_call(facts(account(grant=of), credential=token))
+    assert instant == (NOW + timedelta(seconds=expected) if expected is not None else None)
+
+
 def test_tokens_obtained_together_are_not_refreshed_together() -> None:
     uids = [f"3f8b7c1e-0000-4000-8000-{number:012}" for number in range(20)]
     assert len({policies.next_refresh(credential(), account(uid=uid)) for uid in uids}) == 20
@@ -272,6 +370,14 @@ def test_however_short_a_token_lives_a_refresh_is_not_due_at_once() -> None:
     [
         pytest.param(facts(session=session()), timedelta(minutes=10), id="the login expires"),
         pytest.param(facts(credential=credential(), trouble=trouble()), timedelta(seconds=4), id="next try"),
+        pytest.param(
+            facts(session=device_session(), next_poll=NOW + timedelta(seconds=5)),
+            timedelta(seconds=5),
+            id="a device asks",
+        ),
+        pytest.param(
+            facts(credential=credential(), login_trouble=trouble()), timedelta(seconds=4), id="next try of a login"
+        ),
         pytest.param(
             facts(account(reports=(report("Forbidden"),)), credential=credential(), last_forced_refresh=NOW),
             timedelta(minutes=5),

@@ -22,7 +22,7 @@ from oauth_pool_operator.accounts import (
     WorkloadIdentity,
 )
 from oauth_pool_operator.cluster import Cluster
-from oauth_pool_operator.config import AuthorizationCodeProfile, Profile, WorkloadIdentityProfile
+from oauth_pool_operator.config import AuthorizationCodeProfile, DeviceCodeProfile, Profile, WorkloadIdentityProfile
 from oauth_pool_operator.errors import (
     ClusterUnavailable,
     ExchangeRejected,
@@ -31,12 +31,13 @@ from oauth_pool_operator.errors import (
     StoreFailed,
     TokenEndpointUnavailable,
 )
-from oauth_pool_operator.grants import TokenAnswer, TokenEndpoint
+from oauth_pool_operator.grants import TokenEndpoint
 from oauth_pool_operator.policies import NEVER
 from oauth_pool_operator.pool_index import IndexPublisher
 from oauth_pool_operator.reconcile import Memory, Reconciler
 from oauth_pool_operator.store import AccessFile, Credential, Journal, LoginSession, Store, fingerprint
 from oauth_pool_operator.throttle import Throttle
+from oauth_pool_operator.token_answer import DeviceAuthorization, TokenAnswer
 from tests.support.builders import (
     NOW,
     UID,
@@ -107,6 +108,7 @@ class ScriptedEndpoint(TokenEndpoint):
     def __init__(self, steps: list[str]) -> None:
         self.steps = steps
         self.answers: list[TokenAnswer | Exception] = []
+        self.authorizations: list[DeviceAuthorization | Exception] = []
         self.sent: list[str] = []
         self.meanwhile: Callable[[], Awaitable[object]] | None = None
 
@@ -116,13 +118,23 @@ class ScriptedEndpoint(TokenEndpoint):
     async def exchange_code(self, code: str, session: LoginSession) -> TokenAnswer:
         return await self._asked("exchange", f"{code} {session.verifier}")
 
-    async def refresh(self, refresh_token: str) -> TokenAnswer:
+    async def authorize_device(self) -> DeviceAuthorization:
+        self.steps.append("authorize device")
+        given = self.authorizations.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    async def exchange_device_code(self, device_code: str) -> TokenAnswer:
+        return await self._asked("ask", device_code)
+
+    async def refresh(self, refresh_token: str, grant: str = "AuthorizationCode") -> TokenAnswer:
         return await self._asked("refresh", refresh_token)
 
     async def exchange_assertion(self, assertion: str, workload: WorkloadIdentity) -> TokenAnswer:
         return await self._asked("exchange", assertion)
 
-    async def revoke(self, token: str) -> None:
+    async def revoke(self, token: str, grant: str = "AuthorizationCode") -> None:
         await self._asked("revoke", token)
 
     async def _asked(self, step: str, sent: str) -> TokenAnswer:
@@ -214,22 +226,33 @@ class World:
         self.memory = Memory()
         self.index = IndexPublisher(self.cluster)
         self.throttle = Throttle(4, clock=lambda: self.now)
+        code_settings = AuthorizationCodeProfile(
+            client_id="me",
+            authorization_endpoint="https://provider.example/authorize",
+            token_endpoint="https://provider.example/token",
+            redirect_uri="https://provider.example/callback",
+        )
         profile = Profile(
-            authorization_code=AuthorizationCodeProfile(
+            authorization_code=code_settings,
+            device_code=DeviceCodeProfile(
                 client_id="me",
-                authorization_endpoint="https://provider.example/authorize",
+                device_authorization_endpoint="https://provider.example/device_authorization",
                 token_endpoint="https://provider.example/token",
-                redirect_uri="https://provider.example/callback",
             ),
             workload_identity=WorkloadIdentityProfile("https://provider.example/token", "https://provider.example"),
         )
         self.profiles = {
             "anthropic": profile,
-            "for-people": msgspec.structs.replace(profile, workload_identity=None),
+            "for-people": msgspec.structs.replace(profile, workload_identity=None, device_code=None),
+            "bare-codes": msgspec.structs.replace(
+                profile,
+                authorization_code=msgspec.structs.replace(code_settings, allow_code_without_state=True),
+            ),
         }
         self.reconciler = Reconciler(
             store=self.store,
             profiles=self.profiles,
+            broken_profiles={"broken": "providers.broken.authorization_code.client_id: must not be empty"},
             endpoints=dict.fromkeys(self.profiles, self.endpoint),
             index=self.index,
             cluster=self.cluster,
@@ -662,6 +685,7 @@ async def test_a_second_login_replaces_the_account_and_keeps_nothing_of_the_firs
     ("of", "reason"),
     [
         pytest.param(account(provider="nobody"), "UnknownProvider", id="unknown provider"),
+        pytest.param(account(provider="broken"), "InvalidProfile", id="broken profile"),
         pytest.param(
             account(provider="for-people", grant="WorkloadIdentity"), "InvalidSpec", id="grant that is not offered"
         ),
@@ -675,6 +699,74 @@ async def test_nobody_is_sent_to_log_in_when_that_would_not_help(
         assert await w.reconcile() == NEVER
         assert w.store.session(UID) is None
         assert w.reason("Stalled") == reason
+
+
+@pytest.mark.parametrize(
+    ("provider", "sent"),
+    [
+        pytest.param("bare-codes", ["the-code verifier-of-a-test"], id="allowed"),
+        pytest.param("anthropic", [], id="not allowed"),
+    ],
+)
+async def test_a_code_without_its_state_is_exchanged_only_where_the_profile_allows_it(
+    tmp_path: Path, provider: str, sent: list[str]
+) -> None:
+    pasted = account(provider=provider, annotations={CODE_ANNOTATION: "the-code"})
+    async with world(tmp_path, pasted, session=session()) as w:
+        await w.reconcile(answer())
+        assert w.endpoint.sent == sent
+        assert w.cluster.object.annotations == {}
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [pytest.param("Alice@Example.com", id="as expected"), pytest.param("alice@example.com", id="in other letters")],
+)
+async def test_the_expected_subject_is_taken(tmp_path: Path, subject: str) -> None:
+    expecting = account(expected_subject="Alice@Example.com", annotations={CODE_ANNOTATION: GOOD_CODE})
+    async with world(tmp_path, expecting, session=session()) as w:
+        await w.reconcile(answer(subject=subject))
+        assert (w.reason("Ready"), w.cluster.object.status["subject"]) == ("Available", subject)
+
+
+@pytest.mark.parametrize(
+    ("subject", "named"),
+    [
+        pytest.param("mallory@example.com", "mallory@example.com logged in", id="somebody else"),
+        pytest.param(None, "somebody whom the provider did not name logged in", id="nobody knows who"),
+    ],
+)
+@pytest.mark.parametrize("revocation", [answer(), NOT_REACHED, REFUSED], ids=["revoked", "away", "not revoked"])
+async def test_another_subject_is_refused_and_given_back_and_the_next_login_is_open(
+    tmp_path: Path, subject: str | None, named: str, revocation: TokenAnswer | Exception
+) -> None:
+    expecting = account(expected_subject="alice@example.com", annotations={CODE_ANNOTATION: GOOD_CODE})
+    async with world(tmp_path, expecting, session=session()) as w:
+        await w.reconcile(answer(subject=subject), revocation)
+        assert w.endpoint.sent[1:] == ["refresh-token-2-of-a-test"]
+        assert w.store.credential(UID) is None
+        assert w.reason("LoginRequired") == "SubjectMismatch"
+        message = next(e["message"] for e in w.cluster.object.status["conditions"] if e["type"] == "LoginRequired")
+        assert named in message and "alice@example.com" in message
+        assert w.session.state not in ("", "state-of-a-test")
+
+
+async def test_a_live_account_keeps_what_it_has_when_another_subject_logs_in(tmp_path: Path) -> None:
+    expecting = account(expected_subject="alice", annotations={CODE_ANNOTATION: GOOD_CODE})
+    before = credential(subject="alice")
+    async with world(tmp_path, expecting, credential=before, session=session()) as w:
+        await w.reconcile(answer(subject="mallory"), answer())
+        assert w.credential == before
+        assert (w.reason("Ready"), w.reason("LoginRequired")) == ("Available", "SubjectMismatch")
+        assert "SubjectMismatch" in w.cluster.events
+
+
+async def test_a_broken_profile_leaves_an_account_the_token_it_has(tmp_path: Path) -> None:
+    async with world(tmp_path, account(provider="broken"), credential=DUE) as w:
+        await w.reconcile()
+        assert (w.reason("Ready"), w.reason("Stalled")) == ("Available", "InvalidProfile")
+        stalled = next(e["message"] for e in w.cluster.object.status["conditions"] if e["type"] == "Stalled")
+        assert stalled.endswith("client_id: must not be empty")
 
 
 async def test_a_suspended_account_keeps_the_code_for_later(tmp_path: Path) -> None:
@@ -1008,6 +1100,30 @@ async def test_an_account_that_was_created_suspended_and_given_a_code_gets_its_f
         assert w.reason("LoginRequired") == "AwaitingAuthorizationCode"
 
 
+async def test_an_exchange_that_fails_is_tried_again_in_time_before_the_token_expires(tmp_path: Path) -> None:
+    token = credential(expires_in=2 * MINUTE, lifetime=HOUR, refresh_token=None)
+    async with world(tmp_path, account(grant="WorkloadIdentity"), credential=token) as w:
+        tries = []
+        while w.now < token.expires:
+            tries.append((w.now - NOW) / SECOND)
+            w.now = await w.reconcile(NOT_REACHED)
+            assert w.published()["status"] == "Available"
+        assert tries == [0, 1, 3, 7, 15, 31, 63, 90]
+
+
+async def test_another_workload_gets_a_token_of_its_own_at_once(tmp_path: Path) -> None:
+    async with world(tmp_path, account(grant="WorkloadIdentity")) as w:
+        await w.reconcile(answer(refresh_token=None))
+        assert w.credential.workload is not None
+        await w.reconcile()
+        workload = WorkloadIdentity("batch", "fdrl_1", "00000000-0000-0000-0000-000000000000")
+        w.observed(generation=2, spec=msgspec.structs.replace(w.cluster.object.spec, workload_identity=workload))
+        await w.reconcile(answer(3, refresh_token=None))
+        assert w.endpoint.sent[1:] == ["token of batch for https://provider.example"]
+        await w.reconcile()
+        assert w.credential.generation == 2
+
+
 async def test_a_code_is_taken_off_an_account_that_needs_none(tmp_path: Path) -> None:
     pasted = account(grant="WorkloadIdentity", annotations={CODE_ANNOTATION: GOOD_CODE})
     async with world(tmp_path, pasted, credential=credential()) as w:
@@ -1039,7 +1155,21 @@ async def test_a_code_is_not_judged_by_a_state_volume_that_cannot_be_read(tmp_pa
         make_unreadable(w)
         await w.reconcile()
         assert w.session == session()
-        assert w.cluster.object.annotations == {CODE_ANNOTATION: GOOD_CODE}
+        assert w.cluster.object.annotations == {}  # public no longer; it can be given again
+
+
+async def test_a_code_that_cannot_be_kept_leaves_the_object_all_the_same(tmp_path: Path) -> None:
+    async with world(tmp_path, account(annotations={CODE_ANNOTATION: GOOD_CODE}), session=session()) as w:
+        obstacle = w.store.state_dir / UID / "login.json.new"
+        obstacle.mkdir()
+        await w.reconcile()
+        assert (w.reason("Stalled"), w.endpoint.sent) == ("StorageWriteFailed", [])
+        assert w.cluster.object.annotations == {}
+        obstacle.rmdir()
+        w.now += SECOND
+        w.observed(annotations={CODE_ANNOTATION: GOOD_CODE})
+        await w.reconcile(answer())
+        assert w.reason("Ready") == "Available"
 
 
 async def test_with_the_api_server_away_tokens_are_refreshed_and_the_next_refresh_is_known(tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ FINALIZER = f"{GROUP}/operator"
 CODE_ANNOTATION = f"{GROUP}/authorization-code"
 LOGIN_ANNOTATION = f"{GROUP}/login-requested"
 CLEAR_ANNOTATION = f"{GROUP}/cooldown-cleared"
+IMPORT_ANNOTATION = f"{GROUP}/import-requested"
 
 LAST_YEAR = 9000
 LONGEST_LOGIN_REQUEST = 1024  # also of one to end a cooldown: it is answered in status, which has limits
 
-Grant = Literal["AuthorizationCode", "WorkloadIdentity"]
+Grant = Literal["AuthorizationCode", "DeviceCode", "WorkloadIdentity"]
 
 
 class WorkloadIdentity(msgspec.Struct, frozen=True, rename="camel"):
@@ -35,6 +36,11 @@ class WorkloadIdentity(msgspec.Struct, frozen=True, rename="camel"):
     service_account_id: str | None = msgspec.field(name="serviceAccountID", default=None)
     workspace_id: str | None = msgspec.field(name="workspaceID", default=None)
 
+    @property
+    def text(self) -> str:
+        """The same for the same content."""
+        return msgspec.json.encode(self).decode()
+
 
 class Spec(msgspec.Struct, frozen=True, rename="camel"):
     """What the person asked for."""
@@ -42,6 +48,7 @@ class Spec(msgspec.Struct, frozen=True, rename="camel"):
     provider: str
     grant: Grant
     workload_identity: WorkloadIdentity | None = None
+    expected_subject: str | None = None
     suspend: bool = False
     priority: int = 0
     weight: int = 1
@@ -88,6 +95,11 @@ class Account(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"<Account {self.namespace}/{self.name} {self.uid}>"
+
+    @property
+    def has_login(self) -> bool:
+        """True when a person logs in and the operator refreshes from then on."""
+        return self.spec.grant != "WorkloadIdentity"
 
     @property
     def pasted_code(self) -> str | None:

@@ -5,12 +5,14 @@ Whatever it raises is an `httpx2.HTTPError` (an answer of the API server, or non
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, cast
 
 import httpx2
+import msgspec
 from lightkube.config.kubeconfig import KubeConfig
 from lightkube.core.async_client import AsyncClient
 from lightkube.core.exceptions import ApiError
@@ -73,6 +75,27 @@ class Cluster:
         return {
             item.metadata.name async for item in self._client.list(OAuthAccount) if item.metadata and item.metadata.name
         }
+
+    async def accounts(self) -> list[Account]:
+        """All that this operator understands."""
+        found = []
+        async for item in self._client.list(OAuthAccount):
+            with suppress(msgspec.ValidationError):
+                found.append(parse_account(item))
+        return found
+
+    async def account(self, name: str) -> Account | None:
+        try:
+            return parse_account(await self._client.get(OAuthAccount, name))
+        except ApiError as error:
+            if is_gone(error):
+                return None
+            raise
+
+    async def annotate(self, account: Account, annotation: str, value: str) -> Account:
+        """Set an annotation of this very object, whatever else has changed."""
+        patch = {"metadata": {"uid": account.uid, "annotations": {annotation: value}}}
+        return parse_account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
 
     async def patch_metadata(self, account: Account, metadata: dict[str, Any]) -> Account:
         """Merge into metadata; refused (409) when the object has changed since `account` was observed."""

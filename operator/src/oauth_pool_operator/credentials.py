@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,14 +20,24 @@ from . import login, metrics
 from .accounts import Account
 from .cluster import Cluster, describe
 from .config import Profile
-from .errors import GrantRejected, StoreCorrupt, StoreFailed, TokenEndpointUnavailable
-from .grants import TokenAnswer, TokenEndpoint
+from .errors import (
+    AuthorizationPending,
+    ExchangeRejected,
+    GrantRejected,
+    StoreCorrupt,
+    StoreFailed,
+    SubjectMismatch,
+    TokenEndpointUnavailable,
+)
+from .grants import TokenEndpoint
 from .policies import Facts, next_generation
-from .store import Credential, Journal, Store, fingerprint
+from .store import Credential, Import, Journal, Owner, Store, fingerprint
+from .token_answer import DEFAULT_LIFETIME, LONGEST_LIFETIME, TokenAnswer
 
 log = logging.getLogger(__name__)
 
 SAVE_RETRY_SECONDS = 1.0
+REVOCATION_SECONDS = 10
 
 _T = TypeVar("_T")
 
@@ -51,19 +62,53 @@ class Credentials:
         self.unsaved: dict[str, Credential] = {}  # by UID: answers that wait for the disk
 
     async def from_code(self, facts: Facts) -> Facts:
-        """Exchange the code of the session; afterwards the session is over."""
+        """Exchange the code of the session, or its device code; afterwards the session is over."""
         account, session = facts.account, facts.session
-        assert session is not None and session.code is not None
-        digest, credential = login.digest(session.code), facts.credential
+        assert session is not None
+        code, endpoint = session.device_code or session.code, self._endpoint(account)
+        assert code
+        digest, credential = login.digest(code), facts.credential
         # Stored, but the session could not be ended: a second exchange would make the provider revoke the grant.
         if credential is None or credential.code_digest != digest:
             await in_thread(self._store.begin_exchange, account.uid, None)
             with _counted(account.name):
-                answer = await self._endpoint(account).exchange_code(session.code, session)
+                if session.device_code:
+                    answer = await endpoint.exchange_device_code(code)
+                else:
+                    answer = await endpoint.exchange_code(code, session)
+            await self._demand_subject(account, answer)
             credential = await self._save_answer(facts, answer, code_digest=digest)
             log.info("%s: logged in, token generation %d", account.name, credential.generation)
         session = login.end_session(session)
         await in_thread(self._store.save_session, account.uid, session)
+        return replace(facts, credential=credential, session=session)
+
+    async def from_import(self, facts: Facts, given: Import) -> Facts:
+        """Store what a person handed over, in place of what is there; a login that is open is no longer needed.
+
+        Nothing is lost on the way: what was handed over stays where it is until the caller removes it.
+        """
+        account, before, session = facts.account, facts.credential, facts.session
+        digest, credential = login.digest(given.request), facts.credential
+        if before is None or before.code_digest != digest:
+            expires = max(facts.now, min(given.expires, facts.now + LONGEST_LIFETIME))
+            credential = Credential(
+                generation=next_generation(facts),
+                access_token=given.access_token,
+                expires=expires,
+                # nobody knows when; as if it had lived an hour at least, so that one about to expire is refreshed at once
+                obtained=min(facts.now, expires - DEFAULT_LIFETIME),
+                refresh_token=given.refresh_token,
+                subject=given.subject,
+                code_digest=digest,
+            )
+            await self._store_credential(account, credential, replaces=before.generation if before else 0)
+            log.info("%s: imported, token generation %d", account.name, credential.generation)
+        if session is not None and not session.is_over:
+            session = login.end_session(session)
+            await in_thread(self._store.save_session, account.uid, session)
+        if given.retained_uid is not None and given.retained_uid in await in_thread(self._store.retained):
+            await in_thread(self._store.remove_state, given.retained_uid)  # two accounts cannot share a refresh token
         return replace(facts, credential=credential, session=session)
 
     async def from_refresh_token(self, facts: Facts) -> Facts:
@@ -77,7 +122,7 @@ class Credentials:
         await in_thread(self._store.begin_exchange, account.uid, Journal(facts.now, credential.generation, used))
         try:
             with _counted(account.name):
-                answer = await self._endpoint(account).refresh(credential.refresh_token)
+                answer = await self._endpoint(account).refresh(credential.refresh_token, account.spec.grant)
         except GrantRejected:
             return await self._confirm_death(facts, outcome_was_unknown)
         except TokenEndpointUnavailable as error:
@@ -102,7 +147,7 @@ class Credentials:
             answer = await self._endpoint(account).exchange_assertion(assertion, workload)
         if answer.subject is None:
             answer = replace(answer, subject=workload.service_account_id or workload.service_account_name)
-        credential = await self._save_answer(facts, answer)
+        credential = await self._save_answer(facts, answer, workload=fingerprint(workload.text))
         log.info("%s: exchanged, token generation %d", account.name, credential.generation)
         return replace(facts, credential=credential)
 
@@ -119,6 +164,19 @@ class Credentials:
 
     def _endpoint(self, account: Account) -> TokenEndpoint:
         return self._endpoints[account.spec.provider]
+
+    async def _demand_subject(self, account: Account, answer: TokenAnswer) -> None:
+        """`SubjectMismatch` when the grant is not of whom the account is for; it is then given back, if that is possible."""
+        expected, actual = account.spec.expected_subject, answer.subject
+        if expected is None or (actual is not None and actual.casefold() == expected.casefold()):
+            return
+        try:
+            async with asyncio.timeout(REVOCATION_SECONDS):
+                await self._endpoint(account).revoke(answer.refresh_token or answer.access_token, account.spec.grant)
+        except (TokenEndpointUnavailable, ExchangeRejected, TimeoutError) as error:
+            log.warning("%s: a refused login was not revoked: %s", account.name, str(error) or "no answer in time")
+        who = actual or "somebody whom the provider did not name"
+        raise SubjectMismatch(f"{who} logged in, but spec.expectedSubject is {expected}; that login was not taken")
 
     async def _confirm_death(self, facts: Facts, outcome_was_unknown: bool) -> Facts:
         """`invalid_grant`: dead only if what was sent is still what is stored."""
@@ -139,7 +197,9 @@ class Credentials:
         log.error("%s: the grant is dead (%s); somebody has to log in again", account.name, reason)
         return replace(facts, credential=dead)
 
-    async def _save_answer(self, facts: Facts, answer: TokenAnswer, *, code_digest: str | None = None) -> Credential:
+    async def _save_answer(
+        self, facts: Facts, answer: TokenAnswer, *, code_digest: str | None = None, workload: str | None = None
+    ) -> Credential:
         """The new credential, on the disk. Its life is counted from before the request, so that it never seems longer."""
         before = facts.credential
         kept = before if code_digest is None else None  # a new grant has nothing of the one before
@@ -152,6 +212,7 @@ class Credentials:
             previous_refresh_token=kept.refresh_token if kept else None,
             subject=answer.subject or (kept.subject if kept else None),
             code_digest=code_digest or (kept.code_digest if kept else None),
+            workload=workload,
         )
         await self._save(facts, credential, replaces=before.generation if before else 0)
         return credential
@@ -161,7 +222,7 @@ class Credentials:
         account, is_told = facts.account, False
         while True:
             try:
-                await in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
+                await self._store_credential(account, credential, replaces=replaces)
                 self.unsaved.pop(account.uid, None)
                 return
             except StoreFailed as error:
@@ -172,6 +233,12 @@ class Credentials:
                     await self._on_unsaved(facts, error)
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
 
+    async def _store_credential(self, account: Account, credential: Credential, *, replaces: int) -> None:
+        await in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
+        owner = Owner(account.name, account.namespace, account.spec.provider, account.spec.grant)
+        with suppress(StoreFailed):  # the credential is what matters; the next one brings another chance
+            await in_thread(self._store.save_owner, account.uid, owner)
+
 
 async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:
     """The volumes may hang; the event loop must not."""
@@ -179,7 +246,7 @@ async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:
 
 
 class _counted:
-    """Counts and times one request to the token endpoint."""
+    """Counts and times one request to the token endpoint, unless it was only a question whether somebody has decided."""
 
     def __init__(self, account_id: str) -> None:
         self._account_id = account_id
@@ -188,5 +255,7 @@ class _counted:
         self._start = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if kind is AuthorizationPending:
+            return
         metrics.REFRESH_SECONDS.observe(time.monotonic() - self._start)
         metrics.TOKEN_REFRESHES.labels(self._account_id, "failure" if kind else "success").inc()

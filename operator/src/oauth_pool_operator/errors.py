@@ -46,6 +46,30 @@ class GrantRejected(Exception):
 class ExchangeRejected(Exception):
     """Any other refusal of the token endpoint (RFC 6749 5.2): a configuration mistake, not a dead account."""
 
+    def __init__(self, message: str, *, word: str = "") -> None:
+        super().__init__(message)
+        self.word = word  # the endpoint's own, if it is one of the standards'
+
+
+class AuthorizationPending(Exception):
+    """The person has not decided yet about a device's login (RFC 8628 3.5): ask again, later if `slow_down`."""
+
+    def __init__(self, *, slow_down: bool) -> None:
+        super().__init__("slow_down" if slow_down else "authorization_pending")
+        self.slow_down = slow_down
+
+
+class AuthorizationEnded(Exception):
+    """A device's login will come to nothing (RFC 8628 3.5): the person said no, or was not in time (`has_expired`)."""
+
+    def __init__(self, *, has_expired: bool) -> None:
+        super().__init__("expired_token" if has_expired else "access_denied")
+        self.has_expired = has_expired
+
+
+class SubjectMismatch(Exception):
+    """Somebody logged in whom the account is not for; what they were granted is not used."""
+
 
 class ServiceAccountTokenRefused(Exception):
     """The API server gave no token for the ServiceAccount: it does not exist, or the operator may not ask."""

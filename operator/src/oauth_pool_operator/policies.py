@@ -10,7 +10,7 @@ Pure functions of what was gathered (`Facts`); the clock is a value. The account
      again       └────── Disabled ◀─────┘
                                              Suspended: from anywhere, and back
 
-    An access token lives like this (AuthorizationCode; WorkloadIdentity exchanges anew instead of refreshing):
+    An access token lives like this (after a login; WorkloadIdentity exchanges anew instead of refreshing):
 
     obtained ─────────────────────────────┬── refresh due ──┬─────── expires
               used by proxies             │  still used     │  Refreshing: not used
@@ -26,13 +26,15 @@ from . import conditions as c
 from .accounts import Account, Report, rfc3339
 from .cooldowns import Cooldown, Probe, latest_windows, longest_cooldown, next_probe, stale_at
 from .login import HOW_TO_ASK_AGAIN
-from .store import Credential, LoginSession
+from .store import Credential, LoginSession, fingerprint
 
 # A provider that refuses even fresh tokens must not be asked for another with every request.
 FORCED_REFRESH_INTERVAL = timedelta(minutes=5)
 
 # More than clocks may differ: a proxy whose clock is 5 minutes ahead has a new token before it takes the old for expired.
 REFRESH_MARGIN = timedelta(minutes=10)
+# An exchange that failed is tried again at this time before expiry, if not before: the official SDKs count on it.
+LAST_CALL = timedelta(seconds=30)
 # However short a token lives, the token endpoint is not asked more often than this.
 SHORTEST_PAUSE = timedelta(seconds=1)
 
@@ -61,6 +63,8 @@ class Facts:
     damaged: str | None = None  # the name of the credential's file that was set aside, while there is no other
     last_forced_refresh: datetime | None = None  # by a proxy's report, not by time
     cleared: str | None = None  # the request to end the cooldown that has just been done
+    next_poll: datetime | None = None  # when the provider is asked about a device's login
+    login_trouble: Trouble | None = None  # of the login that is under way; the account may work meanwhile
 
     @property
     def cooldown(self) -> Cooldown | None:
@@ -85,7 +89,7 @@ class Facts:
     @property
     def login_is_impossible(self) -> bool:
         """Nothing a person could do at the provider would help now."""
-        blocking = (c.UNKNOWN_PROVIDER, c.INVALID_SPEC, c.STORAGE_UNAVAILABLE)
+        blocking = (c.UNKNOWN_PROVIDER, c.INVALID_PROFILE, c.INVALID_SPEC, c.STORAGE_UNAVAILABLE)
         return self.trouble is not None and self.trouble.reason in blocking
 
     @property
@@ -112,6 +116,16 @@ def next_refresh(credential: Credential, account: Account) -> datetime:
     return max(due, credential.obtained + SHORTEST_PAUSE)
 
 
+def last_call(facts: Facts) -> datetime | None:
+    """When an exchange of a ServiceAccount token must have another try at the latest, however often it failed before."""
+    credential = facts.credential
+    if credential is None or facts.account.has_login:
+        return None
+    lifetime = credential.expires - credential.obtained
+    instant = credential.expires - min(LAST_CALL, lifetime / 4)
+    return instant if instant > facts.now else None
+
+
 def refresh_is_due(facts: Facts) -> bool:
     """True when a new access token should be obtained now, be it by refresh or by exchanging an assertion."""
     account, credential = facts.account, facts.credential
@@ -121,9 +135,19 @@ def refresh_is_due(facts: Facts) -> bool:
         return account.spec.grant == "WorkloadIdentity"
     if credential.dead is not None:
         return False
-    if account.spec.grant == "AuthorizationCode" and credential.refresh_token is None:
+    if account.has_login and credential.refresh_token is None:
         return credential.expires <= facts.now  # nothing to refresh with: used up to its end
+    if _is_of_another_workload(account, credential):
+        return True
     return next_refresh(credential, account) <= facts.now or forced_refresh(facts) == facts.now
+
+
+def _is_of_another_workload(account: Account, credential: Credential) -> bool:
+    """spec.workloadIdentity has changed since the token was obtained."""
+    workload = account.spec.workload_identity
+    if workload is None or credential.workload is None:
+        return False
+    return fingerprint(workload.text) != credential.workload
 
 
 def forced_refresh(facts: Facts) -> datetime | None:
@@ -169,6 +193,8 @@ def readiness(facts: Facts) -> Readiness:
     if credential.expires <= facts.now and facts.storage_fails and trouble is not None:
         return Readiness(False, c.STORAGE_UNAVAILABLE, trouble.message)
     if credential.expires <= facts.now:
+        if trouble is not None and trouble.reason == c.INVALID_PROFILE:
+            return Readiness(False, trouble.reason, trouble.message)
         why = f": {trouble.message}" if trouble is not None else ""
         return Readiness(False, c.REFRESHING, f"the access token has expired and a new one is being obtained{why}")
     if (cooldown := facts.cooldown) is not None:
@@ -183,8 +209,10 @@ def readiness(facts: Facts) -> Readiness:
 
 
 def _without_grant(facts: Facts) -> Readiness:
+    trouble = facts.trouble
+    if facts.login_is_impossible and trouble is not None:
+        return Readiness(False, trouble.reason, trouble.message)
     if facts.account.spec.grant == "WorkloadIdentity":
-        trouble = facts.trouble
         if trouble is not None and trouble.is_stalled:
             return Readiness(False, trouble.reason, trouble.message)
         why = f": {trouble.message}" if trouble is not None else ""
@@ -198,30 +226,41 @@ def _without_grant(facts: Facts) -> Readiness:
 def login_required(facts: Facts) -> tuple[bool, str, str]:
     """Condition LoginRequired: whether, why, and what the person should do."""
     account, credential, session = facts.account, facts.credential, facts.session
-    if account.spec.grant != "AuthorizationCode" or account.spec.suspend or facts.login_is_impossible:
+    if not account.has_login or account.spec.suspend or facts.login_is_impossible:
         return False, c.NOT_REQUIRED, ""
-    is_alive = credential is not None and credential.dead is None
-    if session is not None and session.problem is not None and not is_alive:
-        return True, session.problem, session.problem_message
-    if is_alive:
-        return False, c.NOT_REQUIRED, _about_second_login(facts)
-    ask_again = HOW_TO_ASK_AGAIN.format(name=account.name)
+    if credential is not None and credential.dead is None:
+        return False, *_about_second_login(facts)
+    ask_again, trouble = HOW_TO_ASK_AGAIN.format(name=account.name), facts.login_trouble
+    if session is not None and session.problem is not None:
+        has_expired = not session.is_over and not facts.session_is_open and session.problem != c.LOGIN_EXPIRED
+        but = f"; that login has expired meanwhile: ask for a new one: {ask_again}" if has_expired else ""
+        return True, session.problem, session.problem_message + but
     if facts.damaged is not None:
-        how = _AWAITING.format(name=account.name) if facts.session_is_open else ask_again
-        return (
-            True,
-            c.STATE_CORRUPT,
-            f"the stored credential was damaged; it is set aside as {facts.damaged}. Log in: {how}",
-        )
+        how = _how_to_log_in(account) if facts.session_is_open else ask_again
+        what = f"the stored credential was damaged; it is set aside as {facts.damaged}"
+        return True, c.STATE_CORRUPT, f"{what}. Log in: {how}"
     if facts.session_is_open:
-        return True, c.AWAITING_CODE, _AWAITING.format(name=account.name)
+        but = f" ({trouble.message})" if trouble is not None else ""
+        return True, _awaited(account), _how_to_log_in(account) + but
     if credential is not None and credential.dead is not None and (session is None or session.is_over):
         return True, credential.dead, f"{_DEAD.get(credential.dead, 'the grant is dead')}; log in again: {ask_again}"
     if session is None:
-        return True, c.AWAITING_CODE, "a login is about to be opened"
+        why = f": {trouble.message}" if trouble is not None else ""
+        return True, _awaited(account), f"a login is about to be opened{why}"
     return True, c.LOGIN_EXPIRED, f"the login was not completed in time; ask for a new one: {ask_again}"
 
 
+def _awaited(account: Account) -> str:
+    return c.AWAITING_APPROVAL if account.spec.grant == "DeviceCode" else c.AWAITING_CODE
+
+
+def _how_to_log_in(account: Account) -> str:
+    return _AWAITING_APPROVAL if account.spec.grant == "DeviceCode" else _AWAITING.format(name=account.name)
+
+
+_AWAITING_APPROVAL = (
+    "open status.login.verificationURI in a browser, on any device, and enter status.login.userCode there"
+)
 _AWAITING = (
     "open status.login.authorizationURL in a browser, then hand over what the page shows: "
     "kubectl annotate oauthaccount {name} oauthpool.dev/authorization-code='<code>#<state>'"
@@ -252,13 +291,15 @@ def next_generation(facts: Facts) -> int:
     return max(stored, int(published)) + 1
 
 
-def _about_second_login(facts: Facts) -> str:
+def _about_second_login(facts: Facts) -> tuple[str, str]:
+    """Of an account that works: what became of the new login, if there is one."""
     session = facts.session
     if session is not None and session.problem is not None:
-        return session.problem_message
-    if facts.session_is_open:
-        return "a new login was asked for; the present one goes on working until it is completed"
-    return ""
+        return session.problem, f"{session.problem_message} (the present login goes on working)"
+    why = f" ({facts.login_trouble.message})" if facts.login_trouble is not None else ""
+    if facts.session_is_open or why:
+        return c.NOT_REQUIRED, f"a new login was asked for; the present one goes on working until it is completed{why}"
+    return c.NOT_REQUIRED, ""
 
 
 def next_check(facts: Facts) -> datetime:
@@ -267,6 +308,10 @@ def next_check(facts: Facts) -> datetime:
     instants = []
     if facts.trouble is not None:
         instants.append(facts.trouble.retry_at)
+    if facts.next_poll is not None:
+        instants.append(facts.next_poll)
+    if facts.login_trouble is not None:
+        instants.append(facts.login_trouble.retry_at)
     if facts.session_is_open and session is not None:
         instants.append(session.expires)
     if credential is not None and credential.dead is None:

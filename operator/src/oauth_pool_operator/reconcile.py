@@ -1,6 +1,6 @@
 """One account, from what is there to what should be: the steps, in order.
 
-    finalizer -> gather -> log in -> refresh -> access file -> clear cooldown -> index -> status and Events
+    finalizer -> gather -> import -> log in -> refresh -> access file -> clear cooldown -> index -> status and Events
 
 Every step is safe to run twice, and a crash between any two leaves something that the next run completes: what can be
 lost (a refresh token) is on the state volume before anybody hears of it. What goes wrong becomes part of the facts
@@ -20,10 +20,11 @@ import msgspec
 
 from . import conditions as c
 from . import login, metrics, policies
-from .accounts import CODE_ANNOTATION, FINALIZER, Account, rfc3339
+from .accounts import CODE_ANNOTATION, FINALIZER, IMPORT_ANNOTATION, Account, rfc3339
 from .cluster import Cluster, describe, is_gone
 from .config import Profile
 from .credentials import Credentials, in_thread
+from .device_login import Asking, DeviceLogins
 from .errors import (
     ClusterUnavailable,
     ExchangeRejected,
@@ -33,13 +34,14 @@ from .errors import (
     StoreConflict,
     StoreCorrupt,
     StoreFailed,
+    SubjectMismatch,
     TokenEndpointUnavailable,
 )
 from .grants import TokenEndpoint
 from .policies import NEVER, Facts, Trouble
 from .pool_index import IndexPublisher, render_entry
 from .status import OWNED, happenings, merge_patch, render_status
-from .store import AccessFile, Retained, Store
+from .store import AccessFile, Import, LoginSession, Retained, Store
 from .throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -78,15 +80,21 @@ class Memory:
         """The account as it is now, if that is later than `account`."""
         return self.latest if self.latest is not None and account.is_older_than(self.latest) else account
 
+    asking: Asking = field(default_factory=Asking)
+
     def holds_back(self, now: datetime) -> Trouble | None:
         """The last failure, for as long as its time to try again has not come."""
         return self.trouble if self.trouble is not None and now < self.trouble.retry_at else None
 
-    def failed(self, reason: str, error: Exception, now: datetime, *, is_stalled: bool) -> Trouble:
-        """Remember a failure; the next try comes later each time (1 s to 5 min), or when the server said."""
+    def failed(
+        self, reason: str, error: Exception, now: datetime, *, is_stalled: bool, latest: datetime | None = None
+    ) -> Trouble:
+        """Remember a failure; the next try comes later each time (1 s to 5 min, `latest` at the latest), or when the
+        server said.
+        """
         if (held := self.holds_back(now)) is not None and held.reason == reason:
             return held  # looked at early, because something else happened: not another try
-        delay = min(FIRST_RETRY * 2**self.failures, LAST_RETRY)
+        delay = min(FIRST_RETRY * 2**self.failures, LAST_RETRY, latest - now if latest is not None else LAST_RETRY)
         if isinstance(error, TokenEndpointUnavailable) and error.retry_after is not None:
             delay = max(delay, error.retry_after)
         self.failures = min(self.failures + 1, 16)
@@ -111,14 +119,17 @@ class Reconciler:
         cluster: Cluster,
         throttle: Throttle,
         clock: Callable[[], datetime],
+        broken_profiles: Mapping[str, str] | None = None,
     ) -> None:
         self.throttle = throttle
         self._store = store
         self._profiles = profiles
+        self._broken_profiles = broken_profiles or {}
         self._endpoints = endpoints
         self._credentials = Credentials(
             store=store, profiles=profiles, endpoints=endpoints, cluster=cluster, on_unsaved=self._report_unsaved
         )
+        self._device_logins = DeviceLogins(store=store, endpoints=endpoints, credentials=self._credentials, clock=clock)
         self._index = index
         self._cluster = cluster
         self._clock = clock
@@ -136,6 +147,7 @@ class Reconciler:
             memory.generation = account.generation
         account = await self._ensure_finalizer(account)
         facts = await self._gather(account, memory)
+        facts = await self._import(facts, memory)
         facts = await self._log_in(facts, memory)
         facts = await self._refresh(facts, memory)
         facts = replace(facts, account=memory.newest(facts.account))
@@ -205,7 +217,7 @@ class Reconciler:
             if endpoint is None or credential is None or credential.refresh_token is None or credential.dead:
                 return
             async with asyncio.timeout(REVOCATION_SECONDS):
-                await endpoint.revoke(credential.refresh_token)
+                await endpoint.revoke(credential.refresh_token, account.spec.grant)
         except (ExchangeRejected, StoreFailed) as error:
             log.warning("%s: its grant was not revoked at the provider: %s", account.name, error)
 
@@ -240,8 +252,11 @@ class Reconciler:
     def _spec_trouble(self, account: Account) -> Trouble | None:
         provider, grant = account.spec.provider, account.spec.grant
         profile = self._profiles.get(provider)
+        if (problem := self._broken_profiles.get(provider)) is not None:
+            message = f"the operator cannot use its profile of provider {provider!r}: {problem}"
+            return Trouble(c.INVALID_PROFILE, message, NEVER, is_stalled=True)
         if profile is None:
-            known = ", ".join(sorted(self._profiles))
+            known = ", ".join(sorted({*self._profiles, *self._broken_profiles}))
             message = f"the operator's configuration has no provider {provider!r}; it knows {known}"
             return Trouble(c.UNKNOWN_PROVIDER, message, NEVER, is_stalled=True)
         if grant not in profile.grants:
@@ -250,43 +265,95 @@ class Reconciler:
             return Trouble(c.INVALID_SPEC, message, NEVER, is_stalled=True)
         return None
 
+    # --- import ------------------------------------------------------------------------------------------------------
+
+    async def _import(self, facts: Facts, memory: Memory) -> Facts:
+        """Take what `oauth-pool-operator import` or `adopt` left on the state volume; whoever waits for it sees the
+        annotation go."""
+        account = facts.account
+        if facts.storage_is_unavailable:
+            return facts
+        try:
+            given = await self._handed_over(account)
+            if given is not None:
+                if account.has_login:
+                    facts = await self._credentials.from_import(facts, given)
+                    memory.succeeded()  # what failed with the old credential may work with this one
+                else:
+                    log.warning("%s: a credential was handed over, but its grant needs none", account.name)
+                await in_thread(self._store.end_import, account.uid, given)
+        except (StoreFailed, StoreConflict) as error:
+            return replace(facts, trouble=memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True))
+        if IMPORT_ANNOTATION in account.annotations:
+            facts = replace(facts, account=await self._cluster.remove_annotation(account, IMPORT_ANNOTATION))
+        return facts
+
+    async def _handed_over(self, account: Account) -> Import | None:
+        try:
+            return await in_thread(self._store.imported, account.uid)
+        except StoreCorrupt as error:
+            log.warning("%s: %s; it has to be handed over again", account.name, error)
+            await in_thread(self._store.end_import, account.uid, None)
+            return None
+
     # --- log in ------------------------------------------------------------------------------------------------------
 
     async def _log_in(self, facts: Facts, memory: Memory) -> Facts:
         """Open a login session when one is due, take what was pasted off the object, and exchange a good code."""
         account = facts.account
-        if account.spec.grant != "AuthorizationCode" and account.pasted_code is not None:
-            log.warning("%s: a code was given, but grant %s needs none", account.name, account.spec.grant)
-            return replace(facts, account=await self._cluster.remove_annotation(account, CODE_ANNOTATION))
-        if account.spec.grant != "AuthorizationCode" or facts.storage_is_unavailable:
-            return facts
         try:
             facts = await self._take_pasted_code(facts)
-            if facts.trouble is None and not account.spec.suspend:
-                facts = await self._open_session(facts)
+            if account.has_login and facts.trouble is None and not account.spec.suspend:
+                facts = await self._open_session(facts, memory)
                 facts = await self._exchange_code(facts, memory)
+                facts = await self._device_logins.ask(facts, memory.asking)
         except (StoreFailed, StoreConflict) as error:
             return replace(facts, trouble=memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True))
         return facts
 
     async def _take_pasted_code(self, facts: Facts) -> Facts:
-        """The code moves to the state volume first, then leaves the object: lost in neither case, public in none."""
-        account, session, pasted = facts.account, facts.session, facts.account.pasted_code
-        if pasted is None:
+        """The code moves to the state volume first, then leaves the object: public for no longer than that takes.
+
+        It leaves the object, too, when it cannot be kept, or is of no use: the person may give it again.
+        """
+        account = facts.account
+        if account.pasted_code is None:
             return facts
-        if session is None or session.handled_code != login.digest(pasted):
-            session = login.judge(session, pasted, facts.now, account.name)
-            await in_thread(self._store.save_session, account.uid, session)
-            if session.problem is not None:
-                log.warning("%s: %s", account.name, session.problem_message)
-        account = await self._cluster.remove_annotation(account, CODE_ANNOTATION)
+        try:
+            session = await self._keep_pasted_code(facts, account.pasted_code)
+        except StoreFailed:
+            log.warning("%s: the code could not be kept on the state volume: give it again later", account.name)
+            raise
+        finally:
+            account = await self._cluster.remove_annotation(account, CODE_ANNOTATION)
         return replace(facts, account=account, session=session)
 
-    async def _open_session(self, facts: Facts) -> Facts:
+    async def _keep_pasted_code(self, facts: Facts, pasted: str) -> LoginSession | None:
+        account, session = facts.account, facts.session
+        if account.spec.grant != "AuthorizationCode":
+            log.warning("%s: a code was given, but grant %s needs none", account.name, account.spec.grant)
+            return session
+        if facts.storage_is_unavailable:
+            log.warning("%s: a code was given, but the state volume cannot be read: give it again later", account.name)
+            return session
+        if session is not None and session.handled_code == login.digest(pasted):
+            return session
+        profile = self._profiles.get(account.spec.provider)
+        settings = profile.authorization_code if profile is not None else None
+        may_be_bare = settings is not None and settings.allow_code_without_state
+        session = login.judge(session, pasted, facts.now, account.name, allow_without_state=may_be_bare)
+        await in_thread(self._store.save_session, account.uid, session)
+        if session.problem is not None:
+            log.warning("%s: %s", account.name, session.problem_message)
+        return session
+
+    async def _open_session(self, facts: Facts, memory: Memory) -> Facts:
         if not policies.login_is_due(facts):
             return facts
-        account = facts.account
-        session = login.open_session(facts.now, account.login_request or "")
+        account, request = facts.account, facts.account.login_request or ""
+        if account.spec.grant == "DeviceCode":
+            return await self._device_logins.open(facts, request, memory.asking)
+        session = login.open_session(facts.now, request)
         await in_thread(self._store.save_session, account.uid, session)
         log.info("%s: login %s is open until %s", account.name, session.session_id, rfc3339(session.expires))
         return replace(facts, session=session)
@@ -302,18 +369,18 @@ class Reconciler:
             return facts
         except TokenEndpointUnavailable as error:
             return replace(facts, trouble=self._put_off(c.EXCHANGING, error, facts, memory))
-        except (GrantRejected, ExchangeRejected) as error:
+        except (GrantRejected, ExchangeRejected, SubjectMismatch) as error:
             return await self._start_over(facts, error)
 
     async def _start_over(self, facts: Facts, error: Exception) -> Facts:
         """A code is good for one exchange; after a refusal there is a new session, so that the person has a fresh URL."""
         account, session = facts.account, facts.session
         assert session is not None
-        log.warning("%s: the code was refused: %s", account.name, error)
+        log.warning("%s: the login was refused: %s", account.name, error)
         fresh = msgspec.structs.replace(
             login.open_session(facts.now, session.request),
             handled_code=session.handled_code,
-            problem=c.CODE_REJECTED,
+            problem=c.SUBJECT_MISMATCH if isinstance(error, SubjectMismatch) else c.CODE_REJECTED,
             problem_message=f"{error}; log in again with the new status.login.authorizationURL",
         )
         await in_thread(self._store.save_session, account.uid, fresh)
@@ -328,8 +395,9 @@ class Reconciler:
         if (held := memory.holds_back(facts.now)) is not None:
             return replace(facts, trouble=held)
         facts = await self._announce(facts)
-        is_refresh = facts.account.spec.grant == "AuthorizationCode"
+        is_refresh = facts.account.has_login
         obtain = self._credentials.from_refresh_token if is_refresh else self._credentials.from_service_account
+        latest = policies.last_call(facts)
         try:
             refreshed = await self._while_waiting(facts, memory, obtain)
             if policies.forced_refresh(facts) == facts.now:
@@ -338,19 +406,28 @@ class Reconciler:
         except NotInCharge:
             return facts
         except TokenEndpointUnavailable as error:
-            trouble = self._put_off(c.REFRESHING if is_refresh else c.EXCHANGING, error, facts, memory)
+            reason = c.REFRESHING if is_refresh else c.EXCHANGING
+            trouble = self._put_off(reason, error, facts, memory, latest=latest)
         except (GrantRejected, ExchangeRejected) as error:
-            trouble = memory.failed(c.EXCHANGE_REJECTED, error, facts.now, is_stalled=True)
+            trouble = memory.failed(c.EXCHANGE_REJECTED, error, facts.now, is_stalled=True, latest=latest)
         except ServiceAccountTokenRefused as error:
-            trouble = memory.failed(c.SERVICE_ACCOUNT_TOKEN_REFUSED, error, facts.now, is_stalled=True)
+            refused = c.SERVICE_ACCOUNT_TOKEN_REFUSED
+            trouble = memory.failed(refused, error, facts.now, is_stalled=True, latest=latest)
         except (StoreFailed, StoreConflict) as error:
             trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
         log.warning("%s: no new access token: %s", facts.account.name, trouble.message)
         return replace(facts, trouble=trouble)
 
-    def _put_off(self, reason: str, error: TokenEndpointUnavailable, facts: Facts, memory: Memory) -> Trouble:
+    def _put_off(
+        self,
+        reason: str,
+        error: TokenEndpointUnavailable,
+        facts: Facts,
+        memory: Memory,
+        latest: datetime | None = None,
+    ) -> Trouble:
         """Later, and if the provider has had enough of us, then all its accounts."""
-        trouble = memory.failed(reason, error, facts.now, is_stalled=False)
+        trouble = memory.failed(reason, error, facts.now, is_stalled=False, latest=latest)
         if error.is_throttled:
             self.throttle.hold(facts.account.spec.provider, trouble.retry_at)
         return trouble
@@ -453,7 +530,7 @@ class Reconciler:
         """Status, once, and only what differs; Events for what a person would want to know of it."""
         account, session = facts.account, facts.session
         url = None
-        if session is not None and facts.session_is_open and account.spec.provider in self._endpoints:
+        if session is not None and facts.session_is_open and session.state and account.spec.provider in self._endpoints:
             url = self._endpoints[account.spec.provider].authorization_url(session)
         desired = render_status(facts, url)
         current = {name: value for name, value in account.status.items() if name in OWNED}

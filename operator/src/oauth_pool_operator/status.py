@@ -10,7 +10,7 @@ from . import policies
 from .accounts import Window, rfc3339
 from .cooldowns import latest_windows
 from .policies import Facts
-from .store import fingerprint
+from .store import LoginSession, fingerprint
 
 # What the operator owns below `status`. `reports` is the proxies'.
 OWNED = (
@@ -45,9 +45,9 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
             status["token"]["nextRefreshTime"] = rfc3339(policies.next_refresh(credential, account))
     elif lost := policies.next_generation(facts) - 1:
         status["token"] = {"generation": lost}  # the next token must not have the number of one that was
-    if session is not None and facts.session_is_open and authorization_url is not None:
+    if session is not None and facts.session_is_open and (where := _where_to_log_in(session, authorization_url)):
         status["login"] = {
-            "authorizationURL": authorization_url,
+            **where,
             "sessionID": session.session_id,
             "startTime": rfc3339(session.start),
             "expirationTime": rfc3339(session.expires),
@@ -65,6 +65,17 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
     return status
 
 
+def _where_to_log_in(session: LoginSession, authorization_url: str | None) -> dict[str, str]:
+    if session.user_code:
+        complete = session.verification_uri_complete
+        return {
+            "userCode": session.user_code,
+            "verificationURI": session.verification_uri,
+            **({"verificationURIComplete": complete} if complete is not None else {}),
+        }
+    return {"authorizationURL": authorization_url} if authorization_url is not None else {}
+
+
 def render_conditions(facts: Facts) -> list[dict[str, Any]]:
     account = facts.account
 
@@ -80,9 +91,9 @@ def render_conditions(facts: Facts) -> list[dict[str, Any]]:
         conditions.append(condition(c.QUOTA_AVAILABLE, False, cooldown.reason, f"until {rfc3339(cooldown.until)}"))
     else:
         conditions.append(condition(c.QUOTA_AVAILABLE, True, c.AVAILABLE, ""))
-    if facts.trouble is not None:
-        kind = c.STALLED if facts.trouble.is_stalled else c.RECONCILING
-        conditions.append(condition(kind, True, facts.trouble.reason, facts.trouble.message))
+    if (trouble := facts.trouble or facts.login_trouble) is not None:
+        kind = c.STALLED if trouble.is_stalled else c.RECONCILING
+        conditions.append(condition(kind, True, trouble.reason, trouble.message))
     elif ready.reason == c.REFRESHING:
         conditions.append(condition(c.RECONCILING, True, c.EXCHANGING, ready.message))
     return conditions
@@ -131,9 +142,9 @@ def happenings(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Ite
     """What a person would want to know of the change from one list of conditions to the next; nothing for routine."""
     login, ready, stalled = (c.find(after, kind) for kind in (c.LOGIN_REQUIRED, c.READY, c.STALLED))
     was_ready, was_login = c.reason_of(before, c.READY), c.reason_of(before, c.LOGIN_REQUIRED)
-    if login is not None and login["status"] == "True" and login["reason"] != was_login:
-        name = {c.AWAITING_CODE: "LoginOpened"}.get(login["reason"], login["reason"])
-        kind = "Normal" if login["reason"] == c.AWAITING_CODE else "Warning"
+    if login is not None and login["reason"] not in (c.NOT_REQUIRED, was_login):
+        is_opened = login["reason"] in (c.AWAITING_CODE, c.AWAITING_APPROVAL)
+        name, kind = ("LoginOpened", "Normal") if is_opened else (login["reason"], "Warning")
         yield Happening(kind, name, login["message"])
     if ready is not None and ready["reason"] != was_ready:
         yield from _readiness_changed(was_ready, ready)

@@ -1,7 +1,6 @@
 """The only module that reads or writes the state and access volumes.
 
-State: `<uid>/credential.json`, `<uid>/journal.json`, `<uid>/login.json`, mode 0600, and `<uid>/retained.json` once the
-account is deleted but its credential is kept. Access: `<uid>.json`, mode 0640.
+State: `<uid>/credential.json`, `<uid>/account.json`, `<uid>/journal.json`, `<uid>/login.json`, `<uid>/import.json`, mode 0600. Access: `<uid>.json`, mode 0640.
 Files are replaced by write to a temporary name, fsync, rename, fsync of the folder, so that a reader, a crash or a
 power failure sees the old file or the new one, never half of one. Names are the object's UID, never user input.
 
@@ -49,6 +48,8 @@ class Credential(msgspec.Struct, frozen=True):
     subject: str | None = None
     # SHA-256 of the code that the grant came from: it must not be sent again (RFC 6749 4.1.2)
     code_digest: str | None = None
+    # fingerprint of the spec.workloadIdentity that the token was exchanged for: with another, it is another's token
+    workload: str | None = None
     # why the grant is dead (GrantRevoked, RefreshOutcomeUnknown), for as long as no new login replaces it
     dead: str | None = None
 
@@ -65,7 +66,7 @@ class Journal(msgspec.Struct, frozen=True):
 
 
 class LoginSession(msgspec.Struct, frozen=True):
-    """One attempt of a person to log in. `state` and `verifier` are empty once it is over."""
+    """One attempt of a person to log in. `state`, `verifier` and `device_code` are empty once it is over."""
 
     session_id: str
     start: datetime
@@ -80,23 +81,48 @@ class LoginSession(msgspec.Struct, frozen=True):
     # why the last code led to nothing: a reason, and what a person reads
     problem: str | None = None
     problem_message: str = ""
+    # grant DeviceCode (RFC 8628 3.2): only the first of these is a secret
+    device_code: str = ""
+    user_code: str = ""
+    verification_uri: str = ""
+    verification_uri_complete: str | None = None
+    poll_seconds: float = 0
 
     def __repr__(self) -> str:
         return f"<LoginSession {self.session_id}>"
 
     @property
     def is_over(self) -> bool:
-        return not self.state
+        return not self.state and not self.device_code
 
 
-class Retained(msgspec.Struct, frozen=True):
-    """Whose credential a folder holds whose account was deleted with `deletionPolicy: Retain`, and since when."""
+class Owner(msgspec.Struct, frozen=True):
+    """Whose credential a folder holds, for whoever finds it without its object."""
 
     name: str
     namespace: str
     provider: str
     grant: str
+
+
+class Retained(Owner, frozen=True):
+    """Whose credential a folder holds whose account was deleted with `deletionPolicy: Retain`, and since when."""
+
     since: datetime
+
+
+class Import(msgspec.Struct, frozen=True):
+    """A credential that a person hands over. It waits here for the running operator, which alone writes credentials."""
+
+    request: str  # tells this import from another
+    refresh_token: str
+    access_token: str
+    expires: datetime
+    subject: str | None = None
+    retained_uid: str | None = None  # of the deleted account that it is from
+
+    def __repr__(self) -> str:
+        return f"<Import {self.request}>"
 
 
 class AccessFile(msgspec.Struct, frozen=True):
@@ -165,6 +191,39 @@ class Store:
             return _read(path, AccessFile)
         except StoreCorrupt:
             return None
+
+    def imported(self, uid: str) -> Import | None:
+        """What was handed over and not yet taken."""
+        return _read(self._folder(uid) / "import.json", Import)
+
+    def save_import(self, uid: str, given: Import) -> None:
+        self._write(uid, "import.json", given)
+
+    def end_import(self, uid: str, given: Import | None) -> None:
+        """Remove it, unless another was handed over meanwhile; without `given`, whatever is there."""
+        if given is None or self.imported(uid) == given:
+            _guarded("remove import.json", lambda: _unlink(self._folder(uid) / "import.json"))
+
+    def save_owner(self, uid: str, owner: Owner) -> None:
+        """Say whose credential this is, unless that is said already."""
+        with suppress(StoreCorrupt):
+            if _read(self._folder(uid) / "account.json", Owner) == owner:
+                return
+        self._write(uid, "account.json", owner)
+
+    def retained(self) -> dict[str, Retained]:
+        """What is kept of deleted accounts, by UID; a damaged note is as good as none."""
+        found = {}
+
+        def look() -> None:
+            for path in self._state.glob("*/retained.json"):
+                with suppress(StoreCorrupt):
+                    retained = _read(path, Retained)
+                    if retained is not None and _UID.fullmatch(path.parent.name):
+                        found[path.parent.name] = retained
+
+        _guarded("look for what is retained", look)
+        return found
 
     def save_session(self, uid: str, session: LoginSession) -> None:
         self._write(uid, "login.json", session)
@@ -282,7 +341,7 @@ class Store:
     def _made_folder(self, uid: str) -> Path:
         folder = self._folder(uid)
         if not folder.is_dir():
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700, exist_ok=True)  # `import` may be as quick
             _sync_folder(self._state)
         return folder
 

@@ -48,7 +48,7 @@ lock: .tools/bin/uv ## Write the locks in requirements/ anew (ARGS=--upgrade for
 # dev.txt decides the versions; the two images' locks are subsets of it, so that what is tested is what is shipped.
 .PHONY: lock-into
 lock-into: .tools/bin/uv
-	$(LOCK) $(ARGS) proxy/pyproject.toml operator/pyproject.toml --group pyproject.toml:dev -o $(DIR)/dev.txt
+	$(LOCK) $(ARGS) proxy/pyproject.toml operator/pyproject.toml --extra plugin --group pyproject.toml:dev -o $(DIR)/dev.txt
 	$(LOCK) -c $(DIR)/dev.txt proxy/pyproject.toml -o $(DIR)/proxy.txt
 	$(LOCK) -c $(DIR)/dev.txt operator/pyproject.toml -o $(DIR)/operator.txt
 

@@ -1,18 +1,23 @@
 """`clear`: ends the cooldown of accounts before its time, and waits until the operator has done so."""
 
+from __future__ import annotations
+
 import argparse
 import secrets
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from oauth_pool_operator import conditions as c
 from oauth_pool_operator.accounts import GROUP, rfc3339
 
 from .account import AccountView
-from .cluster import Cluster
 from .errors import TimedOut, UsageError
-from .operator_pod import why_silent
-from .options import add_command, add_names_or_all, add_timeout, session
+from .options import Commands, add_command, add_names_or_all, add_timeout, session
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
 
 CLEAR_ANNOTATION = f"{GROUP}/cooldown-cleared"
 
@@ -21,7 +26,7 @@ EXAMPLE = """\
   kubectl oauthaccount clear --all"""
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(commands, "clear", "end the cooldown of accounts before its time", EXAMPLE, run)
     add_names_or_all(parser, "every account that is cooling down")
     add_timeout(parser, "15s", "how long to wait for the operator")
@@ -57,4 +62,6 @@ def _answered(cluster: Cluster, name: str, request: str, deadline: float) -> Acc
     for account in cluster.follow(name, max(0.0, deadline - time.monotonic())):
         if account.status.get("lastHandledClearRequest") == request:
             return account
+    from .operator_pod import why_silent
+
     raise TimedOut(f"the operator did not answer for {name}: {why_silent(cluster)}")

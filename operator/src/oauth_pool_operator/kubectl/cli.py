@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PluginError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except ModuleNotFoundError as error:  # the script is there without the extra, too
+        sys.stderr.write(f"error: {error.name} is missing: pip install 'oauth-pool-operator[plugin]'\n")
+        return 1
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # `… | head`
@@ -49,12 +52,10 @@ def complete(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The commands, each from its module; `PluginError` when the extra that they need is not installed."""
-    try:
-        from . import clear, completion, describe, importing, login, suspend, top
-        from .options import add_cluster_options
-    except ModuleNotFoundError as error:
-        raise PluginError(f"{error.name} is missing: pip install 'oauth-pool-operator[plugin]'") from None
+    """The commands, each from its module."""
+    from . import clear, completion, describe, importing, login, suspend, top
+    from .options import add_cluster_options
+
     parser = argparse.ArgumentParser(
         prog="kubectl oauthaccount",
         description="Work with the accounts of an OAuth account pool.",

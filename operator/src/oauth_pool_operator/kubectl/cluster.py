@@ -179,7 +179,7 @@ class Cluster:
                 f"this cluster has no {resource}: install the CRD (kubectl apply -k crds/), or choose another --context"
             ) from None
         if status == 404:
-            raise NotFound(f"{resource}: not found in namespace {self.namespace}") from None
+            raise NotFound(f"{answer.get('message', 'not found')} in namespace {self.namespace}") from None
         if status == 410:
             raise WatchExpired("the watch is too old") from None
         said = str(answer.get("reason" if is_secret else "message") or "no reason given")

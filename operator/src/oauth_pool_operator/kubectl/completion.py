@@ -5,14 +5,15 @@ line and a directive at the end, as Cobra writes them. The shells' own scripts f
 program.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import sys
 from collections.abc import Iterable, Sequence
 
 from .errors import PluginError
-from .kubeconfig import connect, contexts
-from .options import add_cluster_options, add_command
+from .options import Commands, add_cluster_options, add_command
 
 NO_FILES, FILES = 4, 0  # Cobra's ShellCompDirectiveNoFileComp, ShellCompDirectiveDefault
 
@@ -61,7 +62,7 @@ complete -c kubectl-oauthaccount -n '__fish_seen_subcommand_from import' -s f -l
 }
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(commands, "completion", "print a completion script for a shell", EXAMPLE, run)
     parser.add_argument("shell", metavar="SHELL", choices=sorted(SCRIPTS), help="bash, fish or zsh")
 
@@ -123,6 +124,8 @@ def _values_of(option: argparse.Action, before: Sequence[str]) -> tuple[list[str
     if option.choices is not None:
         return [str(choice) for choice in option.choices], NO_FILES
     if option.dest == "context":
+        from .kubeconfig import contexts
+
         return contexts(_cluster_options(before).kubeconfig), NO_FILES
     return [], FILES if option.dest in ("kubeconfig", "file") else NO_FILES
 
@@ -143,6 +146,8 @@ def _arguments_of(parser: argparse.ArgumentParser, given: Sequence[str], words: 
     if named and positional.nargs not in ("*", "+"):
         return []
     options = _cluster_options(words)
+    from .kubeconfig import connect
+
     cluster = connect(options.kubeconfig, options.context, options.namespace)
     return [f"{one.name}\t{one.status_word}" for one in cluster.accounts() if one.name not in named]
 

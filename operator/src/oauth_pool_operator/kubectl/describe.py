@@ -1,10 +1,12 @@
 """`describe`: one account, whole: what is asked, what is so, and what happened, in the order of time."""
 
+from __future__ import annotations
+
 import argparse
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -15,9 +17,12 @@ from oauth_pool_operator import conditions as c
 from oauth_pool_operator.accounts import rfc3339
 
 from .account import AccountView, instant, windows_in
-from .cluster import Body
 from .display import Gauge, age, clock, countdown, status_text
-from .options import add_command, add_output, session
+from .options import Commands, add_command, add_output, session
+
+if TYPE_CHECKING:
+    from .cluster import Body
+
 
 ABNORMAL = (c.LOGIN_REQUIRED, c.RECONCILING, c.STALLED)  # True is the unpleasant status of these
 
@@ -26,7 +31,7 @@ EXAMPLE = """\
   kubectl oauthaccount describe claude-1 -o json"""
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(commands, "describe", "show all about an account, and its history", EXAMPLE, run)
     parser.add_argument("name", metavar="NAME", help="the account")
     add_output(parser)
@@ -55,12 +60,12 @@ class Happening:
 
 
 def history(account: AccountView, events: list[Body]) -> list[Happening]:
-    """The Events that are still kept, and the last change of each condition, the oldest first."""
+    """The Events that are still kept, and the last change of each condition (whose messages are of today), oldest first."""
     happened = [happening for event in events if (happening := _of_event(event)) is not None]
     for condition in account.conditions:
         if (time := instant(condition.get("lastTransitionTime"))) is not None:
             what = f"{condition['type']}={condition['status']} {condition['reason']}"
-            happened.append(Happening(time, "Condition", what, str(condition.get("message", "")), _is_bad(condition)))
+            happened.append(Happening(time, "Condition", what, "", _is_bad(condition)))
     return sorted(happened, key=lambda happening: happening.time)
 
 
@@ -110,8 +115,10 @@ def _summary(account: AccountView, now: datetime) -> Table:
         table.add_row("Workload", Text(f"ServiceAccount {workload.get('serviceAccountName', '')}"))
     if subject := account.status.get("subject"):
         table.add_row("Subject", Text(subject))
-    limit = spec.get("maxConcurrentRequests") or "no limit"
-    table.add_row("Use", f"tier {spec.get('priority', 0)}, weight {spec.get('weight', 1)}, at the same time: {limit}")
+    limit = (
+        f"at most {most} requests at a time" if (most := spec.get("maxConcurrentRequests")) else "no limit of requests"
+    )
+    table.add_row("Use", f"tier {spec.get('priority', 0)}, weight {spec.get('weight', 1)}, {limit}")
     table.add_row("Suspended", "yes" if account.is_suspended else "no")
     if token:
         table.add_row(

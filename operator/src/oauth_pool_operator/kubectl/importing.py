@@ -4,13 +4,14 @@ It is read here and goes through exec into the standard input of `oauth-pool-ope
 that prints, and its exit code, are this command's.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
 
 from .errors import UsageError
-from .operator_pod import CONTAINER, find_pod, run_in_pod
-from .options import add_command, session
+from .options import Commands, add_command, session
 
 LARGEST_BYTES = 1024 * 1024
 
@@ -20,7 +21,7 @@ EXAMPLE = """\
   kubectl oauthaccount import --all -f - < credentials.json               # each into the account of its name"""
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(commands, "import", "hand an existing credential to the operator", EXAMPLE, run)
     parser.add_argument("name", metavar="NAME", nargs="?", help="the account")
     parser.add_argument("--all", action="store_true", help="every entry of the file, into the account of its name")
@@ -36,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
     if options.all and options.entry is not None:
         raise UsageError("--entry is for one account, not for --all")
     given = _read(options.file)
+    from .operator_pod import CONTAINER, find_pod, run_in_pod
+
     with session(options) as (cluster, _):
         if options.name is not None:
             cluster.account(options.name)  # for its message, should the name be wrong

@@ -4,12 +4,15 @@ The code goes from the prompt onto the object and nowhere else. What can be told
 of another login) is told here, so that the same page can be copied from again; the rest the operator decides.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from oauth_pool_operator import conditions as c
@@ -17,12 +20,14 @@ from oauth_pool_operator.accounts import LOGIN_ANNOTATION, rfc3339
 from oauth_pool_operator.login import parse_pasted
 
 from .account import AccountView, Login
-from .cluster import Cluster
 from .errors import PluginError, TimedOut
-from .operator_pod import why_silent
-from .options import add_command, add_output, add_timeout, session
+from .options import Commands, add_command, add_output, add_timeout, session
 from .table import pool_table, rows
 from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
 
 ATTEMPTS = 3
 ANSWER_SECONDS = 20.0  # the operator answers a request in well under one
@@ -36,7 +41,7 @@ EXAMPLE = """\
   read-the-code | kubectl oauthaccount login claude-1    # the code from a program"""
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(commands, "login", "log an account in", EXAMPLE, run)
     parser.add_argument("name", metavar="NAME", help="the account")
     parser.add_argument("--no-browser", action="store_true", help="only print the URL")
@@ -98,6 +103,8 @@ class Dialogue:
                     raise PluginError(f"{self._name} cannot be logged in: {stalled.get('message')}")
                 if account.status.get("lastHandledLoginRequest") == request and account.login is not None:
                     return account
+        from .operator_pod import why_silent
+
         raise TimedOut(f"the operator opened no login for {self._name}: {why_silent(self._cluster)}")
 
     def _present(self, login: Login) -> None:
@@ -124,7 +131,7 @@ class Dialogue:
                 verdict = judge(before, account)
                 if verdict is not None:
                     return account, verdict.problem
-        said = account.message or account.condition(c.LOGIN_REQUIRED).get("message") or why_silent(self._cluster)
+        said = account.message or account.condition(c.LOGIN_REQUIRED).get("message") or "nothing is known of the code"
         raise TimedOut(f"{self._name} was not logged in in time; it is {account.status_word}: {said}")
 
     def _seconds_left(self) -> float:

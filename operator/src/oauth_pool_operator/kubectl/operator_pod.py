@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from kubernetes import client  # its CoreV1Api is loaded when it is used, which takes a second
+from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
 from kubernetes.stream.ws_client import (

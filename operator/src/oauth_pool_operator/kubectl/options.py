@@ -1,15 +1,20 @@
 """What the commands' options have in common, and what every command needs before it starts."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from oauth_pool_operator.accounts import parse_duration
 
-from .cluster import Cluster
-from .kubeconfig import connect
 from .terminal import Terminal
 
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
+Commands = argparse._SubParsersAction  # what `add_subparsers` gives has no public name
 Run = Callable[[argparse.Namespace], int]
 
 
@@ -23,7 +28,7 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help_text: str, example: str, run: Run
+    commands: Commands[argparse.ArgumentParser], name: str, help_text: str, example: str, run: Run
 ) -> argparse.ArgumentParser:
     """A command with its help, an example and the options of all."""
     parser = commands.add_parser(
@@ -65,6 +70,8 @@ def _seconds(text: str) -> float:
 @contextmanager
 def session(options: argparse.Namespace) -> Iterator[tuple[Cluster, Terminal]]:
     """The cluster that the options name, and the terminal."""
+    from .kubeconfig import connect  # half a second, which --help and completion should not take
+
     cluster = connect(options.kubeconfig, options.context, options.namespace)
     with cluster.client:
         yield cluster, Terminal()

@@ -1,12 +1,18 @@
 """`suspend` and `resume`: takes accounts out of use, and back. Both write `spec.suspend`, and nothing else."""
 
+from __future__ import annotations
+
 import argparse
 from functools import partial
+from typing import TYPE_CHECKING
 
 from .account import AccountView
-from .cluster import Cluster
-from .options import add_command, session
+from .options import Commands, add_command, session
 from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
 
 TRACKING_ANNOTATION = "argocd.argoproj.io/tracking-id"
 INSTANCE_LABEL = (
@@ -14,7 +20,7 @@ INSTANCE_LABEL = (
 )
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     for word, help_text, suspend in (
         ("suspend", "take accounts out of use: no traffic, no refresh", True),
         ("resume", "put suspended accounts to use again", False),

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from oauth_pool_operator import conditions as c
 from oauth_pool_operator.accounts import Window, rfc3339
 
 from .account import AccountView, count_by_status
@@ -27,7 +28,7 @@ def picture(
     trouble: str = "",
 ) -> RenderableType:
     """All of `top`: a summary, and as many rows as the height allows, the most urgent first."""
-    ordered = sorted(accounts, key=lambda account: (urgency(account.status_word), account.status_word, account.name))
+    ordered = by_urgency(accounts)
     room = len(ordered) if height is None else max(1, height - HEADER_LINES - bool(trouble))
     parts: list[RenderableType] = [summary(ordered, now, namespace)]
     if trouble:
@@ -36,6 +37,11 @@ def picture(
     if len(ordered) > room:
         parts.append(Text(f"… and {len(ordered) - room} more", "dim"))
     return Group(*parts)
+
+
+def by_urgency(accounts: Sequence[AccountView]) -> list[AccountView]:
+    """By status, what a person should look at first; then by name."""
+    return sorted(accounts, key=lambda account: (urgency(account.status_word), account.status_word, account.name))
 
 
 def summary(accounts: Sequence[AccountView], now: datetime, namespace: str) -> Text:
@@ -53,6 +59,7 @@ def summary(accounts: Sequence[AccountView], now: datetime, namespace: str) -> T
 def pool_table(accounts: Sequence[AccountView], now: datetime, width: int) -> Table:
     """The rows, in the order given; narrow terminals get short bars or none."""
     bar = 10 if width >= 130 else 5 if width >= 105 else 0
+    has_tier = width >= 95
     names = window_names(accounts)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("NAME", no_wrap=True, min_width=8)
@@ -61,9 +68,10 @@ def pool_table(accounts: Sequence[AccountView], now: datetime, width: int) -> Ta
         table.add_column(name.upper(), no_wrap=True)
     table.add_column("RESETS", justify="right", no_wrap=True)
     table.add_column("TOKEN", justify="right", no_wrap=True)
-    table.add_column("TIER/WEIGHT", justify="right", no_wrap=True)
+    if has_tier:
+        table.add_column("TIER/WEIGHT", justify="right", no_wrap=True)
     table.add_column("REQ/MIN", justify="right", no_wrap=True)
-    table.add_column("MESSAGE", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("MESSAGE")  # the one that gives way
     for account in accounts:
         windows = {window.name: window for window in account.windows}
         rate = account.requests_per_minute(now)
@@ -73,9 +81,9 @@ def pool_table(accounts: Sequence[AccountView], now: datetime, width: int) -> Ta
             *(Gauge(use_of(windows.get(name)), bar) for name in names),
             countdown(account.resets(now), now, over="now"),
             _token(account, now),
-            f"{account.spec.get('priority', 0)}/{account.spec.get('weight', 1)}",
+            *([f"{account.spec.get('priority', 0)}/{account.spec.get('weight', 1)}"] if has_tier else []),
             NOTHING if rate is None else str(rate),
-            Text(account.message),
+            Text(_advice(account), no_wrap=True, overflow="ellipsis"),
         )
     return table
 
@@ -109,6 +117,13 @@ def window_names(accounts: Sequence[AccountView]) -> list[str]:
 
 def use_of(window: Window | None) -> float | None:
     return window.utilization if window is not None else None
+
+
+def _advice(account: AccountView) -> str:
+    """The message; for an account that waits for a person, what that person types."""
+    if account.is_true(c.LOGIN_REQUIRED):
+        return f"{account.condition(c.LOGIN_REQUIRED).get('reason')}: kubectl oauthaccount login {account.name}"
+    return account.message
 
 
 def _token(account: AccountView, now: datetime) -> Text:

@@ -1,5 +1,7 @@
 """`top`: the pool, live. Fed by a watch; drawn again when something changed, and every interval for the countdowns."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import signal
@@ -8,15 +10,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from rich.live import Live
 
 from .account import AccountView
-from .cluster import Cluster
 from .errors import PluginError, UsageError
-from .options import add_command, add_output, session
-from .table import picture, rows
+from .options import Commands, add_command, add_output, session
+from .table import by_urgency, picture, rows
 from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
 
 SHORTEST_PAUSE = 0.2  # between two drawings, however much changes
 WATCH_SECONDS = 290.0
@@ -27,7 +33,7 @@ EXAMPLE = """\
   kubectl oauthaccount top --once -o json"""
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(commands, "top", "show the pool, live; Ctrl-C ends it", EXAMPLE, run)
     parser.add_argument(
         "--interval", type=_interval, default=2.0, metavar="SECONDS", help="between two drawings (default 2)"
@@ -61,12 +67,12 @@ def _interval(text: str) -> float:
 def _print_once(cluster: Cluster, terminal: Terminal, *, as_json: bool) -> None:
     accounts, now = cluster.accounts(), datetime.now(UTC)
     if as_json:
-        terminal.show_json(json.dumps(rows(accounts, now), indent=2))
+        terminal.show_json(json.dumps(rows(by_urgency(accounts), now), indent=2))
     else:
         terminal.show(picture(accounts, now, namespace=cluster.namespace, width=terminal.out.width))
 
 
-def _draw(pool: "Pool", terminal: Terminal, interval: float) -> None:
+def _draw(pool: Pool, terminal: Terminal, interval: float) -> None:
     """Until Ctrl-C, on a screen of its own, as `less` does."""
     pool.start()
     if hasattr(signal, "SIGWINCH"):

@@ -1,0 +1,83 @@
+"""A program on a terminal of its own, as a person sits before it."""
+
+import fcntl
+import os
+import signal
+import struct
+import subprocess
+import termios
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from tests.support.control_plane import wait_until
+
+
+class PseudoTerminal:
+    """What was printed so far, and keys to press."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], size: tuple[int, int]) -> None:
+        self._master, slave = os.openpty()
+        self.resize(*size)
+        self.process = subprocess.Popen(command, preexec_fn=lambda: os.login_tty(slave), env=environment)
+        os.close(slave)
+        self._printed = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def printed(self) -> str:
+        return self._printed.decode(errors="replace")
+
+    def wait_for(self, text: str) -> None:
+        """Until it has been printed since the start."""
+        wait_until(lambda: text in self.printed or self._must_run(text), f"{text!r} in:\n{self.printed}", seconds=20)
+
+    def wait_for_new(self, text: str) -> None:
+        """Until it is printed after this call."""
+        before = len(self._printed)
+        wait_until(lambda: text in self._printed[before:].decode(errors="replace"), f"{text!r} again", seconds=20)
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def press_ctrl_c(self) -> None:
+        self.type("\x03")
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def wait(self) -> int:
+        """The exit code."""
+        code = self.process.wait(timeout=20)
+        self._reader.join(5)
+        return code
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+        self._reader.join(5)
+        os.close(self._master)
+
+    def _must_run(self, text: str) -> bool:
+        if self.process.poll() is not None:
+            self._reader.join(5)
+            assert text in self.printed, f"{text!r} never came; ended with {self.process.returncode}:\n{self.printed}"
+        return False
+
+    def _read(self) -> None:
+        with suppress(OSError):  # the other end was closed
+            while chunk := os.read(self._master, 65536):
+                self._printed += chunk
+
+
+@contextmanager
+def on_terminal(
+    *command: str, environment: Mapping[str, str], size: tuple[int, int] = (140, 40)
+) -> Iterator[PseudoTerminal]:
+    terminal = PseudoTerminal(list(command), environment | {"TERM": "xterm-256color"}, size)
+    try:
+        yield terminal
+    finally:
+        terminal.close()

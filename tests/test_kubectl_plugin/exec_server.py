@@ -135,8 +135,10 @@ class _Handler(BaseHTTPRequestHandler):
         while (frame := self._receive()) != bytes([CLOSE, STDIN]):
             assert frame[:1] == bytes([STDIN]), frame[:20]
             self.owner.received += frame[1:]
-            stdin.write(frame[1:])
-        stdin.close()
+            with suppress(BrokenPipeError):  # the command may end without reading it
+                stdin.write(frame[1:])
+        with suppress(BrokenPipeError):
+            stdin.close()
 
     def _receive(self) -> bytes:
         head = self._exactly(2)

@@ -5,12 +5,16 @@ import os
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from tests.support.control_plane import wait_until
+
+# makes standard input the terminal that Ctrl-C comes from, then becomes the program
+_OWN_TERMINAL = "import os, sys; os.login_tty(0); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
 class PseudoTerminal:
@@ -19,7 +23,8 @@ class PseudoTerminal:
     def __init__(self, command: list[str], environment: Mapping[str, str], size: tuple[int, int]) -> None:
         self._master, slave = os.openpty()
         self.resize(*size)
-        self.process = subprocess.Popen(command, preexec_fn=lambda: os.login_tty(slave), env=environment)
+        start = [sys.executable, "-c", _OWN_TERMINAL, *command]
+        self.process = subprocess.Popen(start, stdin=slave, stdout=slave, stderr=slave, env=environment)
         os.close(slave)
         self._printed = b""
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -74,7 +79,7 @@ class PseudoTerminal:
 
 @contextmanager
 def on_terminal(
-    *command: str, environment: Mapping[str, str], size: tuple[int, int] = (140, 40)
+    *command: str, environment: dict[str, str], size: tuple[int, int] = (140, 40)
 ) -> Iterator[PseudoTerminal]:
     terminal = PseudoTerminal(list(command), environment | {"TERM": "xterm-256color"}, size)
     try:

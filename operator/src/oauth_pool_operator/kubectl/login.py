@@ -12,7 +12,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from oauth_pool_operator import conditions as c
@@ -33,7 +33,6 @@ ATTEMPTS = 3
 ANSWER_SECONDS = 20.0  # the operator answers a request in well under one
 
 _HOPELESS = (c.UNKNOWN_PROVIDER, c.INVALID_SPEC, c.STORAGE_UNAVAILABLE)
-_WAITING = (c.AWAITING_CODE, c.NOT_REQUIRED)  # of LoginRequired: nothing has gone wrong so far
 
 EXAMPLE = """\
   kubectl oauthaccount login claude-1
@@ -158,12 +157,17 @@ def judge(before: AccountView, after: AccountView) -> Verdict | None:
     is_another = after.login is None or before.login is None or after.login.session_id != before.login.session_id
     if is_another and not after.is_true(c.STALLED) and not after.is_true(c.RECONCILING):
         return Verdict(message)
-    if now.get("reason") not in _WAITING and (now.get("reason"), now.get("message")) != (
-        was.get("reason"),
-        was.get("message"),
-    ):
-        return Verdict(message)
-    return None
+    return Verdict(message) if _is_problem(now) and _said(now) != _said(was) else None
+
+
+def _is_problem(login_required: dict[str, Any]) -> bool:
+    """A reason other than that the person is awaited (for a code, at a device) or that nobody is."""
+    reason = str(login_required.get("reason", c.NOT_REQUIRED))
+    return reason != c.NOT_REQUIRED and not reason.startswith("Awaiting")
+
+
+def _said(condition: dict[str, Any]) -> tuple[object, object]:
+    return condition.get("reason"), condition.get("message")
 
 
 def _problem_with(code: str, login: Login) -> str:

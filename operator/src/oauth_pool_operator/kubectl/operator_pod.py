@@ -7,6 +7,7 @@ Kubernetes 1.30. With an older one nothing is sent.
 import json
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from kubernetes import client
@@ -64,20 +65,17 @@ def run_in_pod(
         if channel.subprotocol != V5_CHANNEL_PROTOCOL:
             program = f"kubectl -n {cluster.namespace} exec -i {pod} -c {container} -- {' '.join(command)}"
             raise PluginError(f"this API server cannot end the input of an exec (before 1.30); use {program} < FILE")
-        for start in range(0, len(given), CHUNK_BYTES):
-            channel.write_channel(STDIN_CHANNEL, given[start : start + CHUNK_BYTES])
-        channel.close_channel(STDIN_CHANNEL)
+        _give(channel, given)
         while channel.is_open():
             channel.update(timeout=1)
             _pass_on(channel, out, err)
-        _pass_on(channel, out, err)
-        return _exit_code(channel.read_channel(ERROR_CHANNEL))
-    except (WebSocketException, OSError) as error:
-        raise Unreachable(
-            f"the connection to pod {pod} broke off ({type(error).__name__}); look at the account"
-        ) from None
+    except (WebSocketException, OSError):
+        pass  # what came before it counts: without an exit code among it, this was no success
     finally:
         channel.close()
+        channel.sock.shutdown()  # which `close` leaves out when the other side was first
+    _pass_on(channel, out, err)
+    return _exit_code(channel.read_channel(ERROR_CHANNEL))
 
 
 def _open(cluster: Cluster, pod: str, container: str, command: Sequence[str]) -> Any:
@@ -102,6 +100,14 @@ def _open(cluster: Cluster, pod: str, container: str, command: Sequence[str]) ->
         if isinstance(cause, ssl.SSLError):
             cluster.explain(0, None, "create", "pods/exec")
         raise cluster.unreachable(error) from None
+
+
+def _give(channel: Any, given: bytes) -> None:
+    """The whole input and its end. A command that ends before it has read all of it has said why."""
+    with suppress(WebSocketException, OSError):
+        for start in range(0, len(given), CHUNK_BYTES):
+            channel.write_channel(STDIN_CHANNEL, given[start : start + CHUNK_BYTES])
+        channel.close_channel(STDIN_CHANNEL)
 
 
 def _pass_on(channel: Any, out: BinaryIO, err: BinaryIO) -> None:

@@ -7,7 +7,6 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -100,11 +99,11 @@ def _draw(pool: Pool, terminal: Terminal, interval: float) -> None:
 class Pool:
     """The accounts as last seen, kept by a thread that lists and watches, and lists again when the watch ends."""
 
-    def __init__(self, cluster: Cluster, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.namespace = cluster.namespace
         self.changed = threading.Event()
         self._cluster = cluster
-        self._sleep = sleep
+        self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._accounts: dict[str, AccountView] = {}
         self._trouble = ""
@@ -115,6 +114,10 @@ class Pool:
         self._list()
         threading.Thread(target=self._follow, name="watch", daemon=True).start()
 
+    def stop(self) -> None:
+        """Follow no longer than until the next event."""
+        self._stopping.set()
+
     def state(self) -> tuple[list[AccountView], str]:
         """The accounts, and what is wrong with the watch, if anything is."""
         with self._lock:
@@ -122,7 +125,7 @@ class Pool:
 
     def _follow(self) -> None:
         pause = FIRST_RETRY
-        while True:
+        while not self._stopping.is_set():
             try:
                 for kind, account in self._cluster.watch(self._version, seconds=WATCH_SECONDS):
                     self._take(kind, account)
@@ -130,7 +133,7 @@ class Pool:
                 pause = FIRST_RETRY
             except PluginError as error:
                 self._tell(f"{error} (shown is what was last seen)")
-                self._sleep(pause)
+                self._stopping.wait(pause)
                 pause = min(pause * 2, LAST_RETRY)
                 self._try_list()
 

@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 LOCK := .tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 ARGS ?=
 
-.PHONY: help setup demo test check format lock bench clean
+.PHONY: help setup demo test check format lock bench picture clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,9 @@ lock-into: .tools/bin/uv
 
 bench: setup ## Measure the proxy against a direct connection (ratios; see tests/bench)
 	@$(BIN)/python -m tests.bench.run $(ARGS)
+
+picture: setup ## Draw docs/kubectl-top.svg anew, by the code that draws it on a terminal
+	@$(BIN)/python -m tests.test_kubectl_plugin.picture
 
 clean: ## Remove everything that these commands made below the repository
 	rm -rf .venv .tools .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

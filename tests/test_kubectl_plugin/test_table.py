@@ -1,6 +1,7 @@
 """The table that `top` shows, from objects as the API has them. Pure."""
 
 import io
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from oauth_pool_operator.kubectl.account import AccountView
 from oauth_pool_operator.kubectl.display import Gauge, span
 from oauth_pool_operator.kubectl.table import by_urgency, picture, rows
 from tests.test_kubectl_plugin.conftest import condition
+from tests.test_kubectl_plugin.picture import FILE, draw
 
 NOW = datetime(2026, 11, 20, 18, 0, tzinfo=UTC)
 
@@ -74,7 +76,7 @@ def test_a_row_says_what_the_object_says() -> None:
 def test_who_waits_for_a_person_gets_the_command() -> None:
     waiting = condition("LoginRequired", "True", "GrantRevoked", "a long text")
     text = drawn(account("alice", "Disabled", conditions=(waiting,)))
-    assert "GrantRevoked: kubectl oauthaccount login alice" in text
+    assert "kubectl oauthaccount login alice (GrantRevoked)" in text
 
 
 def test_trouble_of_an_account_that_works_is_shown() -> None:
@@ -151,3 +153,9 @@ def test_a_terminal_without_unicode_gets_ascii(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_spans_have_two_units_at_most(seconds: float, expected: str) -> None:
     assert span(timedelta(seconds=seconds)) == expected
+
+
+def test_the_picture_in_the_documentation_is_what_top_draws() -> None:
+    """When it is not: `make picture`."""
+    assert draw() == FILE.read_text()
+    assert "http" not in re.sub(r'<!--.*?-->|xmlns="[^"]*"', "", draw())

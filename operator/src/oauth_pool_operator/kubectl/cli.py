@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     except ModuleNotFoundError as error:  # the script is there without the extra, too
-        sys.stderr.write(f"error: {error.name} is missing: pip install 'oauth-pool-operator[plugin]'\n")
+        sys.stderr.write(
+            f"error: {(error.name or '').partition('.')[0]} is missing: pip install 'oauth-pool-operator[plugin]'\n"
+        )
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -126,7 +126,7 @@ def _values_of(option: argparse.Action, before: Sequence[str]) -> tuple[list[str
     if option.dest == "context":
         from .kubeconfig import contexts
 
-        return contexts(_cluster_options(before).kubeconfig), NO_FILES
+        return contexts(_cluster_options(before[:-1]).kubeconfig), NO_FILES
     return [], FILES if option.dest in ("kubeconfig", "file") else NO_FILES
 
 

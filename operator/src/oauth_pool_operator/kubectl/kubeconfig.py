@@ -1,6 +1,8 @@
 """Which cluster and namespace: the kubeconfig, read as kubectl reads it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,18 @@ from .errors import PluginError
 DEFAULT = "~/.kube/config"
 
 
+# What the library raises for a file that is no kubeconfig, depending on how it is none.
+_UNUSABLE = (config.ConfigException, yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError)
+
+
 def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
     """The cluster that the options name, or else the kubeconfig's current context. Sends nothing yet."""
-    path = kubeconfig or os.environ.get("KUBECONFIG") or DEFAULT
-    if not any(Path(part).expanduser().is_file() for part in path.split(os.pathsep)):
-        raise PluginError(f"no kubeconfig at {path}: name one with --kubeconfig or KUBECONFIG")
+    path = _path(kubeconfig)
     settings = Configuration()
     settings.retries = False  # none: who wants to try again can, and soon knows what is wrong
-    try:
+    with _explained(path):
         chosen = _context(path, context)
         config.load_kube_config(path, context=chosen["name"], client_configuration=settings)
-    except (config.ConfigException, yaml.YAMLError, OSError) as error:
-        raise PluginError(f"the kubeconfig {path} cannot be used: {_first_line(error)}") from None
     client = ApiClient(settings)
     client.user_agent = "kubectl-oauthaccount"
     return Cluster(client, namespace or chosen["context"].get("namespace") or "default")
@@ -33,8 +35,27 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
 
 def contexts(kubeconfig: str | None) -> list[str]:
     """The names of the contexts there are."""
-    found, _ = config.list_kube_config_contexts(kubeconfig or os.environ.get("KUBECONFIG") or DEFAULT)
-    return [str(entry["name"]) for entry in found]
+    path = _path(kubeconfig)
+    with _explained(path):
+        found, _ = config.list_kube_config_contexts(path)
+        return [str(entry["name"]) for entry in found]
+
+
+def _path(kubeconfig: str | None) -> str:
+    """One file, or several with the system's separator between them; one at least is there."""
+    path = kubeconfig or os.environ.get("KUBECONFIG") or DEFAULT
+    if not any(Path(part).expanduser().is_file() for part in path.split(os.pathsep)):
+        raise PluginError(f"no kubeconfig at {path}: name one with --kubeconfig or KUBECONFIG")
+    return path
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    try:
+        yield
+    except _UNUSABLE as error:
+        why = (str(error).splitlines() or [""])[0] if isinstance(error, config.ConfigException) else "it is none"
+        raise PluginError(f"the kubeconfig {path} cannot be used: {why}") from None
 
 
 def _context(path: str, name: str | None) -> Any:
@@ -46,7 +67,3 @@ def _context(path: str, name: str | None) -> Any:
             return entry
     names = ", ".join(str(entry["name"]) for entry in found)
     raise PluginError(f"the kubeconfig {path} has no context {name!r}; there are: {names}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -122,7 +122,7 @@ def use_of(window: Window | None) -> float | None:
 def _advice(account: AccountView) -> str:
     """The message; for an account that waits for a person, what that person types."""
     if account.is_true(c.LOGIN_REQUIRED):
-        return f"{account.condition(c.LOGIN_REQUIRED).get('reason')}: kubectl oauthaccount login {account.name}"
+        return f"kubectl oauthaccount login {account.name} ({account.condition(c.LOGIN_REQUIRED).get('reason')})"
     return account.message
 
 

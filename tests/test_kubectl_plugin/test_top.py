@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from oauth_pool_operator.kubectl.kubeconfig import connect
 from oauth_pool_operator.kubectl.top import Pool
 from tests.support.control_plane import ControlPlane, wait_until
@@ -35,6 +37,20 @@ def test_a_change_is_drawn_at_once_and_ctrl_c_is_the_way_out(objects: Objects, p
         terminal.press_ctrl_c()
         assert terminal.wait() == 0
     assert "Traceback" not in terminal.printed
+
+
+@pytest.mark.parametrize(("more", "colours"), [({}, True), ({"NO_COLOR": "1"}, False)], ids=["terminal", "NO_COLOR"])
+def test_colours_are_for_terminals_that_want_them(
+    objects: Objects, plugin: Plugin, more: dict[str, str], colours: bool
+) -> None:
+    objects.create("alice", ready("CoolingDown"))
+    command = (str(Path(sys.executable).with_name("kubectl-oauthaccount")), "-n", plugin.namespace, "top", "--once")
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    environment |= {"KUBECONFIG": str(plugin.kubeconfig), **more}
+    with on_terminal(*command, environment=environment) as terminal:
+        assert terminal.wait() == 0
+    assert "CoolingDown" in terminal.printed
+    assert ("\x1b[33m" in terminal.printed) is colours
 
 
 def test_without_a_terminal_it_prints_once(objects: Objects, plugin: Plugin) -> None:

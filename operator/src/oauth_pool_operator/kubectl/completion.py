@@ -40,15 +40,10 @@ complete -o default -F _kubectl_oauthaccount kubectl-oauthaccount
 """,
     "zsh": r"""#compdef kubectl-oauthaccount
 _kubectl_oauthaccount() {
-    local -a lines found
-    local line directive
+    local -a lines
     lines=("${(@f)$(kubectl_complete-oauthaccount "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-    directive=${lines[-1]}
-    for line in "${(@)lines[1,-2]}"; do
-        found+=("${${line%%$'\t'*}//:/\\:}${${(M)line:#*$'\t'*}:+:${line#*$'\t'}}")
-    done
-    (( ${#found} )) && _describe 'kubectl oauthaccount' found
-    [[ $directive == :4 ]] || _files
+    compadd -- "${(@)${(@)lines[1,-2]}%%$'\t'*}"
+    [[ ${lines[-1]} == :4 ]] || _files
 }
 compdef _kubectl_oauthaccount kubectl-oauthaccount
 """,

@@ -34,14 +34,9 @@ class PseudoTerminal:
     def printed(self) -> str:
         return self._printed.decode(errors="replace")
 
-    def wait_for(self, text: str) -> None:
-        """Until it has been printed since the start."""
-        wait_until(lambda: text in self.printed or self._must_run(text), f"{text!r} in:\n{self.printed}", seconds=20)
-
-    def wait_for_new(self, text: str) -> None:
-        """Until it is printed after this call."""
-        before = len(self._printed)
-        wait_until(lambda: text in self._printed[before:].decode(errors="replace"), f"{text!r} again", seconds=20)
+    def wait_for(self, text: str, *, after: int = 0) -> None:
+        """Until it has been printed, after so many characters if it may have been printed before."""
+        wait_until(lambda: text in self.printed[after:] or self._must_run(text), repr(text), seconds=20)
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())

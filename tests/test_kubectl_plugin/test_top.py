@@ -28,12 +28,15 @@ def test_a_change_is_drawn_at_once_and_ctrl_c_is_the_way_out(objects: Objects, p
         terminal.wait_for("1 CoolingDown")
         objects.create("bob", ready("Available"))
         terminal.wait_for("bob")
+        terminal.wait_for("2 accounts")
+        before = len(terminal.printed)
         objects.delete("alice")
-        terminal.wait_for("1 account")
-        assert "TIER/WEIGHT" in terminal.printed
+        terminal.wait_for("1 account:", after=before)
+        assert "TIER/WEIGHT" in terminal.printed[before:]
+        before = len(terminal.printed)
         terminal.resize(70, 20)
-        terminal.wait_for_new("bob")
-        assert "TIER/WEIGHT" not in terminal.printed[terminal.printed.rindex("RESETS") :]
+        terminal.wait_for("bob", after=before)
+        assert "TIER/WEIGHT" not in terminal.printed[before:]
         terminal.press_ctrl_c()
         assert terminal.wait() == 0
     assert "Traceback" not in terminal.printed

@@ -1,12 +1,11 @@
 """The API server, for this plugin: the only module that talks to it. What a person may not do, or cannot, is explained.
 
 A pasted code passes through `hand_over_code` and nowhere else. Whatever goes wrong there, its error repeats nothing of
-the request or of the answer; and the client library's own log lines, which can hold both, are never printed.
+the request or of the answer.
 """
 
 import difflib
 import json
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +29,6 @@ RETRY_SECONDS = 0.5
 SILENCE_SECONDS = 90.0
 
 Body = dict[str, Any]
-
-for _library in ("kubernetes", "urllib3", "websocket"):
-    logging.getLogger(_library).addHandler(logging.NullHandler())
-    logging.getLogger(_library).propagate = False
 
 
 class WatchExpired(Unreachable):

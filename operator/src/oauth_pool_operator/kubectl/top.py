@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from rich.console import ConsoleDimensions
 from rich.live import Live
 
 from .account import AccountView
@@ -74,8 +74,6 @@ def _print_once(cluster: Cluster, terminal: Terminal, *, as_json: bool) -> None:
 def _draw(pool: Pool, terminal: Terminal, interval: float) -> None:
     """Until Ctrl-C, on a screen of its own, as `less` does."""
     pool.start()
-    if hasattr(signal, "SIGWINCH"):
-        signal.signal(signal.SIGWINCH, lambda *_: pool.changed.set())
     with Live(console=terminal.out, screen=True, auto_refresh=False) as live:
         while True:
             pool.changed.clear()
@@ -92,8 +90,17 @@ def _draw(pool: Pool, terminal: Terminal, interval: float) -> None:
                 ),
                 refresh=True,
             )
-            time.sleep(SHORTEST_PAUSE)
-            pool.changed.wait(interval - SHORTEST_PAUSE)
+            _pause(pool, terminal, size, interval)
+
+
+def _pause(pool: Pool, terminal: Terminal, size: ConsoleDimensions, interval: float) -> None:
+    """Until the interval is over, or the pool or the terminal's size has changed. (SIGWINCH would tell of the size, but a
+    handler of it may not touch what the thread it interrupts is waiting on.)"""
+    end = time.monotonic() + interval
+    time.sleep(SHORTEST_PAUSE)
+    while time.monotonic() < end and terminal.out.size == size:
+        if pool.changed.wait(SHORTEST_PAUSE):
+            return
 
 
 class Pool:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from oauth_pool_operator.kubectl import cluster
-from tests.support.control_plane import ControlPlane
+from tests.support.control_plane import ControlPlane, wait_until
 from tests.test_kubectl_plugin.conftest import Objects, Plugin
 
 
@@ -81,6 +81,21 @@ def test_what_one_may_not_do(control_plane: ControlPlane, objects: Objects, plug
     resource = f"oauthaccounts.oauthpool.dev in namespace {plugin.namespace}"
     assert (outcome.code, outcome.err) == (1, f"error: you may not list {resource}: ask for a Role with that verb\n")
     assert f"you may not get {resource}" in plugin("suspend", "alice").err
+
+
+def test_one_may_look_but_not_watch(control_plane: ControlPlane, objects: Objects, plugin: Plugin) -> None:
+    objects.create("alice")
+    kubectl = ("-n", plugin.namespace, "create")
+    verbs = "--verb=get,list,patch"
+    control_plane.kubectl(*kubectl, "role", "half", verbs, "--resource=oauthaccounts.oauthpool.dev")
+    control_plane.kubectl(
+        *kubectl, "rolebinding", "half", "--role=half", f"--serviceaccount={plugin.namespace}:default"
+    )
+    plugin.kubeconfig = control_plane.kubeconfig_for(plugin.namespace, "default")
+    wait_until(lambda: plugin("top").code == 0, "the Role")
+    outcome = plugin("clear", "alice")
+    assert outcome.code == 1
+    assert f"you may not watch oauthaccounts.oauthpool.dev in namespace {plugin.namespace}" in outcome.err
 
 
 def test_no_crd(plugin: Plugin, monkeypatch: pytest.MonkeyPatch) -> None:

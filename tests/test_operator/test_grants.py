@@ -20,6 +20,7 @@ from oauth_pool_operator.config import (
     Profile,
     WorkloadIdentityProfile,
 )
+from oauth_pool_operator.documents import LoginSession
 from oauth_pool_operator.errors import (
     AuthorizationEnded,
     AuthorizationPending,
@@ -28,7 +29,6 @@ from oauth_pool_operator.errors import (
     TokenEndpointUnavailable,
 )
 from oauth_pool_operator.grants import TokenEndpoint
-from oauth_pool_operator.store import LoginSession
 from oauth_pool_operator.token_answer import TokenAnswer
 from tests.simulator.server import SimulatorServer
 from tests.simulator.settings import Settings

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from oauth_pool_operator.accounts import CODE_ANNOTATION, IMPORT_ANNOTATION
-from oauth_pool_operator.store import Owner, Retained, fingerprint
+from oauth_pool_operator.documents import Owner, Retained, fingerprint
 from tests.support.builders import (
     NOW,
     UID,

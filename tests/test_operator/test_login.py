@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from oauth_pool_operator import login
-from oauth_pool_operator.store import LoginSession
+from oauth_pool_operator.documents import LoginSession
 from tests.support.builders import NOW, session
 
 

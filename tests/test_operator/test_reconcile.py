@@ -23,6 +23,7 @@ from oauth_pool_operator.accounts import (
 )
 from oauth_pool_operator.cluster import Cluster
 from oauth_pool_operator.config import AuthorizationCodeProfile, DeviceCodeProfile, Profile, WorkloadIdentityProfile
+from oauth_pool_operator.documents import AccessFile, Credential, Journal, LoginSession, fingerprint
 from oauth_pool_operator.errors import (
     ClusterUnavailable,
     ExchangeRejected,
@@ -35,7 +36,7 @@ from oauth_pool_operator.grants import TokenEndpoint
 from oauth_pool_operator.policies import NEVER
 from oauth_pool_operator.pool_index import IndexPublisher
 from oauth_pool_operator.reconcile import Memory, Reconciler
-from oauth_pool_operator.store import AccessFile, Credential, Journal, LoginSession, Store, fingerprint
+from oauth_pool_operator.store import Store
 from oauth_pool_operator.throttle import Throttle
 from oauth_pool_operator.token_answer import DeviceAuthorization, TokenAnswer
 from tests.support.builders import (

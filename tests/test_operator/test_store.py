@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from oauth_pool_operator.documents import AccessFile, Journal, Retained, fingerprint
 from oauth_pool_operator.errors import StoreConflict, StoreCorrupt, StoreFailed
-from oauth_pool_operator.store import PREFLIGHT_BYTES, AccessFile, Journal, Retained, Store, fingerprint
+from oauth_pool_operator.store import PREFLIGHT_BYTES, Store
 from tests.support.builders import NOW, UID, credential, session
 
 

@@ -20,6 +20,7 @@ from . import login, metrics
 from .accounts import Account
 from .cluster import Cluster, describe
 from .config import Profile
+from .documents import Credential, Import, Journal, Owner, fingerprint
 from .errors import (
     AuthorizationPending,
     ExchangeRejected,
@@ -31,7 +32,7 @@ from .errors import (
 )
 from .grants import TokenEndpoint
 from .policies import Facts, next_generation
-from .store import Credential, Import, Journal, Owner, Store, fingerprint
+from .store import Store
 from .token_answer import DEFAULT_LIFETIME, LONGEST_LIFETIME, TokenAnswer
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from . import conditions as c
 from . import login
 from .accounts import rfc3339
 from .credentials import Credentials, in_thread
+from .documents import LoginSession
 from .errors import (
     AuthorizationEnded,
     AuthorizationPending,
@@ -25,7 +26,7 @@ from .errors import (
 )
 from .grants import TokenEndpoint
 from .policies import Facts, Trouble
-from .store import LoginSession, Store
+from .store import Store
 
 log = logging.getLogger(__name__)
 

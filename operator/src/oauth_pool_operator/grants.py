@@ -15,8 +15,8 @@ from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 from .accounts import Grant, WorkloadIdentity
 from .config import ClientProfile, Profile
+from .documents import LoginSession
 from .errors import AuthorizationEnded, AuthorizationPending, ExchangeRejected, TokenEndpointUnavailable
-from .store import LoginSession
 from .token_answer import (
     DeviceAuthorization,
     TokenAnswer,

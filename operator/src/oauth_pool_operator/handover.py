@@ -22,8 +22,9 @@ from .cluster import Cluster, describe
 from .config import Config
 from .credential_files import Entry, Found, shown
 from .credentials import in_thread
+from .documents import Credential, Import, Retained
 from .errors import StoreCorrupt, StoreFailed
-from .store import Credential, Import, Retained, Store
+from .store import Store
 
 DONE, FAILED, TOO_LATE = 0, 1, 3
 

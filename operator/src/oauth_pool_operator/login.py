@@ -15,7 +15,7 @@ import msgspec
 
 from .accounts import LOGIN_ANNOTATION
 from .conditions import CODE_REJECTED, LOGIN_EXPIRED
-from .store import LoginSession
+from .documents import LoginSession
 from .token_answer import DeviceAuthorization
 
 SESSION_LIFETIME = timedelta(minutes=10)

@@ -25,8 +25,8 @@ from datetime import UTC, datetime, timedelta
 from . import conditions as c
 from .accounts import Account, Report, rfc3339
 from .cooldowns import Cooldown, Probe, latest_windows, longest_cooldown, next_probe, stale_at
+from .documents import Credential, LoginSession, fingerprint
 from .login import HOW_TO_ASK_AGAIN
-from .store import Credential, LoginSession, fingerprint
 
 # A provider that refuses even fresh tokens must not be asked for another with every request.
 FORCED_REFRESH_INTERVAL = timedelta(minutes=5)

@@ -16,9 +16,9 @@ import msgspec
 from . import conditions as c
 from . import metrics
 from .accounts import Account, parse_duration, rfc3339
+from .documents import fingerprint
 from .errors import IndexFull
 from .policies import Facts, readiness
-from .store import fingerprint
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ from .cluster import Cluster, describe, is_gone
 from .config import Profile
 from .credentials import Credentials, in_thread
 from .device_login import Asking, DeviceLogins
+from .documents import AccessFile, Import, LoginSession, Retained
 from .errors import (
     ClusterUnavailable,
     ExchangeRejected,
@@ -41,7 +42,7 @@ from .grants import TokenEndpoint
 from .policies import NEVER, Facts, Trouble
 from .pool_index import IndexPublisher, render_entry
 from .status import OWNED, happenings, merge_patch, render_status
-from .store import AccessFile, Import, LoginSession, Retained, Store
+from .store import Store
 from .throttle import Throttle
 
 log = logging.getLogger(__name__)

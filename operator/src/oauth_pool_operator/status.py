@@ -9,8 +9,8 @@ from . import conditions as c
 from . import policies
 from .accounts import Window, rfc3339
 from .cooldowns import latest_windows
+from .documents import LoginSession, fingerprint
 from .policies import Facts
-from .store import LoginSession, fingerprint
 
 # What the operator owns below `status`. `reports` is the proxies'.
 OWNED = (

@@ -5,7 +5,7 @@ from typing import Any
 
 from oauth_pool_operator.accounts import Account, Report, Spec, Window, WorkloadIdentity
 from oauth_pool_operator.documents import Credential, Import, LoginSession
-from oauth_pool_operator.policies import Facts, Trouble
+from oauth_pool_operator.facts import Facts, Trouble
 from oauth_pool_operator.token_answer import DeviceAuthorization, TokenAnswer
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)

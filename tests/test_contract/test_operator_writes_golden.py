@@ -11,7 +11,7 @@ import pytest
 from oauth_pool_operator.accounts import rfc3339
 from oauth_pool_operator.cluster import INDEX_LABEL, shard_name
 from oauth_pool_operator.documents import AccessFile, Credential
-from oauth_pool_operator.policies import Facts
+from oauth_pool_operator.facts import Facts
 from oauth_pool_operator.pool_index import MOST_SHARDS, render_entry
 from oauth_pool_operator.store import Store
 from tests.support.builders import account, credential, facts, report, session

@@ -15,10 +15,11 @@ from lightkube.core.exceptions import ApiError
 from oauth_pool_operator.accounts import FINALIZER, Account
 from oauth_pool_operator.cluster import Cluster
 from oauth_pool_operator.controller import Controller
+from oauth_pool_operator.facts import NEVER
 from oauth_pool_operator.leadership import Leadership
-from oauth_pool_operator.policies import NEVER
+from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.pool_index import IndexPublisher
-from oauth_pool_operator.reconcile import Memory, Reconciler
+from oauth_pool_operator.reconcile import Reconciler
 from oauth_pool_operator.store import Store
 from tests.support.builders import NOW, UID
 

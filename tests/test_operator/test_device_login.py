@@ -14,7 +14,7 @@ from oauth_pool_operator.errors import (
     GrantRejected,
     TokenEndpointUnavailable,
 )
-from oauth_pool_operator.reconcile import Memory
+from oauth_pool_operator.memory import Memory
 from tests.support.builders import (
     NOW,
     UID,

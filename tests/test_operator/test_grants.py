@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from oauth_pool_operator import login
+from oauth_pool_operator import grants, login
 from oauth_pool_operator.accounts import WorkloadIdentity
 from oauth_pool_operator.config import (
     AuthorizationCodeProfile,
@@ -273,6 +273,15 @@ async def test_a_revocation_that_is_refused_is_an_error() -> None:
         upstream.answer_all(json_answer(b'{"error": "unsupported_token_type"}', 400))
         with pytest.raises(ExchangeRejected, match="answered 400"):
             await endpoint.revoke("r")
+
+
+async def test_a_revocation_that_is_not_answered_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grants, "REVOCATION_SECONDS", 0.05)
+    async with upstream_server() as upstream:
+        patient = msgspec.structs.replace(configured(upstream.url), timeout_secs=600)
+        async with asked(patient) as endpoint:
+            with pytest.raises(TokenEndpointUnavailable, match="the revocation endpoint did not answer in time"):
+                await endpoint.revoke("r")
 
 
 async def test_an_answer_without_a_refresh_token_keeps_the_old_one(

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oauth_pool_operator import policies
-from oauth_pool_operator.policies import Facts
+from oauth_pool_operator.facts import NEVER, Facts, Trouble
+from oauth_pool_operator.login_policy import login_required
 from tests.support.builders import NOW, account, credential, device_session, facts, report, session, trouble, window
 
 HOUR = timedelta(hours=1)
@@ -210,7 +211,7 @@ def test_status_word(given_facts: Facts, is_ready: bool, reason: str) -> None:
     ],
 )
 def test_what_is_asked_of_a_person(given_facts: Facts, is_required: bool, reason: str, says: str) -> None:
-    required, why, message = policies.login_required(given_facts)
+    required, why, message = login_required(given_facts)
     assert (required, why) == (is_required, reason)
     assert says in message
 
@@ -402,7 +403,7 @@ def test_however_short_a_token_lives_a_refresh_is_not_due_at_once() -> None:
             id="a suspended account's token expires; it is not refreshed before",
         ),
         pytest.param(
-            facts(credential=credential(), trouble=policies.Trouble("Refreshing", "m", NOW + 9 * HOUR, False)),
+            facts(credential=credential(), trouble=Trouble("Refreshing", "m", NOW + 9 * HOUR, False)),
             timedelta(hours=7),
             id="the token expires before the next try",
         ),
@@ -418,4 +419,4 @@ def test_next_check_is_when_something_changes_by_itself(given_facts: Facts, expe
 
 
 def test_a_dead_account_is_not_looked_at_again_without_an_event() -> None:
-    assert policies.next_check(facts(credential=credential(dead="GrantRevoked"))) == policies.NEVER
+    assert policies.next_check(facts(credential=credential(dead="GrantRevoked"))) == NEVER

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from oauth_pool_operator import status
-from oauth_pool_operator.policies import Facts
+from oauth_pool_operator.facts import Facts
 from tests.support.builders import NOW, account, credential, device_session, facts, report, session, trouble, window
 
 HOUR = timedelta(hours=1)

@@ -17,14 +17,14 @@ from . import conditions as c
 from . import metrics
 from .accounts import Account, parse_account
 from .cluster import Cluster, describe, is_gone
-from .credentials import in_thread
 from .errors import StoreFailed
+from .facts import NEVER
 from .leadership import Leadership
-from .policies import NEVER
+from .memory import Memory
 from .pool_index import IndexPublisher
-from .reconcile import Memory, Reconciler
+from .reconcile import Reconciler
 from .scheduler import Scheduler
-from .store import Store
+from .store import Store, in_thread
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
 
 import httpx2
 import msgspec
@@ -20,7 +19,7 @@ from . import login, metrics
 from .accounts import Account
 from .cluster import Cluster, describe
 from .config import Profile
-from .documents import Credential, Import, Journal, Owner, fingerprint
+from .documents import Credential, Journal, Owner, fingerprint
 from .errors import (
     AuthorizationPending,
     ExchangeRejected,
@@ -30,17 +29,15 @@ from .errors import (
     SubjectMismatch,
     TokenEndpointUnavailable,
 )
+from .facts import Facts
 from .grants import TokenEndpoint
-from .policies import Facts, next_generation
-from .store import Store
-from .token_answer import DEFAULT_LIFETIME, LONGEST_LIFETIME, TokenAnswer
+from .policies import next_generation
+from .store import Store, in_thread
+from .token_answer import TokenAnswer
 
 log = logging.getLogger(__name__)
 
 SAVE_RETRY_SECONDS = 1.0
-REVOCATION_SECONDS = 10
-
-_T = TypeVar("_T")
 
 
 class Credentials:
@@ -84,34 +81,6 @@ class Credentials:
         await in_thread(self._store.save_session, account.uid, session)
         return replace(facts, credential=credential, session=session)
 
-    async def from_import(self, facts: Facts, given: Import) -> Facts:
-        """Store what a person handed over, in place of what is there; a login that is open is no longer needed.
-
-        Nothing is lost on the way: what was handed over stays where it is until the caller removes it.
-        """
-        account, before, session = facts.account, facts.credential, facts.session
-        digest, credential = login.digest(given.request), facts.credential
-        if before is None or before.code_digest != digest:
-            expires = max(facts.now, min(given.expires, facts.now + LONGEST_LIFETIME))
-            credential = Credential(
-                generation=next_generation(facts),
-                access_token=given.access_token,
-                expires=expires,
-                # nobody knows when; as if it had lived an hour at least, so that one about to expire is refreshed at once
-                obtained=min(facts.now, expires - DEFAULT_LIFETIME),
-                refresh_token=given.refresh_token,
-                subject=given.subject,
-                code_digest=digest,
-            )
-            await self._store_credential(account, credential, replaces=before.generation if before else 0)
-            log.info("%s: imported, token generation %d", account.name, credential.generation)
-        if session is not None and not session.is_over:
-            session = login.end_session(session)
-            await in_thread(self._store.save_session, account.uid, session)
-        if given.retained_uid is not None and given.retained_uid in await in_thread(self._store.retained):
-            await in_thread(self._store.remove_state, given.retained_uid)  # two accounts cannot share a refresh token
-        return replace(facts, credential=credential, session=session)
-
     async def from_refresh_token(self, facts: Facts) -> Facts:
         """Refresh. A grant that turns out to be dead is not an error here: the credential says so from then on."""
         account, credential = facts.account, facts.credential
@@ -152,6 +121,13 @@ class Credentials:
         log.info("%s: exchanged, token generation %d", account.name, credential.generation)
         return replace(facts, credential=credential)
 
+    async def store(self, account: Account, credential: Credential, *, replaces: int) -> None:
+        """On the disk, with whose it is."""
+        await in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
+        owner = Owner(account.name, account.namespace, account.spec.provider, account.spec.grant)
+        with suppress(StoreFailed):  # the credential is what matters; the next one brings another chance
+            await in_thread(self._store.save_owner, account.uid, owner)
+
     async def _outcome_is_unknown(self, facts: Facts, used: str) -> bool:
         """A refresh with this very token was begun before, and not ended. A damaged journal may have said so."""
         uid = facts.account.uid
@@ -172,10 +148,9 @@ class Credentials:
         if expected is None or (actual is not None and actual.casefold() == expected.casefold()):
             return
         try:
-            async with asyncio.timeout(REVOCATION_SECONDS):
-                await self._endpoint(account).revoke(answer.refresh_token or answer.access_token, account.spec.grant)
-        except (TokenEndpointUnavailable, ExchangeRejected, TimeoutError) as error:
-            log.warning("%s: a refused login was not revoked: %s", account.name, str(error) or "no answer in time")
+            await self._endpoint(account).revoke(answer.refresh_token or answer.access_token, account.spec.grant)
+        except (TokenEndpointUnavailable, ExchangeRejected) as error:
+            log.warning("%s: a refused login was not revoked: %s", account.name, error)
         who = actual or "somebody whom the provider did not name"
         raise SubjectMismatch(f"{who} logged in, but spec.expectedSubject is {expected}; that login was not taken")
 
@@ -223,7 +198,7 @@ class Credentials:
         account, is_told = facts.account, False
         while True:
             try:
-                await self._store_credential(account, credential, replaces=replaces)
+                await self.store(account, credential, replaces=replaces)
                 self.unsaved.pop(account.uid, None)
                 return
             except StoreFailed as error:
@@ -233,17 +208,6 @@ class Credentials:
                     is_told = True
                     await self._on_unsaved(facts, error)
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
-
-    async def _store_credential(self, account: Account, credential: Credential, *, replaces: int) -> None:
-        await in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
-        owner = Owner(account.name, account.namespace, account.spec.provider, account.spec.grant)
-        with suppress(StoreFailed):  # the credential is what matters; the next one brings another chance
-            await in_thread(self._store.save_owner, account.uid, owner)
-
-
-async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:
-    """The volumes may hang; the event loop must not."""
-    return await asyncio.to_thread(function, *arguments)
 
 
 class _counted:

@@ -4,6 +4,7 @@ Authlib builds the requests; this module has it speak JSON where the profile ask
 `token_answer`, which makes Authlib strict and turns every failure into one of the errors of `errors`.
 """
 
+import asyncio
 import json
 import ssl
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,9 @@ from .token_answer import (
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
+
+# Whoever waits for a revocation is a deleted object, or a person whose login was refused.
+REVOCATION_SECONDS = 8.0
 
 
 class TokenEndpoint:
@@ -155,18 +159,22 @@ class TokenEndpoint:
         )
 
     async def revoke(self, token: str, grant: Grant = "AuthorizationCode") -> None:
-        """Tell the provider that the token is no longer needed (RFC 7009). Nothing happens without an endpoint."""
+        """Tell the provider that the token is no longer needed (RFC 7009). Nothing happens without an endpoint, and it
+        does not take longer than `REVOCATION_SECONDS`."""
         profile = self._profile.client(grant)
         if profile is None or profile.revocation_endpoint is None:
             return
         client, endpoint = self._client(profile), profile.revocation_endpoint
         try:
-            response = await client.revoke_token(
-                endpoint,
-                token=token,
-                token_type_hint="refresh_token",
-                headers=self._headers(profile.token_headers),
-            )
+            async with asyncio.timeout(REVOCATION_SECONDS):
+                response = await client.revoke_token(
+                    endpoint,
+                    token=token,
+                    token_type_hint="refresh_token",
+                    headers=self._headers(profile.token_headers),
+                )
+        except TimeoutError:
+            raise TokenEndpointUnavailable("the revocation endpoint did not answer in time", may_be_done=True) from None
         except httpx2.HTTPError as error:
             raise unavailable(error, "the revocation endpoint") from None
         if response.status_code == 429 or response.status_code >= 500:

@@ -21,10 +21,9 @@ from .accounts import FINALIZER, GROUP, IMPORT_ANNOTATION, KIND, VERSION, Accoun
 from .cluster import Cluster, describe
 from .config import Config
 from .credential_files import Entry, Found, shown
-from .credentials import in_thread
 from .documents import Credential, Import, Retained
 from .errors import StoreCorrupt, StoreFailed
-from .store import Store
+from .store import Store, in_thread
 
 DONE, FAILED, TOO_LATE = 0, 1, 3
 
@@ -116,7 +115,7 @@ class Handover:
                 await self.cluster.annotate(account, IMPORT_ANNOTATION, datetime.now(UTC).isoformat())
             except httpx2.HTTPError as error:
                 # without the object, nobody would ever take it
-                await in_thread(self.store.end_import, account.uid)
+                await in_thread(self.store.end_import, account.uid, given)
                 raise NotDone(f"the request could not be written on the object: {describe(error)}") from error
             say(f"{name}: handed over; waiting for the operator")
             return await self._follow(account, deadline, out)

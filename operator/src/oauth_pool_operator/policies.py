@@ -1,4 +1,4 @@
-"""The decisions about one account: should we refresh, is it ready, what is asked of a person, when to look again.
+"""The decisions about one account: should we refresh, is it ready, when to look again.
 
 Pure functions of what was gathered (`Facts`); the clock is a value. The account's life:
 
@@ -20,13 +20,14 @@ Pure functions of what was gathered (`Facts`); the clock is a value. The account
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from . import conditions as c
 from .accounts import Account, Report, rfc3339
-from .cooldowns import Cooldown, Probe, latest_windows, longest_cooldown, next_probe, stale_at
-from .documents import Credential, LoginSession, fingerprint
-from .login import HOW_TO_ASK_AGAIN
+from .cooldowns import latest_windows, next_probe, stale_at
+from .documents import Credential, fingerprint
+from .facts import NEVER, Facts
+from .login_policy import login_required
 
 # A provider that refuses even fresh tokens must not be asked for another with every request.
 FORCED_REFRESH_INTERVAL = timedelta(minutes=5)
@@ -37,64 +38,6 @@ REFRESH_MARGIN = timedelta(minutes=10)
 LAST_CALL = timedelta(seconds=30)
 # However short a token lives, the token endpoint is not asked more often than this.
 SHORTEST_PAUSE = timedelta(seconds=1)
-
-NEVER = datetime.max.replace(tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What kept this reconcile from finishing its work: a reason, its text, and when to try again."""
-
-    reason: str
-    message: str
-    retry_at: datetime
-    is_stalled: bool  # True: a person has to change something. False: it passes by itself
-
-
-@dataclass(frozen=True)
-class Facts:
-    """All that a decision looks at."""
-
-    account: Account
-    now: datetime
-    credential: Credential | None = None
-    session: LoginSession | None = None
-    trouble: Trouble | None = None
-    damaged: str | None = None  # the name of the credential's file that was set aside, while there is no other
-    last_forced_refresh: datetime | None = None  # by a proxy's report, not by time
-    cleared: str | None = None  # the request to end the cooldown that has just been done
-    next_poll: datetime | None = None  # when the provider is asked about a device's login
-    login_trouble: Trouble | None = None  # of the login that is under way; the account may work meanwhile
-
-    @property
-    def cooldown(self) -> Cooldown | None:
-        return longest_cooldown(self.account, self.now)
-
-    @property
-    def probe(self) -> Probe | None:
-        """The probe that is on, if one is."""
-        probe = next_probe(self.account, self.now)
-        return probe if probe is not None and probe.start <= self.now else None
-
-    @property
-    def storage_is_unavailable(self) -> bool:
-        """The state volume could not be read: a missing credential or session means nothing."""
-        return self.trouble is not None and self.trouble.reason == c.STORAGE_UNAVAILABLE
-
-    @property
-    def storage_fails(self) -> bool:
-        """A volume could not be read, or not be written."""
-        return self.trouble is not None and self.trouble.reason in (c.STORAGE_UNAVAILABLE, c.STORAGE_WRITE_FAILED)
-
-    @property
-    def login_is_impossible(self) -> bool:
-        """Nothing a person could do at the provider would help now."""
-        blocking = (c.UNKNOWN_PROVIDER, c.INVALID_PROFILE, c.INVALID_SPEC, c.STORAGE_UNAVAILABLE)
-        return self.trouble is not None and self.trouble.reason in blocking
-
-    @property
-    def session_is_open(self) -> bool:
-        return self.session is not None and not self.session.is_over and self.session.expires > self.now
 
 
 @dataclass(frozen=True)
@@ -223,83 +166,11 @@ def _without_grant(facts: Facts) -> Readiness:
     return Readiness(False, c.LOGIN_REQUIRED, message)
 
 
-def login_required(facts: Facts) -> tuple[bool, str, str]:
-    """Condition LoginRequired: whether, why, and what the person should do."""
-    account, credential, session = facts.account, facts.credential, facts.session
-    if not account.has_login or account.spec.suspend or facts.login_is_impossible:
-        return False, c.NOT_REQUIRED, ""
-    if credential is not None and credential.dead is None:
-        return False, *_about_second_login(facts)
-    ask_again, trouble = HOW_TO_ASK_AGAIN.format(name=account.name), facts.login_trouble
-    if session is not None and session.problem is not None:
-        has_expired = not session.is_over and not facts.session_is_open and session.problem != c.LOGIN_EXPIRED
-        but = f"; that login has expired meanwhile: ask for a new one: {ask_again}" if has_expired else ""
-        return True, session.problem, session.problem_message + but
-    if facts.damaged is not None:
-        how = _how_to_log_in(account) if facts.session_is_open else ask_again
-        what = f"the stored credential was damaged; it is set aside as {facts.damaged}"
-        return True, c.STATE_CORRUPT, f"{what}. Log in: {how}"
-    if facts.session_is_open:
-        but = f" ({trouble.message})" if trouble is not None else ""
-        return True, _awaited(account), _how_to_log_in(account) + but
-    if credential is not None and credential.dead is not None and (session is None or session.is_over):
-        return True, credential.dead, f"{_DEAD.get(credential.dead, 'the grant is dead')}; log in again: {ask_again}"
-    if session is None:
-        why = f": {trouble.message}" if trouble is not None else ""
-        return True, _awaited(account), f"a login is about to be opened{why}"
-    return True, c.LOGIN_EXPIRED, f"the login was not completed in time; ask for a new one: {ask_again}"
-
-
-def _awaited(account: Account) -> str:
-    return c.AWAITING_APPROVAL if account.spec.grant == "DeviceCode" else c.AWAITING_CODE
-
-
-def _how_to_log_in(account: Account) -> str:
-    return _AWAITING_APPROVAL if account.spec.grant == "DeviceCode" else _AWAITING.format(name=account.name)
-
-
-_AWAITING_APPROVAL = (
-    "open status.login.verificationURI in a browser, on any device, and enter status.login.userCode there"
-)
-_AWAITING = (
-    "open status.login.authorizationURL in a browser, then hand over what the page shows: "
-    "kubectl annotate oauthaccount {name} oauthpool.dev/authorization-code='<code>#<state>'"
-)
-_DEAD = {
-    c.GRANT_REVOKED: "the provider no longer accepts the refresh token (invalid_grant), or gave none",
-    c.REFRESH_OUTCOME_UNKNOWN: (
-        "the answer to a refresh was lost, and the provider no longer accepts the refresh token that was sent"
-    ),
-}
-
-
-def login_is_due(facts: Facts) -> bool:
-    """True when a login session should be opened now: for an account that has nothing yet, or when somebody asked."""
-    session, request = facts.session, facts.account.login_request or ""
-    if facts.credential is None and (session is None or not session.session_id):
-        return True
-    if facts.damaged is not None and session is not None and session.is_over:
-        return True
-    handled = session.request if session is not None else facts.account.status.get("lastHandledLoginRequest", "")
-    return bool(request) and request != handled
-
-
 def next_generation(facts: Facts) -> int:
     """The number of the next access token: also when the credential is lost, an old number must not mean another token."""
     stored = facts.credential.generation if facts.credential is not None else 0
     published = facts.account.status.get("token", {}).get("generation", 0)
     return max(stored, int(published)) + 1
-
-
-def _about_second_login(facts: Facts) -> tuple[str, str]:
-    """Of an account that works: what became of the new login, if there is one."""
-    session = facts.session
-    if session is not None and session.problem is not None:
-        return session.problem, f"{session.problem_message} (the present login goes on working)"
-    why = f" ({facts.login_trouble.message})" if facts.login_trouble is not None else ""
-    if facts.session_is_open or why:
-        return c.NOT_REQUIRED, f"a new login was asked for; the present one goes on working until it is completed{why}"
-    return c.NOT_REQUIRED, ""
 
 
 def next_check(facts: Facts) -> datetime:

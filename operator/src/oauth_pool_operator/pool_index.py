@@ -18,7 +18,8 @@ from . import metrics
 from .accounts import Account, parse_duration, rfc3339
 from .documents import fingerprint
 from .errors import IndexFull
-from .policies import Facts, readiness
+from .facts import Facts
+from .policies import readiness
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from .accounts import rfc3339
 from .errors import ClusterUnavailable
-from .policies import NEVER
+from .facts import NEVER
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from . import policies
 from .accounts import Window, rfc3339
 from .cooldowns import latest_windows
 from .documents import LoginSession, fingerprint
-from .policies import Facts
+from .facts import Facts
+from .login_policy import login_required
 
 # What the operator owns below `status`. `reports` is the proxies'.
 OWNED = (
@@ -85,7 +86,7 @@ def render_conditions(facts: Facts) -> list[dict[str, Any]]:
     ready = policies.readiness(facts)
     conditions = [
         condition(c.READY, ready.is_ready, ready.reason, ready.message),
-        condition(c.LOGIN_REQUIRED, *policies.login_required(facts)),
+        condition(c.LOGIN_REQUIRED, *login_required(facts)),
     ]
     if (cooldown := facts.cooldown) is not None:
         conditions.append(condition(c.QUOTA_AVAILABLE, False, cooldown.reason, f"until {rfc3339(cooldown.until)}"))

@@ -4,17 +4,19 @@ State, mode 0600: `<uid>/credential.json`, `journal.json`, `login.json`, `import
 once the account is deleted but its credential is kept. Access, mode 0640: `<uid>.json`. What stands in them is in
 `documents`. Names are the object's UID, never user input.
 
-All functions block for as long as the volume does: call them in a thread.
+All of it blocks for as long as the volume does: call it with `in_thread`.
 """
 
+import asyncio
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import msgspec
 
@@ -26,6 +28,8 @@ from .errors import StoreConflict, StoreCorrupt, StoreFailed
 PREFLIGHT_BYTES = 32 * 1024
 
 _UID = re.compile(r"[0-9A-Za-z-]{1,64}")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class Store:
@@ -246,3 +250,8 @@ def _checked(uid: str) -> str:
     if not _UID.fullmatch(uid):
         raise StoreFailed("the object's UID is not one")
     return uid
+
+
+async def in_thread(function: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:
+    """The volumes may hang; the event loop must not."""
+    return await asyncio.to_thread(function, *arguments, **keywords)

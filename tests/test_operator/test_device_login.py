@@ -12,6 +12,7 @@ from oauth_pool_operator.errors import (
     AuthorizationPending,
     ExchangeRejected,
     GrantRejected,
+    ProviderHeld,
     TokenEndpointUnavailable,
 )
 from oauth_pool_operator.memory import Memory
@@ -238,3 +239,54 @@ async def test_a_dead_grant_is_revived_by_a_device_login(tmp_path: Path) -> None
         assert w.reason("Ready") == "LoginRequired"
         await w.reconcile(answer())
         assert (w.credential.generation, w.credential.dead, w.reason("Ready")) == (8, None, "Available")
+
+
+async def test_a_damaged_credential_asks_for_a_device_login_once_and_not_again_after_it_was_denied(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, BY_DEVICE, credential=credential()) as w:
+        await w.reconcile()
+        (w.store.state_dir / UID / "credential.json").write_text("{")
+        w.endpoint.authorizations = [device_authorization()]
+        w.now = await w.reconcile()
+        assert (w.reason("LoginRequired"), "status.login.userCode" in message(w, "LoginRequired")) == (
+            "StateCorrupt",
+            True,
+        )
+        await w.reconcile(AuthorizationEnded(has_expired=False))
+        await w.reconcile()  # with nothing to answer, another login would fail here
+        assert w.reason("LoginRequired") == "AccessDenied"
+
+
+# --- in turn with all other requests ---------------------------------------------------------------------------------
+
+
+async def test_a_provider_that_has_enough_of_logins_is_spared_by_all_its_accounts(tmp_path: Path) -> None:
+    enough = TokenEndpointUnavailable("answered 429", may_be_done=False, is_throttled=True)
+    async with world(tmp_path, BY_DEVICE, session=device_session()) as w:
+        w.now = await w.reconcile()
+        await w.reconcile(enough)
+        with pytest.raises(ProviderHeld):
+            async with w.throttle.turn("anthropic", "another account"):
+                pass
+
+
+async def test_no_login_is_opened_or_asked_about_at_a_provider_that_has_asked_us_to_wait(tmp_path: Path) -> None:
+    async with world(tmp_path, BY_DEVICE) as w:
+        w.throttle.hold("anthropic", NOW + MINUTE)
+        w.endpoint.authorizations = [device_authorization()]
+        w.now = await w.reconcile()
+        assert "authorize device" not in w.steps
+        w.now = await w.reconcile()
+        assert "authorize device" in w.steps
+        w.throttle.hold("anthropic", w.now + MINUTE)
+        await w.reconcile()
+        assert w.endpoint.sent == []
+
+
+async def test_an_operator_that_must_not_begin_anything_asks_nobody(tmp_path: Path) -> None:
+    async with world(tmp_path, BY_DEVICE, session=device_session()) as w:
+        w.now = await w.reconcile()
+        w.throttle.close()
+        await w.reconcile()
+        assert (w.endpoint.sent, w.reason("LoginRequired")) == ([], "AwaitingDeviceApproval")

@@ -524,16 +524,48 @@ def set_aside(w: World) -> list[str]:
     return sorted(path.name for path in (w.store.state_dir / UID).glob("*.corrupt-*"))
 
 
-async def test_a_damaged_credential_is_set_aside_and_a_person_is_asked_to_log_in(tmp_path: Path) -> None:
+async def test_a_damaged_credential_is_set_aside_and_its_access_token_used_up_while_a_person_is_asked_to_log_in(
+    tmp_path: Path,
+) -> None:
     async with world(tmp_path, credential=credential(), session=login.end_session(session())) as w:
         await w.reconcile()
+        before = w.published()
         damage(w, "credential.json")
         for _ in range(3):
-            await w.reconcile()
+            due = await w.reconcile()
         assert set_aside(w) == ["credential.json.corrupt-20261120T120000Z"]
+        assert (w.reason("Ready"), w.reason("LoginRequired")) == ("Available", "StateCorrupt")
+        assert (w.published(), w.store.access(UID) is not None) == (before, True)
+        status = w.cluster.object.status
+        assert status["login"]["authorizationURL"]
+        assert status["token"]["generation"] == 1
+        assert not {"refreshTime", "nextRefreshTime"} & set(status["token"])
+        while w.now < credential().expires:
+            w.now = due
+            due = await w.reconcile()
         assert (w.reason("Ready"), w.reason("LoginRequired")) == ("LoginRequired", "StateCorrupt")
-        assert w.cluster.object.status["login"]["authorizationURL"]
-        assert w.published()["status"] == "LoginRequired"
+        assert (w.published()["status"], w.store.access(UID)) == ("LoginRequired", None)
+        assert w.endpoint.sent == []
+
+
+async def test_an_access_token_that_proxies_were_refused_with_is_not_used_up(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=credential()) as w:
+        await w.reconcile()
+        damage(w, "credential.json")
+        await w.reconcile()
+        w.observed(reports=[report("Unauthorized", token_generation=1)])
+        await w.reconcile()
+        assert (w.published()["status"], w.store.access(UID)) == ("LoginRequired", None)
+
+
+@pytest.mark.parametrize("garbage", ["{", '{"generation": 1, "access_token": "t", "expires": "tomorrow"}'])
+async def test_an_access_file_that_is_damaged_as_well_is_of_no_use(tmp_path: Path, garbage: str) -> None:
+    async with world(tmp_path, credential=credential()) as w:
+        await w.reconcile()
+        damage(w, "credential.json")
+        (w.store.access_dir / f"{UID}.json").write_text(garbage)
+        await w.reconcile()
+        assert (w.reason("Ready"), w.store.access(UID)) == ("LoginRequired", None)
 
 
 async def test_after_a_damaged_credential_the_next_login_counts_on(tmp_path: Path) -> None:
@@ -545,12 +577,15 @@ async def test_after_a_damaged_credential_the_next_login_counts_on(tmp_path: Pat
         await w.reconcile(answer())
         assert (w.credential.generation, w.reason("Ready")) == (8, "Available")
         assert w.reason("LoginRequired") == "NotRequired"
+        assert "refreshTime" in w.cluster.object.status["token"]
 
 
-async def test_a_workload_with_a_damaged_credential_exchanges_anew(tmp_path: Path) -> None:
+async def test_a_workload_with_a_damaged_credential_exchanges_anew_and_works_meanwhile(tmp_path: Path) -> None:
     async with world(tmp_path, account(grant="WorkloadIdentity"), credential=credential()) as w:
         await w.reconcile()
         damage(w, "credential.json")
+        w.now = await w.reconcile(NOT_REACHED)
+        assert (w.published()["generation"], w.reason("Ready")) == (1, "Available")
         await w.reconcile(answer(refresh_token=None))
         assert (w.credential.generation, w.reason("Ready")) == (2, "Available")
 

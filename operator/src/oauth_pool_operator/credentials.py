@@ -79,7 +79,7 @@ class Credentials:
             log.info("%s: logged in, token generation %d", account.name, credential.generation)
         session = login.end_session(session)
         await in_thread(self._store.save_session, account.uid, session)
-        return replace(facts, credential=credential, session=session)
+        return replace(facts, credential=credential, session=session, damaged=None)
 
     async def from_refresh_token(self, facts: Facts) -> Facts:
         """Refresh. A grant that turns out to be dead is not an error here: the credential says so from then on."""
@@ -119,7 +119,7 @@ class Credentials:
             answer = replace(answer, subject=workload.service_account_id or workload.service_account_name)
         credential = await self._save_answer(facts, answer, workload=fingerprint(workload.text))
         log.info("%s: exchanged, token generation %d", account.name, credential.generation)
-        return replace(facts, credential=credential)
+        return replace(facts, credential=credential, damaged=None)
 
     async def store(self, account: Account, credential: Credential, *, replaces: int) -> None:
         """On the disk, with whose it is."""

@@ -30,8 +30,8 @@ class Facts:
     credential: Credential | None = None
     session: LoginSession | None = None
     trouble: Trouble | None = None
-    # the name of the credential's file that was set aside, while there is no other; `credential` is then no more than
-    # the access token that proxies still use, and nothing after it has expired
+    # the name of the credential's file that was set aside, while there is no other; `credential` is then what is left of
+    # it, the access token that proxies use, for as long as that is valid
     damaged: str | None = None
     last_forced_refresh: datetime | None = None  # by a proxy's report, not by time
     cleared: str | None = None  # the request to end the cooldown that has just been done

@@ -74,7 +74,7 @@ class Handover:
         for name, entry in found.entries.items():
             if name not in accounts:
                 continue
-            if not replace and c.is_true(accounts[name].conditions, c.READY):
+            if not replace and _works(accounts[name]):
                 say(f"{name}: left out, because it is Ready (--replace takes it all the same)")
                 continue
             wanted.append((name, _as_import(entry)))
@@ -86,7 +86,7 @@ class Handover:
         account = await self._account(name)
         retained = await in_thread(self.store.retained)
         fitting = {folder: one for folder, one in retained.items() if _fits(one, account)}
-        if uid is None and c.is_true(account.conditions, c.READY):
+        if uid is None and _works(account):
             raise NotDone("it is Ready; to replace its credential all the same, say which one to take with --from")
         if uid is None:
             uid = _only(name, fitting)
@@ -203,6 +203,11 @@ class Handover:
         for name in good:
             sys.stdout.write(_manifest(name, self.config.operator.namespace, create_for, grant))
         return len(good) == len(unknown)
+
+
+def _works(account: Account) -> bool:
+    """It can be used, and nobody is asked to log in."""
+    return c.is_true(account.conditions, c.READY) and not c.is_true(account.conditions, c.LOGIN_REQUIRED)
 
 
 def _chosen(name: str, entry_id: str | None, found: Found) -> Entry:

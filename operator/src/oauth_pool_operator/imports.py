@@ -77,7 +77,7 @@ class Imports:
             await in_thread(self._store.save_session, account.uid, session)
         if given.retained_uid is not None and given.retained_uid in await in_thread(self._store.retained):
             await in_thread(self._store.remove_state, given.retained_uid)  # two accounts cannot share a refresh token
-        return replace(facts, credential=credential, session=session)
+        return replace(facts, credential=credential, session=session, damaged=None)
 
 
 def _as_credential(given: Import, facts: Facts) -> Credential:

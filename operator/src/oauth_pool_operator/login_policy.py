@@ -12,9 +12,10 @@ from .login import HOW_TO_ASK_AGAIN
 def login_is_due(facts: Facts) -> bool:
     """True when a login session should be opened now: for an account that has nothing yet, or when somebody asked."""
     session, request = facts.session, facts.account.login_request or ""
-    if facts.credential is None and (session is None or not session.session_id):
+    is_lost = facts.damaged is not None
+    if (facts.credential is None or is_lost) and (session is None or not session.session_id):
         return True
-    if facts.damaged is not None and session is not None and session.is_over:
+    if is_lost and session is not None and session.is_over and session.problem is None:
         return True
     handled = session.request if session is not None else facts.account.status.get("lastHandledLoginRequest", "")
     return bool(request) and request != handled
@@ -25,7 +26,7 @@ def login_required(facts: Facts) -> tuple[bool, str, str]:
     account, credential, session = facts.account, facts.credential, facts.session
     if not account.has_login or account.spec.suspend or facts.login_is_impossible:
         return False, c.NOT_REQUIRED, ""
-    if credential is not None and credential.dead is None:
+    if credential is not None and credential.dead is None and facts.damaged is None:
         return False, *_about_second_login(facts)
     ask_again, trouble = HOW_TO_ASK_AGAIN.format(name=account.name), facts.login_trouble
     if session is not None and session.problem is not None:

@@ -20,12 +20,12 @@ Pure functions of what was gathered (`Facts`); the clock is a value. The account
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from . import conditions as c
 from .accounts import Account, Report, rfc3339
 from .cooldowns import latest_windows, next_probe, stale_at
-from .documents import Credential, fingerprint
+from .documents import AccessFile, Credential, fingerprint
 from .facts import NEVER, Facts
 from .login_policy import login_required
 
@@ -74,8 +74,8 @@ def refresh_is_due(facts: Facts) -> bool:
     account, credential = facts.account, facts.credential
     if account.spec.suspend:
         return False
-    if credential is None:
-        return account.spec.grant == "WorkloadIdentity"
+    if credential is None or facts.damaged is not None:
+        return not account.has_login
     if credential.dead is not None:
         return False
     if account.has_login and credential.refresh_token is None:
@@ -91,6 +91,19 @@ def _is_of_another_workload(account: Account, credential: Credential) -> bool:
     if workload is None or credential.workload is None:
         return False
     return fingerprint(workload.text) != credential.workload
+
+
+def salvaged(access: AccessFile | None, facts: Facts) -> Credential | None:
+    """What is left of a credential that was lost: its access token serves until it expires, or is refused."""
+    try:
+        expires = datetime.fromisoformat(access.expires).astimezone(UTC) if access is not None else facts.now
+    except ValueError:
+        return None
+    if access is None or expires <= facts.now:
+        return None
+    subject = facts.account.status.get("subject")
+    left = Credential(access.generation, access.access_token, expires=expires, obtained=expires, subject=subject)
+    return None if token_was_refused(facts.account.reports, left) else left
 
 
 def forced_refresh(facts: Facts) -> datetime | None:
@@ -148,6 +161,8 @@ def readiness(facts: Facts) -> Readiness:
             True, c.AVAILABLE, f"after a long cooldown: one request at a time until {rfc3339(facts.probe.end)}"
         )
     why = f"; refreshing it fails: {trouble.message}" if trouble is not None else ""
+    if facts.damaged is not None and account.has_login:
+        why = "; a login is needed before that, because the stored credential was damaged"
     return Readiness(True, c.AVAILABLE, f"access token valid until {rfc3339(credential.expires)}{why}")
 
 
@@ -187,7 +202,7 @@ def next_check(facts: Facts) -> datetime:
         instants.append(session.expires)
     if credential is not None and credential.dead is None:
         instants.append(credential.expires)
-        if not account.spec.suspend and facts.trouble is None:
+        if not account.spec.suspend and facts.trouble is None and facts.damaged is None:
             instants.append(next_refresh(credential, account))
             instants.append(forced_refresh(facts) or NEVER)
     if (cooldown := facts.cooldown) is not None:

@@ -137,6 +137,8 @@ class Reconciler:
             credential = await self._read(facts, "credential.json", self._store.credential)
             session = await self._read(facts, "login.json", self._store.session)
             damaged = None if credential else await in_thread(self._store.damaged_credential, account.uid)
+            if damaged is not None:
+                credential = policies.salvaged(await in_thread(self._store.access, account.uid), facts)
         except StoreFailed as error:
             trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
             return replace(facts, trouble=trouble)

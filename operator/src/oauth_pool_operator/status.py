@@ -39,11 +39,12 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
         status["token"] = {
             "generation": credential.generation,
             "fingerprint": fingerprint(credential.access_token),
-            "refreshTime": rfc3339(credential.obtained),
             "expirationTime": rfc3339(credential.expires),
         }
-        if credential.dead is None:
-            status["token"]["nextRefreshTime"] = rfc3339(policies.next_refresh(credential, account))
+        if facts.damaged is None:
+            status["token"]["refreshTime"] = rfc3339(credential.obtained)
+            if credential.dead is None:
+                status["token"]["nextRefreshTime"] = rfc3339(policies.next_refresh(credential, account))
     elif lost := policies.next_generation(facts) - 1:
         status["token"] = {"generation": lost}  # the next token must not have the number of one that was
     if session is not None and facts.session_is_open and (where := _where_to_log_in(session, authorization_url)):

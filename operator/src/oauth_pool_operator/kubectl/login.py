@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 ANSWER_SECONDS = 20.0  # the operator answers a request in well under one
 
-_HOPELESS = (c.UNKNOWN_PROVIDER, c.INVALID_SPEC, c.STORAGE_UNAVAILABLE)
+_HOPELESS = (c.UNKNOWN_PROVIDER, c.INVALID_PROFILE, c.INVALID_SPEC, c.STORAGE_UNAVAILABLE)
 
 EXAMPLE = """\
   kubectl oauthaccount login claude-1
@@ -186,7 +186,7 @@ def _refuse_what_is_in_vain(account: AccountView, terminal: Terminal, *, force: 
     if account.is_suspended:
         raise PluginError(f"{account.name} is suspended: kubectl oauthaccount resume {account.name}")
     works = account.is_true(c.READY) or account.status_word == c.COOLING_DOWN
-    if works and not force:
+    if works and not force and not account.is_true(c.LOGIN_REQUIRED):
         terminal.show(pool_table([account], datetime.now(UTC), terminal.out.width))
         raise PluginError(f"{account.name} is logged in already: --force logs in again")
 

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from oauth_pool_operator.accounts import rfc3339
-from oauth_pool_operator.cluster import INDEX_LABEL, shard_name
+from oauth_pool_operator.cluster import INDEX_LABEL, SHARDS_ANNOTATION, shard_name
 from oauth_pool_operator.documents import AccessFile, Credential
 from oauth_pool_operator.facts import Facts
-from oauth_pool_operator.pool_index import MOST_SHARDS, render_entry
+from oauth_pool_operator.index_entry import render_entry
+from oauth_pool_operator.pool_index import MOST_SHARDS
 from oauth_pool_operator.store import Store
 from tests.support.builders import account, credential, facts, report, session
 
@@ -74,7 +75,7 @@ def test_every_golden_entry_is_written_by_one_of_these() -> None:
 def test_config_maps_are_named_and_labelled_as_readers_expect() -> None:
     shards = json.loads((GOLDEN / "shards.json").read_text())
     assert [shard_name("oauth-pool", number) for number in range(MOST_SHARDS)] == shards["names"]
-    assert shards["labels"] == {INDEX_LABEL: "1"}
+    assert (shards["labels"], shards["annotation"]) == ({INDEX_LABEL: "1"}, SHARDS_ANNOTATION)
 
 
 @pytest.mark.parametrize("number", TOKENS)

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from oauth_pool_operator.cluster import Cluster
-from oauth_pool_operator.pool_index import MOST_SHARDS, ROOM_TO_GROW, Entry, IndexPublisher, render_entry
+from oauth_pool_operator.index_entry import Entry, render_entry
+from oauth_pool_operator.pool_index import MOST_SHARDS, ROOM_TO_GROW, IndexPublisher
 from tests.support.builders import account, credential, facts
 from tests.support.control_plane import ControlPlane
 from tests.support.stack import Stack
@@ -51,7 +52,7 @@ def stack(control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def found(stack: Stack) -> dict[str, list[str]]:
-    """What a reader finds who follows the contract: every ConfigMap with the label, and its keys."""
+    """Every ConfigMap of the index, and its keys."""
     listed = json.loads(stack.kubectl("get", "configmaps", "-l", "oauthpool.dev/index=1", "-o", "json"))["items"]
     return {item["metadata"]["name"]: sorted(item.get("data", {})) for item in listed}
 

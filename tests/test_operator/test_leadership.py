@@ -8,8 +8,8 @@ import httpx2
 import pytest
 from lightkube.core.exceptions import ApiError
 
-from oauth_pool_operator.cluster import Lease
 from oauth_pool_operator.leadership import LEASE_SECONDS, RENEW_SECONDS, Leadership
+from oauth_pool_operator.lease import Lease
 from oauth_pool_operator.volume_lock import LOCK_FILE, VolumeLock
 
 THEN = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)

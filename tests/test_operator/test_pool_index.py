@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from oauth_pool_operator import pool_index
+from oauth_pool_operator.cluster import IndexMap
 from oauth_pool_operator.errors import IndexFull
-from oauth_pool_operator.pool_index import Entry, IndexPublisher, render_entry
+from oauth_pool_operator.index_entry import Entry, render_entry
+from oauth_pool_operator.pool_index import IndexPublisher
 from tests.support.builders import account, credential, facts, report
 
 
@@ -25,6 +27,7 @@ class ConfigMap:
     def __init__(self, data: Mapping[str, str] | None = None, **further: Mapping[str, str]) -> None:
         self.shards = {0: dict(data or {})} | {int(number[1:]): dict(shard) for number, shard in further.items()}
         self.writes: list[set[str]] = []
+        self.announced = 1
         self.failures = 0
 
     @property
@@ -39,22 +42,27 @@ class ConfigMap:
     def keys(self) -> dict[int, set[str]]:
         return {shard: set(data) for shard, data in self.shards.items() if data}
 
-    async def read_index(self, shard: int) -> dict[str, str]:
-        return dict(self.shards.get(shard, {}))
+    async def read_index(self, shard: int) -> IndexMap:
+        return IndexMap(dict(self.shards.get(shard, {})), self.announced if shard == 0 else 1)
 
-    async def write_index(self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
+    async def write_index(
+        self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str], shards: int
+    ) -> None:
         await asyncio.sleep(0)
         if self.failures:
             self.failures -= 1
             raise ConnectionError
         self.writes.append(set(changes))
+        if shard == 0:
+            self.announced = shards
+        assert shard < self.announced  # or readers would not look there
         data = self.shards.setdefault(shard, {})
         for key, value in changes.items():
             if value is None:
                 data.pop(key, None)
             else:
                 data[key] = value
-        assert data == whole  # what a ConfigMap that has to be made anew would hold
+        assert data == whole or not changes  # what a ConfigMap that has to be made anew would hold
 
 
 @asynccontextmanager
@@ -252,6 +260,58 @@ async def test_a_config_map_that_cannot_be_written_costs_the_accounts_of_others_
         results = await asyncio.gather(*(index.publish(entry(name)) for name in "ab"), return_exceptions=True)
     assert [type(result) for result in results] == [ConnectionError, type(None)]
     assert config_map.keys == {1: {"b"}}
+
+
+async def test_readers_hear_of_a_further_config_map_before_there_is_anything_in_it_and_it_is_never_taken_back() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=1) as index:
+        await index.publish(entry("a"))
+        assert config_map.announced == 1
+        await index.publish(entry("b"))  # the double looks that it is not written into before
+        assert config_map.announced == 2
+        await index.withdraw(account(name="b", uid="uid-of-b"))
+        await index.publish(entry("a", priority=1))
+        assert config_map.announced == 2
+    async with publisher(config_map, room_for=1) as index:  # a restart
+        await index.publish(entry("a", priority=2))
+        assert config_map.announced == 2
+
+
+async def test_a_further_config_map_that_cannot_be_announced_is_not_written() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=1) as index:
+        await index.publish(entry("a"))
+        config_map.failures = 1
+        with pytest.raises(ConnectionError):
+            await index.publish(entry("b"))
+        assert config_map.keys == {0: {"a"}}
+        await index.publish(entry("b"))
+    assert (config_map.keys, config_map.announced) == ({0: {"a"}, 1: {"b"}}, 2)
+
+
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["while it runs", "before it starts"])
+async def test_an_announcement_that_somebody_removes_is_written_again(is_restarted: bool) -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=1) as index:
+        for name in "ab":
+            await index.publish(entry(name))
+        config_map.announced = 1
+        if not is_restarted:
+            await index.repair()
+    if is_restarted:
+        async with publisher(config_map, room_for=1) as index:
+            await index.repair()
+    assert config_map.announced == 2
+
+
+async def test_more_config_maps_than_there_are_may_be_announced_and_keys_in_them_are_removed() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map) as index:
+        await index.publish(entry("a"))
+        config_map.announced, config_map.shards[2] = 3, {"ghost": "{}"}  # what somebody thought of
+        await index.repair()
+        await index.repair()
+    assert (config_map.announced, config_map.keys) == (3, {0: {"a"}})
 
 
 async def test_an_index_without_room_says_so() -> None:

@@ -21,7 +21,7 @@ from oauth_pool_operator.accounts import (
     Account,
     WorkloadIdentity,
 )
-from oauth_pool_operator.cluster import Cluster
+from oauth_pool_operator.cluster import Cluster, IndexMap
 from oauth_pool_operator.config import AuthorizationCodeProfile, DeviceCodeProfile, Profile, WorkloadIdentityProfile
 from oauth_pool_operator.documents import AccessFile, Credential, Journal, LoginSession, fingerprint
 from oauth_pool_operator.errors import (
@@ -185,10 +185,12 @@ class ScriptedCluster(Cluster):
             raise self.failures["service account token"]
         return f"token of {name} for {audience}"
 
-    async def read_index(self, shard: int) -> dict[str, str]:
-        return dict(self.index) if shard == 0 else {}
+    async def read_index(self, shard: int) -> IndexMap:
+        return IndexMap(dict(self.index) if shard == 0 else {})
 
-    async def write_index(self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
+    async def write_index(
+        self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str], shards: int
+    ) -> None:
         if "index" in self.failures:
             raise self.failures["index"]
         self.steps.append("index")

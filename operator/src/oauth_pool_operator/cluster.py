@@ -6,10 +6,9 @@ Whatever it raises is an `httpx2.HTTPError` (an answer of the API server, or non
 import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import httpx2
 import msgspec
@@ -27,10 +26,11 @@ from lightkube.types import PatchType
 
 from .accounts import GROUP, KIND, PLURAL, VERSION, Account, parse_account
 from .errors import ConfigError, ServiceAccountTokenRefused
+from .lease import LEASE_NAME, Lease, parsed, rendered
 
 FIELD_MANAGER = "oauth-pool-operator"
 INDEX_LABEL = f"{GROUP}/index"
-LEASE_NAME = "oauth-pool-operator"
+SHARDS_ANNOTATION = f"{GROUP}/shards"
 
 OAuthAccount = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
 
@@ -38,20 +38,11 @@ OAuthAccount = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
 _ASSERTION_SECONDS = 600
 
 
-@dataclass(frozen=True)
-class Lease:
-    """A Lease as it stands (coordination.k8s.io); `version` is empty for one that does not exist yet."""
+class IndexMap(NamedTuple):
+    """One ConfigMap of the pool index. What `shards` says, how many there are in all, counts only of the first."""
 
-    holder: str
-    acquired: datetime
-    renewed: datetime
-    seconds: float
-    transitions: int
-    version: str
-
-    def released(self) -> "Lease":
-        """The same, free for the next holder."""
-        return replace(self, holder="", seconds=1)
+    data: dict[str, str]
+    shards: int = 1
 
 
 class Cluster:
@@ -183,32 +174,39 @@ class Cluster:
         assert answer.status is not None and answer.status.token is not None
         return answer.status.token
 
-    async def read_index(self, shard: int) -> dict[str, str]:
-        """What readers find: nothing in a ConfigMap without the label that they look for."""
+    async def read_index(self, shard: int) -> IndexMap:
+        """As it stands; one that is not there, or has lost its label, is as good as empty."""
         try:
             found = await self._client.get(ConfigMap, shard_name(self._config_map, shard))
         except ApiError as error:
             if error.response.status_code == HTTPStatus.NOT_FOUND:
-                return {}
+                return IndexMap({})
             raise
-        labels = (found.metadata.labels if found.metadata else None) or {}
-        return dict(found.data or {}) if labels.get(INDEX_LABEL) == "1" else {}
+        metadata = found.metadata or ObjectMeta()
+        if (metadata.labels or {}).get(INDEX_LABEL) != "1":
+            return IndexMap({})
+        said = (metadata.annotations or {}).get(SHARDS_ANNOTATION, "")
+        return IndexMap(dict(found.data or {}), int(said) if said.isascii() and said.isdigit() else 1)
 
-    async def write_index(self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
-        """Merge the changes into the ConfigMap; when it is not there, make it with all of `whole`."""
-        name, metadata = shard_name(self._config_map, shard), {"labels": {INDEX_LABEL: "1"}}
+    async def write_index(
+        self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str], shards: int
+    ) -> None:
+        """Merge the changes into the ConfigMap; when it is not there, make it with all of `whole`.
+
+        The first one says that there are `shards` in all.
+        """
+        name, labels = shard_name(self._config_map, shard), {INDEX_LABEL: "1"}
+        annotations = {SHARDS_ANNOTATION: str(shards)} if shard == 0 and shards > 1 else {}
+        patch = {"metadata": {"labels": labels, "annotations": annotations}, "data": dict(changes)}
         try:
-            await self._client.patch(
-                ConfigMap, name, {"metadata": metadata, "data": dict(changes)}, patch_type=PatchType.MERGE
-            )
+            await self._client.patch(ConfigMap, name, patch, patch_type=PatchType.MERGE)
         except ApiError as error:
             if error.response.status_code != HTTPStatus.NOT_FOUND:
                 raise
-            if not any(changes.values()):
+            if changes and not any(changes.values()):
                 return  # an index that is not there lists nobody, and cannot be made in a namespace that is going
-            await self._client.create(
-                ConfigMap(metadata=ObjectMeta(name=name, labels=metadata["labels"]), data=dict(whole))
-            )
+            metadata = ObjectMeta(name=name, labels=labels, annotations=annotations)
+            await self._client.create(ConfigMap(metadata=metadata, data=dict(whole)))
 
     async def read_lease(self) -> Lease | None:
         try:
@@ -217,24 +215,16 @@ class Cluster:
             if error.response.status_code == HTTPStatus.NOT_FOUND:
                 return None
             raise
-        return _lease(found)
+        return parsed(found)
 
     async def write_lease(self, lease: Lease) -> Lease:
         """Write it as it is to be; refused (409) when somebody has written it since it was read."""
-        spec = {
-            "holderIdentity": lease.holder,
-            "leaseDurationSeconds": int(lease.seconds),
-            "acquireTime": _micro_time(lease.acquired),
-            "renewTime": _micro_time(lease.renewed),
-            "leaseTransitions": lease.transitions,
-        }
-        body = {"metadata": {"name": LEASE_NAME}, "spec": spec}
+        body = rendered(lease)
         if not lease.version:
             new = cast("coordination_v1.Lease", coordination_v1.Lease.from_dict(body))
-            return _lease(await self._client.create(new))
-        body["metadata"] = {"resourceVersion": lease.version}
+            return parsed(await self._client.create(new))
         patched = await self._client.patch(coordination_v1.Lease, LEASE_NAME, body, patch_type=PatchType.MERGE)
-        return _lease(patched)
+        return parsed(patched)
 
     def _explained(self, error: ApiError, name: str) -> Exception:
         where = f"ServiceAccount {name} in namespace {self._namespace}"
@@ -265,24 +255,6 @@ def _kubeconfig() -> KubeConfig:
 def shard_name(config_map: str, shard: int) -> str:
     """The name of one ConfigMap of the pool index."""
     return f"{config_map}-{shard}" if shard else config_map
-
-
-def _lease(found: coordination_v1.Lease) -> Lease:
-    spec, metadata = found.spec, found.metadata
-    assert metadata is not None
-    long_ago = datetime.fromtimestamp(0, UTC)
-    return Lease(
-        holder=(spec.holderIdentity if spec else None) or "",
-        acquired=(spec.acquireTime if spec else None) or long_ago,
-        renewed=(spec.renewTime if spec else None) or long_ago,
-        seconds=(spec.leaseDurationSeconds if spec else None) or 0,
-        transitions=(spec.leaseTransitions if spec else None) or 0,
-        version=metadata.resourceVersion or "",
-    )
-
-
-def _micro_time(instant: datetime) -> str:
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def describe(error: BaseException) -> str:

@@ -25,8 +25,9 @@ from typing import Protocol
 import httpx2
 
 from . import metrics
-from .cluster import Lease, describe
+from .cluster import describe
 from .errors import StoreFailed
+from .lease import Lease
 from .volume_lock import VolumeLock
 
 log = logging.getLogger(__name__)

@@ -1,29 +1,27 @@
-"""The pool index: rendering one account's entry, and the one task that writes the ConfigMaps.
+"""The pool index: the one task that writes its ConfigMaps.
 
-Nothing in an entry is secret. One key per account, named after it. Whoever publishes awaits the write that carries its
-key; all keys that became dirty meanwhile travel in one patch, because the API server serialises writes of one object.
-One ConfigMap is enough for some 2,000 accounts; for more there are further ones, `<name>-1`, `<name>-2` and so on.
+One key per account, named after it. Whoever publishes awaits the write that carries its key; all keys that became dirty
+meanwhile travel in one patch, because the API server serialises writes of one object. One ConfigMap is enough for some
+2,000 accounts; for more there are further ones, `<name>-1`, `<name>-2` and so on. Proxies, which may not list them, hear
+from the first how many there are, and hear it before there is anything in a further one.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from . import conditions as c
 from . import metrics
-from .accounts import Account, parse_duration, rfc3339
-from .documents import fingerprint
+from .accounts import Account
+from .cluster import IndexMap
 from .errors import IndexFull
-from .facts import Facts
-from .policies import readiness
+from .index_entry import Entry
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
 LOAD_SECONDS = 5.0
 # A ConfigMap holds 1 MiB at most (the API server's limit).
 SHARD_BYTES = 900 * 1024
@@ -33,54 +31,14 @@ MOST_SHARDS = 10
 ROOM_TO_GROW = 100
 
 
-class Entry(msgspec.Struct, frozen=True, rename="camel"):
-    """One account as proxies see it (design: the wire format). The order of the members is part of the golden files."""
-
-    version: int
-    name: str
-    uid: str
-    provider: str
-    status: str
-    priority: int
-    weight: int
-    max_concurrent_requests: int
-    generation: int
-    fingerprint: str
-    expires: str | None
-    cooldown_until: str | None
-    cooldown_seconds: int
-
-
-def render_entry(facts: Facts) -> Entry:
-    """The same facts always give the same entry. To proxies, a probe is an account that takes one request at a time."""
-    account, credential = facts.account, facts.credential
-    status, probe = readiness(facts).reason, facts.probe
-    if probe is not None and status == c.COOLING_DOWN:
-        status = c.AVAILABLE
-    cooldown = facts.cooldown if probe is None else None
-    return Entry(
-        version=VERSION,
-        name=account.name,
-        uid=account.uid,
-        provider=account.spec.provider,
-        status=status,
-        priority=account.spec.priority,
-        weight=account.spec.weight if probe is None else 1,
-        max_concurrent_requests=account.spec.max_concurrent_requests if probe is None else 1,
-        generation=credential.generation if credential else 0,
-        fingerprint=fingerprint(credential.access_token) if credential else "",
-        expires=rfc3339(credential.expires) if credential else None,
-        cooldown_until=rfc3339(cooldown.until) if cooldown else None,
-        cooldown_seconds=int(parse_duration(account.spec.cooldown).total_seconds()),
-    )
-
-
 class IndexMaps(Protocol):
     """Where the index is kept: ConfigMaps, numbered from 0, as `cluster` offers them."""
 
-    async def read_index(self, shard: int) -> dict[str, str]: ...
+    async def read_index(self, shard: int) -> IndexMap: ...
 
-    async def write_index(self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None: ...
+    async def write_index(
+        self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str], shards: int
+    ) -> None: ...
 
 
 class Slot(NamedTuple):
@@ -103,6 +61,8 @@ class IndexPublisher:
         self._wanted: dict[Slot, str] = {}
         self._slots: dict[str, Slot] = {}  # by key: every account that is wanted has one
         self._reserved: Counter[int] = Counter()  # bytes, by shard
+        # how many ConfigMaps there are, by the word of the first and in truth; neither ever shrinks
+        self._announced = self._total = 1
         self._waiting: dict[Slot, asyncio.Future[None]] = {}
         self._wake = asyncio.Event()
         self._writes = 0
@@ -111,7 +71,8 @@ class IndexPublisher:
 
     async def load(self, accounts: set[str]) -> None:
         """Start from what is there; keys of accounts that do not exist any more are removed."""
-        self._written = await self._read(range(MOST_SHARDS))
+        self._written, self._announced = await self._read(range(MOST_SHARDS))
+        self._total = max(self._announced, *(slot.shard + 1 for slot in self._written), 1)
         self._wanted, self._slots, self._reserved = {}, {}, Counter()
         for slot, value in sorted(self._written.items()):
             if slot.key in accounts and slot.key not in self._slots:
@@ -183,9 +144,15 @@ class IndexPublisher:
         """Write again what somebody else has changed or deleted since we wrote it."""
         await self._be_loaded()
         writes = self._writes
-        found = await self._read(range(max((slot.shard for slot in self._wanted), default=0) + 1))
+        found, announced = await self._read(range(self._total))
         if self._waiting or self._is_writing or self._writes != writes:
             return  # what was read may be from before a write of our own; the next look will tell
+        self._announced, self._total = announced, max(announced, self._total)
+        if announced < self._total:
+            log.warning(
+                "index: readers hear of %d ConfigMaps only, and there are %d; saying so", announced, self._total
+            )
+            await self._announce()
         changed = {slot for slot in found.keys() | self._wanted.keys() if found.get(slot) != self._wanted.get(slot)}
         if changed:
             keys = ", ".join(sorted(slot.key for slot in changed))
@@ -193,12 +160,11 @@ class IndexPublisher:
             self._written = found
             await asyncio.gather(*(asyncio.shield(self._mark(slot)) for slot in changed))
 
-    async def _read(self, shards: Iterable[int]) -> dict[Slot, str]:
-        shards = list(shards)
+    async def _read(self, shards: Sequence[int]) -> tuple[dict[Slot, str], int]:
+        """What is there, and how many ConfigMaps the first one speaks of."""
         found = await asyncio.gather(*(self._maps.read_index(shard) for shard in shards))
-        return {
-            Slot(shard, key): value for shard, data in zip(shards, found, strict=True) for key, value in data.items()
-        }
+        values = {Slot(shard, key): value for shard in shards for key, value in found[shard].data.items()}
+        return values, min(found[0].shards, MOST_SHARDS)
 
     async def _write(self, shard: int, batch: Mapping[Slot, asyncio.Future[None]]) -> None:
         """One ConfigMap; what goes wrong is handed to whoever waits: their reconciles try again, later and later."""
@@ -214,17 +180,27 @@ class IndexPublisher:
     async def _write_changes(self, shard: int, slots: list[Slot]) -> None:
         if not slots:
             return
-        changes = {slot.key: self._wanted.get(slot) for slot in slots}
-        whole = {slot.key: value for slot, value in self._wanted.items() if slot.shard == shard}
-        await self._maps.write_index(shard, changes, whole=whole)
+        if shard >= self._announced:
+            await self._announce()
+        await self._patch(shard, {slot.key: self._wanted.get(slot) for slot in slots})
+        size = sum(len(slot.key) + len(value) for slot, value in self._written.items() if slot.shard == shard)
+        metrics.INDEX_BYTES.labels(str(shard)).set(size)
+        log.debug("index: wrote %d keys of ConfigMap %d, which has %d bytes now", len(slots), shard, size)
+
+    async def _announce(self) -> None:
+        """Have the first ConfigMap say how many there are; every write of it does."""
+        await self._patch(0, {})
+
+    async def _patch(self, shard: int, changes: dict[str, str | None]) -> None:
+        whole, total = {slot.key: value for slot, value in self._wanted.items() if slot.shard == shard}, self._total
+        await self._maps.write_index(shard, changes, whole=whole, shards=total)
+        if shard == 0:
+            self._announced = total
         for key, value in changes.items():
             if value is None:
                 self._written.pop(Slot(shard, key), None)
             else:
                 self._written[Slot(shard, key)] = value
-        size = sum(len(slot.key) + len(value) for slot, value in self._written.items() if slot.shard == shard)
-        metrics.INDEX_BYTES.labels(str(shard)).set(size)
-        log.debug("index: wrote %d keys of ConfigMap %d, which has %d bytes now", len(changes), shard, size)
 
     def _free_slot(self, key: str, value: str) -> Slot:
         """In the first ConfigMap that has room, so that there is one for as long as one is enough."""
@@ -236,6 +212,7 @@ class IndexPublisher:
     def _place(self, slot: Slot, value: str) -> Slot:
         self._slots[slot.key] = slot
         self._reserved[slot.shard] += _reserve(slot.key, value)
+        self._total = max(self._total, slot.shard + 1)
         return slot
 
     async def _be_loaded(self) -> None:

@@ -18,8 +18,9 @@ from .documents import AccessFile
 from .errors import StoreFailed
 from .facts import Facts
 from .grants import TokenEndpoint
+from .index_entry import render_entry
 from .memory import Memory
-from .pool_index import IndexPublisher, render_entry
+from .pool_index import IndexPublisher
 from .status import OWNED, happenings, merge_patch, render_status
 from .store import Store, in_thread
 

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.support.control_plane.plane import free_port
 from tests.support.control_plane.processes import Processes
 
 ROOT = Path(__file__).parents[2]
+OPERATOR = [str(Path(sys.executable).with_name("oauth-pool-operator")), "--config"]
 CLIENT_ID = "simulator-client"
 RULE = "fdrl_demo"
 ORGANIZATION = "00000000-0000-0000-0000-000000000001"
@@ -278,6 +280,30 @@ class Stack:
         self.paste(name, self.simulator.approve(self.authorization_url(name), subject))
         self.wait_for_reason(name, "Ready", "Available")
 
+    def report(
+        self,
+        name: str,
+        reason: str,
+        *,
+        generation: int = 1,
+        reporter: str = "proxy-9",
+        age: timedelta = timedelta(0),
+        until: timedelta | None = None,
+    ) -> None:
+        """What a proxy writes, the way it writes it."""
+        entry = {
+            "reporter": reporter,
+            "observedTime": instant(-age),
+            "reason": reason,
+            "tokenGeneration": generation,
+            **({"untilTime": instant(until)} if until else {}),
+        }
+        manifest = self.account(name) | {"status": {"reports": [entry]}}
+        del manifest["spec"]
+        manager = f"--field-manager=oauth-pool-proxy-{reporter}"
+        arguments = ("apply", "--server-side", "--subresource=status", manager, "-f", "-")
+        self.kubectl(*arguments, stdin=json.dumps(manifest))
+
     # --- processes ---------------------------------------------------------------------------------------------------
 
     @property
@@ -324,25 +350,28 @@ class Stack:
         self._wait_for_http("second-operator", f"http://{health}/healthz")
         return f"http://{health}"
 
+    @property
+    def operator_command(self) -> list[str]:
+        """The operator's console script, with the configuration that it runs with."""
+        return [*OPERATOR, str(self.folder / "operator.toml")]
+
+    def as_operator(self) -> dict[str, str]:
+        """The environment that makes a process act as the operator."""
+        return {"KUBECONFIG": str(self.control_plane.kubeconfig_for(self.namespace, "oauth-pool-operator"))}
+
     def _start_operator(self, name: str, content: str) -> None:
         config = self.folder / f"{name}.toml"
         config.write_text(content)
-        kubeconfig = self.control_plane.kubeconfig_for(self.namespace, "oauth-pool-operator")
-        self._start(
-            name,
-            [str(Path(sys.executable).with_name("oauth-pool-operator")), "--config", str(config)],
-            environment={"KUBECONFIG": str(kubeconfig), "LOG_LEVEL": self._log_level},
-        )
+        environment = self.as_operator() | {"LOG_LEVEL": self._log_level}
+        self._start(name, [*OPERATOR, str(config)], environment=environment)
 
     def command(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
         """One of the operator's other commands, as it is run in its pod: with its configuration and its rights."""
-        kubeconfig = self.control_plane.kubeconfig_for(self.namespace, "oauth-pool-operator")
-        operator = str(Path(sys.executable).with_name("oauth-pool-operator"))
         ended = subprocess.run(
-            [operator, "--config", str(self.folder / "operator.toml"), *arguments],
+            [*self.operator_command, *arguments],
             input=stdin,
             capture_output=True,
-            env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+            env=os.environ | self.as_operator(),
             timeout=90,
             check=False,
         )
@@ -460,6 +489,10 @@ ca_file = "{self.control_plane.ca_file}"
 token_file = "{token}"
 namespace = "{self.namespace}"
 """
+
+
+def instant(since_now: timedelta) -> str:
+    return (datetime.now(UTC) + since_now).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @contextlib.contextmanager

@@ -9,36 +9,19 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
-import yaml
 
 from oauth_pool_operator.kubectl.cli import main
-from tests.support.control_plane import ControlPlane, wait_until
+from tests.support.control_plane import ControlPlane
+from tests.support.stack import Stack, running_stack
 
-ROOT = Path(__file__).parents[2]
 ACCOUNTS = "/apis/oauthpool.dev/v1alpha1"
 
 
-def crd_with_what_the_plugin_knows() -> dict[str, Any]:
-    """The CRD, with the fields that the plugin reads whether or not the operator at hand writes them."""
-    crd: dict[str, Any] = yaml.safe_load((ROOT / "crds/oauthaccount.yaml").read_text())
-    properties = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
-    text = {"type": "string", "maxLength": 4096}
-    properties["status"]["properties"].setdefault("lastHandledClearRequest", text)
-    for field in ("userCode", "verificationURI", "verificationURIComplete"):
-        properties["status"]["properties"]["login"]["properties"].setdefault(field, text)
-    grants = properties["spec"]["properties"]["grant"]["enum"]
-    if "DeviceCode" not in grants:
-        grants.append("DeviceCode")
-    return crd
-
-
 @pytest.fixture(scope="session")
-def control_plane(control_plane_binaries: Path) -> Iterator[ControlPlane]:
-    """A control plane of the plugin's own, because of its CRD."""
-    with ControlPlane(assets=control_plane_binaries) as plane:
-        plane.apply(crd_with_what_the_plugin_knows())
-        wait_until(lambda: plane.api.get(f"{ACCOUNTS}/oauthaccounts").is_success, "OAuthAccounts can be listed")
-        yield plane
+def stack(control_plane: ControlPlane) -> Iterator[Stack]:
+    """A real operator and the provider's simulator. Tests with them take the namespace that they work in."""
+    with running_stack(control_plane, with_proxy=False) as stack:
+        yield stack
 
 
 @dataclass

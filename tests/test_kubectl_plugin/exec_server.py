@@ -11,7 +11,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,10 +25,23 @@ POD = "operator-0"
 
 
 class ExecServer:
-    """Answers until closed; `commands` are what it was asked to run, `program` is what it runs instead."""
+    """Answers until closed; `commands` are what it was asked to run, `program` is what it runs instead.
 
-    def __init__(self, program: list[str], protocols: tuple[str, ...], *, breaks_off: bool) -> None:
+    With `passes_arguments`, it stands for the command's first word only.
+    """
+
+    def __init__(
+        self,
+        program: list[str],
+        protocols: tuple[str, ...],
+        *,
+        breaks_off: bool,
+        passes_arguments: bool,
+        environment: Mapping[str, str] | None,
+    ) -> None:
         self.program = program
+        self.passes_arguments = passes_arguments
+        self.environment = environment
         self.protocols = protocols
         self.breaks_off = breaks_off
         self.commands: list[list[str]] = []
@@ -58,9 +71,19 @@ class ExecServer:
 
 @contextmanager
 def exec_server(
-    *program: str, protocols: tuple[str, ...] = ("v5.channel.k8s.io",), breaks_off: bool = False
+    *program: str,
+    protocols: tuple[str, ...] = ("v5.channel.k8s.io",),
+    breaks_off: bool = False,
+    passes_arguments: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[ExecServer]:
-    server = ExecServer(list(program), protocols, breaks_off=breaks_off)
+    server = ExecServer(
+        list(program),
+        protocols,
+        breaks_off=breaks_off,
+        passes_arguments=passes_arguments,
+        environment=environment,
+    )
     try:
         yield server
     finally:
@@ -114,7 +137,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _run(self) -> None:
         process = subprocess.Popen(
-            self.owner.program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*self.owner.program, *(self.owner.commands[-1][1:] if self.owner.passes_arguments else ())],
+            env=self.owner.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         assert process.stdin and process.stdout and process.stderr
         with process:

@@ -1,58 +1,44 @@
-"""`clear`, where the test is the operator that answers."""
+"""`clear`, answered by the real operator."""
 
-from typing import Any
+from datetime import timedelta
 
 import pytest
 
-from tests.support.control_plane import wait_until
-from tests.test_kubectl_plugin.conftest import Objects, Plugin, condition
-from tests.test_kubectl_plugin.test_login_without_operator import in_background
+from tests.support.stack import Stack
+from tests.test_kubectl_plugin.conftest import Plugin
 
-COOLING = {
-    "cooldown": {"untilTime": "2099-01-01T00:00:00Z", "reason": "QuotaExhausted"},
-    "conditions": [condition("Ready", "False", "CoolingDown")],
-}
-AVAILABLE: dict[str, Any] = {"cooldown": None, "conditions": [condition("Ready", "True", "Available")]}
+HOUR = timedelta(hours=1)
 
 
-def answer(objects: Objects, *names: str) -> None:
-    for name in names:
-        request = wait_until(lambda name=name: objects.annotation(name, "cooldown-cleared"), "the request")  # type: ignore[misc]
-        objects.set_status(name, AVAILABLE | {"lastHandledClearRequest": request})
+@pytest.fixture
+def namespace(stack: Stack) -> str:
+    return stack.namespace
 
 
-def test_all_that_cool_down_are_cleared_and_no_others(objects: Objects, plugin: Plugin) -> None:
-    for name, status in (("alice", COOLING), ("bob", AVAILABLE), ("carol", COOLING)):
-        objects.create(name, status)
-    with in_background(lambda: answer(objects, "alice", "carol")):
-        outcome = plugin("clear", "--all")
-    assert outcome.code == 0
-    assert outcome.out == "alice: cooldown ended; it is Available\ncarol: cooldown ended; it is Available\n"
-    assert objects.annotation("bob", "cooldown-cleared") is None
+def cool_down(stack: Stack, name: str) -> None:
+    stack.report(name, "QuotaExhausted", until=HOUR)
+    stack.wait_for_reason(name, "Ready", "CoolingDown")
 
 
-def test_every_request_has_a_value_of_its_own(objects: Objects, plugin: Plugin) -> None:
-    """An answer to an earlier one must not count."""
-    objects.create("alice", COOLING)
-    with in_background(lambda: answer(objects, "alice")):
-        assert plugin("clear", "alice").code == 0
-    objects.set_status("alice", COOLING)
-    assert plugin("clear", "alice", "--timeout", "1s").code == 3
+def test_all_that_cool_down_are_cleared_and_no_others(stack: Stack, plugin: Plugin) -> None:
+    for name in ("clear-a", "clear-b", "clear-c"):
+        stack.apply(stack.account(name))
+        stack.log_in(name, f"{name}@example.com")
+    cool_down(stack, "clear-a")
+    cool_down(stack, "clear-c")
+    outcome = plugin("clear", "--all")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == "clear-a: cooldown ended; it is Available\nclear-c: cooldown ended; it is Available\n"
+    assert "lastHandledClearRequest" not in stack.get("clear-b")["status"]
+    for name in ("clear-a", "clear-c"):
+        assert stack.condition(name, "Ready")["reason"] == "Available"
+        assert stack.index()[name]["status"] == "Available"
 
 
-def test_without_an_answer_it_says_what_to_look_at(objects: Objects, plugin: Plugin) -> None:
-    objects.create("alice", COOLING)
-    outcome = plugin("clear", "alice", "--timeout", "1s")
-    assert (outcome.code, outcome.out) == (3, "")
-    expected = f"the operator did not answer for alice: no operator runs in namespace {plugin.namespace}"
-    assert expected in outcome.err
-
-
-def test_with_nothing_to_clear_it_says_so(objects: Objects, plugin: Plugin) -> None:
-    objects.create("bob", AVAILABLE)
-    assert plugin("clear", "--all").out == "no account is cooling down\n"
-
-
-@pytest.mark.parametrize("arguments", [(), ("alice", "--all")], ids=["neither", "both"])
-def test_names_or_all(plugin: Plugin, arguments: tuple[str, ...]) -> None:
-    assert plugin("clear", *arguments).code == 2
+def test_a_cooldown_can_be_ended_again_and_again(stack: Stack, plugin: Plugin) -> None:
+    stack.apply(stack.account("clear-d"))
+    stack.log_in("clear-d", "clear-d@example.com")
+    for _ in range(2):
+        cool_down(stack, "clear-d")
+        assert plugin("clear", "clear-d").out == "clear-d: cooldown ended; it is Available\n"
+    assert plugin("clear", "clear-d").out == "clear-d: was not cooling down; it is Available\n"

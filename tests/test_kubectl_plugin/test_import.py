@@ -1,19 +1,25 @@
 """`import`: how a credential gets into the operator's pod.
 
-There is no kubelet here. The WebSocket part runs against a server that speaks the exec subprotocol; what the API server
-itself answers is from a real one. That the two work together, only a cluster can show.
+There is no kubelet here. The WebSocket part runs against a server that speaks the exec subprotocol, which runs the
+operator's real command where that matters; what the API server itself answers is from a real one. That the two work
+together, only a cluster can show.
 """
 
 import io
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.control_plane import ControlPlane, wait_until
+from tests.support.stack import Stack
 from tests.test_kubectl_plugin.conftest import Objects, Outcome, Plugin
-from tests.test_kubectl_plugin.exec_server import POD, exec_server
+from tests.test_kubectl_plugin.exec_server import POD, ExecServer, exec_server
+from tests.test_operator.test_handover_on_api_server import document, entry
 
 ECHO = (sys.executable, "-c", "import sys; d = sys.stdin.read(); print(len(d)); print('did it', file=sys.stderr)")
 # every byte, and more than one frame of them
@@ -79,6 +85,43 @@ def test_a_connection_that_breaks_off_is_not_taken_for_success(
         outcome = run(server.kubeconfig(tmp_path), capfdbinary, "claude-1")
     assert outcome.code == 1
     assert outcome.err.startswith("error: the connection")
+
+
+@contextmanager
+def operator_pod(stack: Stack) -> Iterator[ExecServer]:
+    """Runs the operator's command as it would run in its pod: beside the operator, with its volumes and its rights."""
+    environment = os.environ | stack.as_operator()
+    with exec_server(*stack.operator_command, passes_arguments=True, environment=environment) as server:
+        yield server
+
+
+def test_a_credential_gets_from_a_file_to_the_account(
+    stack: Stack, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    tokens = stack.simulator.issue_tokens("nina@example.com")
+    stack.apply(stack.account("nina"))
+    with operator_pod(stack) as server:
+        outcome = run(server.kubeconfig(tmp_path), capfdbinary, "nina", stdin=document(main=entry(tokens)).decode())
+    assert (outcome.code, outcome.out.startswith("nina: Available: access token valid until")) == (0, True), outcome
+    assert "nina: handed over; waiting for the operator" in outcome.err
+    assert stack.get("nina")["status"]["token"]["generation"] == 1
+    for secret in (tokens["refresh_token"], tokens["access_token"]):
+        assert secret not in outcome.out + outcome.err + str(server.commands)
+
+
+def test_what_the_operator_does_not_take_is_told_and_is_no_success(
+    stack: Stack, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    stack.apply(stack.account("oscar"))
+    given = document(one={"type": "broken"}, other={"type": "oauth"}).decode()
+    with operator_pod(stack) as server:
+        kubeconfig = server.kubeconfig(tmp_path)
+        assert run(kubeconfig, capfdbinary, "oscar", "--entry", "one", stdin=given).err.endswith(
+            "entry one: its type is not oauth\n"
+        )
+        assert run(kubeconfig, capfdbinary, "--all", "--replace", stdin=given).code == 1
+        assert run(kubeconfig, capfdbinary, "oscar", stdin="not JSON").code == 1
+    assert "token" not in stack.get("oscar")["status"]
 
 
 def pod(plane: ControlPlane, namespace: str, name: str, status: dict[str, Any]) -> None:

@@ -3,23 +3,16 @@
 import io
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.control_plane import ControlPlane, wait_until
-from tests.support.stack import Stack, running_stack
+from tests.support.control_plane import wait_until
+from tests.support.stack import Stack
 from tests.test_kubectl_plugin.conftest import Plugin
 from tests.test_kubectl_plugin.pseudo_terminal import on_terminal
 
 PROMPT = "What the page shows (not echoed): "
-
-
-@pytest.fixture(scope="module")
-def stack(control_plane: ControlPlane) -> Iterator[Stack]:
-    with running_stack(control_plane, with_proxy=False) as stack:
-        yield stack
 
 
 @pytest.fixture
@@ -90,7 +83,7 @@ def test_what_is_not_a_code_or_is_refused_is_asked_for_again(
     with on_terminal(*command, "bob", environment=environment) as terminal:
         terminal.wait_for(PROMPT)
         terminal.type("half-a-code\n")
-        terminal.wait_for("warning: that is not all that the page shows")
+        terminal.wait_for("warning: what was given is not <code>#<state>")
         # the same login, so the same page; this time a code that the provider does not know
         _, _, state = stack.simulator.approve(opened(tmp_path, 1), "bob@example.com").partition("#")
         terminal.type(f"not-the-code#{state}\n")
@@ -101,6 +94,23 @@ def test_what_is_not_a_code_or_is_refused_is_asked_for_again(
         assert terminal.wait() == 0
     assert "warning: the token endpoint" in terminal.printed
     assert "not-the-code" not in terminal.printed
+
+
+def test_what_was_refused_is_not_handed_over_again(
+    stack: Stack, command: tuple[str, ...], environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The operator has nothing new to say of it, so nobody would be answered."""
+    stack.apply(stack.account("peggy"))
+    with on_terminal(*command, "peggy", environment=environment) as terminal:
+        seen = 0
+        for warning in ("warning: what was given is not", "warning: that is what was refused before"):
+            terminal.wait_for(PROMPT, after=seen)
+            seen = len(terminal.printed)
+            terminal.type("half-a-code\n")
+            terminal.wait_for(warning)
+        terminal.wait_for(PROMPT, after=seen)
+        terminal.type(f"{stack.simulator.approve(opened(tmp_path, 1), 'peggy@example.com')}\n")
+        assert terminal.wait() == 0
 
 
 def test_ctrl_c_at_the_prompt_ends_with_130(
@@ -156,6 +166,34 @@ def test_a_refused_code_of_an_account_that_works_is_told_and_the_account_works_o
     assert outcome.code == 1
     assert outcome.err.splitlines()[-1].startswith("error: the token endpoint")
     assert stack.condition("grace", "Ready")["status"] == "True"
+
+
+def test_with_a_device_code_nothing_is_handed_over(
+    stack: Stack, command: tuple[str, ...], environment: dict[str, str], tmp_path: Path
+) -> None:
+    stack.simulator.set(device_interval=1)
+    stack.apply(stack.account("judy", grant="DeviceCode"))
+    with on_terminal(*command, "judy", environment=environment) as terminal:
+        terminal.wait_for("and enter the code")
+        code = stack.user_code("judy")
+        assert code in terminal.printed
+        assert code in opened(tmp_path, 1)  # the page on which it is filled in
+        stack.simulator.approve_device(code, "judy@example.com")
+        assert terminal.wait() == 0
+    assert stack.condition("judy", "Ready")["reason"] == "Available"
+    assert PROMPT not in terminal.printed
+
+
+def test_a_device_login_that_is_denied_is_told(
+    stack: Stack, command: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    stack.simulator.set(device_interval=1)
+    stack.apply(stack.account("mallory", grant="DeviceCode"))
+    with on_terminal(*command, "mallory", "--no-browser", environment=environment) as terminal:
+        terminal.wait_for("and enter the code")
+        stack.simulator.deny_device(stack.user_code("mallory"))
+        assert terminal.wait() == 1
+    assert "was refused on the provider's page" in terminal.printed
 
 
 def test_a_workload_needs_no_login(stack: Stack, plugin: Plugin) -> None:

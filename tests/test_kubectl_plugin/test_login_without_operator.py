@@ -38,30 +38,6 @@ def awaiting(session: str, **more: object) -> dict[str, Any]:
     }
 
 
-def test_with_a_device_code_nothing_is_handed_over(objects: Objects, plugin: Plugin) -> None:
-    objects.create("device", grant="DeviceCode")
-
-    def operate() -> None:
-        request = wait_until(lambda: objects.annotation("device", "login-requested"), "the request")
-        login = {
-            "sessionID": "1",
-            "userCode": "WDJB-MJHT",
-            "verificationURI": "https://provider.example/device",
-            "verificationURIComplete": "https://provider.example/device?user_code=WDJB-MJHT",
-        }
-        waiting = [condition("LoginRequired", "True", "AwaitingAuthorization")]
-        objects.set_status("device", {"lastHandledLoginRequest": request, "login": login, "conditions": waiting})
-        ready = [condition("Ready", "True", "Available"), condition("LoginRequired", "False", "NotRequired")]
-        objects.set_status("device", {"login": None, "token": {"generation": 1}, "conditions": ready})
-
-    with in_background(operate):
-        outcome = plugin("login", "device", "--no-browser")
-    assert outcome.code == 0
-    assert "https://provider.example/device?user_code=WDJB-MJHT" in outcome.err
-    assert "enter the code WDJB-MJHT" in outcome.err
-    assert "Available" in outcome.out
-
-
 def test_without_an_operator_the_wait_ends_and_says_what_is_missing(objects: Objects, plugin: Plugin) -> None:
     objects.create("alice")
     outcome = plugin("login", "alice", "--timeout", "1s")

@@ -5,15 +5,14 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from oauth_pool_operator.accounts import rfc3339
 from tests.support.control_plane import ControlPlane, wait_until
-from tests.support.stack import ROOT, Stack, running_stack
+from tests.support.stack import ROOT, Stack, instant, running_stack
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +317,7 @@ def test_a_dead_grant_disables_until_a_new_login(stack: Stack) -> None:
     stack.log_in("alice", "alice@example.com")
     uid = stack.get("alice")["metadata"]["uid"]
     stack.simulator.revoke_grants("alice@example.com")
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     stack.wait_for_reason("alice", "Ready", "Disabled")
     assert stack.condition("alice", "LoginRequired")["reason"] == "GrantRevoked"
     assert stack.index()["alice"]["status"] == "Disabled"
@@ -329,40 +328,6 @@ def test_a_dead_grant_disables_until_a_new_login(stack: Stack) -> None:
     assert stack.index()["alice"]["generation"] == 2
 
 
-def instant(since_now: timedelta) -> str:
-    return rfc3339(datetime.now(UTC) + since_now)
-
-
-def report(
-    stack: Stack,
-    name: str,
-    reason: str,
-    *,
-    generation: int = 1,
-    reporter: str = "proxy-9",
-    age: timedelta = timedelta(0),
-    until: timedelta | None = None,
-) -> None:
-    """What a proxy writes, the way it writes it."""
-    entry = {
-        "reporter": reporter,
-        "observedTime": instant(-age),
-        "reason": reason,
-        "tokenGeneration": generation,
-        **({"untilTime": instant(until)} if until else {}),
-    }
-    manifest = {
-        "apiVersion": "oauthpool.dev/v1alpha1",
-        "kind": "OAuthAccount",
-        "metadata": {"name": name, "namespace": stack.namespace},
-        "status": {"reports": [entry]},
-    }
-    stack.kubectl(
-        *("apply", "--server-side", "--subresource=status", f"--field-manager=oauth-pool-proxy-{reporter}", "-f", "-"),
-        stdin=json.dumps(manifest),
-    )
-
-
 def reporters(stack: Stack, name: str) -> list[str]:
     return [entry["reporter"] for entry in stack.get(name)["status"].get("reports", [])]
 
@@ -371,10 +336,10 @@ def test_a_report_that_says_nothing_any_more_is_taken_from_its_proxy_which_can_r
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
     hour = timedelta(hours=1)
-    report(stack, "alice", "QuotaExhausted", reporter="proxy-2", until=hour)
-    report(stack, "alice", "QuotaExhausted", reporter="proxy-1", age=3 * hour, until=-hour)
+    stack.report("alice", "QuotaExhausted", reporter="proxy-2", until=hour)
+    stack.report("alice", "QuotaExhausted", reporter="proxy-1", age=3 * hour, until=-hour)
     wait_until(lambda: reporters(stack, "alice") == ["proxy-2"], "the old entry to go")
-    report(stack, "alice", "QuotaExhausted", reporter="proxy-1", until=2 * hour)
+    stack.report("alice", "QuotaExhausted", reporter="proxy-1", until=2 * hour)
     wait_until(lambda: "T" in (stack.index()["alice"]["cooldownUntil"] or ""), "the cooldown")
     assert sorted(reporters(stack, "alice")) == ["proxy-1", "proxy-2"]
     managed = stack.kubectl("get", "oauthaccount", "alice", "-o", "json", "--show-managed-fields")
@@ -386,7 +351,7 @@ def test_the_longest_cooldown_counts_until_somebody_ends_it(stack: Stack) -> Non
     stack.apply(stack.account("alice", weight=4))
     stack.log_in("alice", "alice@example.com")
     for number in (1, 3, 2):
-        report(stack, "alice", "QuotaExhausted", reporter=f"proxy-{number}", until=timedelta(hours=number))
+        stack.report("alice", "QuotaExhausted", reporter=f"proxy-{number}", until=timedelta(hours=number))
     stack.wait_for_reason("alice", "Ready", "CoolingDown")
     soonest = instant(timedelta(hours=2, minutes=59))
     wait_until(lambda: stack.get("alice")["status"]["cooldown"]["untilTime"] > soonest, "the longest")
@@ -401,7 +366,7 @@ def test_the_longest_cooldown_counts_until_somebody_ends_it(stack: Stack) -> Non
 def test_a_refused_token_is_refreshed_at_once_and_the_account_lives(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     wait_until(lambda: stack.index()["alice"]["generation"] == 2, "a new token")
     assert stack.condition("alice", "Ready")["reason"] == "Available"
 
@@ -410,7 +375,7 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_token(stack: Stack) -> N
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
     stack.simulator.set(token_drops_after_redeem=1, rotation_grace=60)
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     wait_until(lambda: stack.index()["alice"]["generation"] == 2, "the answer of the second request")
     sent = [json.loads(request["body"]) for request in stack.simulator.requests("/v1/oauth/token")]
     assert len({body["refresh_token"] for body in sent if "refresh_token" in body}) == 1
@@ -421,7 +386,7 @@ def test_a_lost_answer_that_nobody_repeats_is_named_for_what_it_is(stack: Stack)
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
     stack.simulator.set(token_drops_after_redeem=1)
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     stack.wait_for_reason("alice", "LoginRequired", "RefreshOutcomeUnknown")
     assert stack.condition("alice", "Ready")["reason"] == "Disabled"
 
@@ -431,7 +396,7 @@ def test_a_token_endpoint_that_fails_leaves_the_account_in_use_and_is_asked_agai
     stack.log_in("alice", "alice@example.com")
     stack.kubectl("wait", "--for=condition=Ready", "oauthaccount/alice", "--timeout=1s")
     stack.simulator.set(token_failures=2, token_failure_status=500)
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     reconciling = stack.wait_for_reason("alice", "Reconciling", "Refreshing")
     assert "answered 500; next try at" in reconciling["message"]
     assert stack.condition("alice", "Ready")["status"] == "True"
@@ -589,7 +554,7 @@ def test_an_account_whose_new_credential_cannot_be_stored_is_deleted_in_time(sta
     stack.log_in("alice", "alice@example.com")
     uid = stack.get("alice")["metadata"]["uid"]
     stack.simulator.set(token_delay=1)
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     reserved = stack.state_dir / uid / "credential.json.new"
     wait_until(reserved.exists, "the refresh to begin")
     reserved.unlink()
@@ -626,7 +591,7 @@ def test_a_suspension_does_not_wait_for_a_refresh_in_flight(stack: Stack) -> Non
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
     stack.simulator.set(token_delay=20)
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     wait_until(lambda: refresh_in_flight(stack), "the refresh to begin")
     stack.kubectl("patch", "oauthaccount", "alice", "--type=merge", "-p", '{"spec":{"suspend":true}}')
     wait_until(lambda: stack.index()["alice"]["status"] == "Suspended", "no more traffic", seconds=5)
@@ -650,7 +615,7 @@ def test_an_idle_pool_makes_no_writes(stack: Stack) -> None:
     for name in ("alice", "bob"):
         stack.apply(stack.account(name))
         stack.log_in(name, f"{name}@example.com")
-    report(stack, "bob", "QuotaExhausted", until=timedelta(hours=3))
+    stack.report("bob", "QuotaExhausted", until=timedelta(hours=3))
     stack.wait_for_reason("bob", "Ready", "CoolingDown")
     stack.apply(stack.workload_account("workload"))
     stack.wait_for_reason("workload", "Ready", "Available")
@@ -694,7 +659,7 @@ def test_a_volume_that_refuses_costs_no_token(stack: Stack) -> None:
     # a folder where the file should be: this refuses root, too, as a read-only or full volume would
     obstacle = stack.state_dir / uid / "credential.json.new"
     obstacle.mkdir()
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     stalled = stack.wait_for_reason("alice", "Stalled", "StorageWriteFailed")
     assert "reserve room" in stalled["message"]
     assert len(stack.simulator.requests("/v1/oauth/token")) == before

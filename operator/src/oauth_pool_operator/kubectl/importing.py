@@ -27,7 +27,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--all", action="store_true", help="every entry of the file, into the account of its name")
     parser.add_argument("-f", "--file", default="-", metavar="FILE", help="the file (default -, standard input)")
     parser.add_argument("--entry", metavar="ID", help="which entry of a file that has several")
-    parser.add_argument("--replace", action="store_true", help="also for an account that has a credential")
+    parser.add_argument("--replace", action="store_true", help="with --all: also for accounts that are Ready")
     parser.add_argument("--pod", help="the operator's pod (default: found by its label)")
 
 

@@ -1,7 +1,7 @@
 """`login`: asks the operator for a login, takes the person through it, and waits until the account works.
 
-The code goes from the prompt onto the object and nowhere else. What can be told of it here (that it is not complete, or
-of another login) is told here, so that the same page can be copied from again; the rest the operator decides.
+The code goes from the prompt onto the object and nowhere else. What can be told of it here (that it is of another login)
+is told here, so that the same page can be copied from again; the rest the operator decides.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class Dialogue:
         self._opens_browser = opens_browser
         self._deadline = time.monotonic() + seconds
         self._attempts = ATTEMPTS if terminal.is_interactive else 1
+        self._refused = ""
 
     def run(self) -> AccountView:
         """The account, logged in; raises when that is not to be."""
@@ -119,7 +120,10 @@ class Dialogue:
         code = self._terminal.ask_secret("What the page shows (not echoed)")
         if problem := _problem_with(code, login):
             return problem
+        if code == self._refused:  # the operator would not answer the same a second time
+            return "that is what was refused before: copy all that the page shows"
         self._cluster.hand_over_code(self._name, code)
+        self._refused = code  # if we ever ask again
         return ""
 
     def _wait_for_verdict(self, before: AccountView) -> tuple[AccountView, str]:
@@ -174,10 +178,11 @@ def _problem_with(code: str, login: Login) -> str:
     pasted = parse_pasted(code)
     if pasted.refused:
         return "the page refused the login: open the URL again and approve"
-    if not pasted.code or not pasted.state:
-        return "that is not all that the page shows, which is <code>#<state>, nor the URL that the browser ended at"
+    if not pasted.code:
+        return "that is not what the page shows, nor the URL that the browser ended at"
     expected = parse_qs(urlsplit(login.url).query).get("state")
-    if expected and pasted.state != expected[0]:
+    # a code without its state is for the operator to judge: there are providers whose page shows no more
+    if expected and pasted.state and pasted.state != expected[0]:
         return "that code is of another login: open the URL above, and copy what its page shows"
     return ""
 

@@ -24,6 +24,7 @@ class Fault:
     """Nothing. A fault begins, may see the operator start anew, and ends."""
 
     has_effect = False
+    forbids_spending = False  # true while no refresh token may be spent, because its successor could not be stored
 
     def __init__(self, around: Surroundings) -> None:
         self.around = around
@@ -48,6 +49,7 @@ class DiskFull(Fault):
     def begin(self) -> None:
         # nothing at all; half of each document; all documents but not the room that is reserved for an answer
         self._size = self.random.choice((0, 100, 8192))
+        self.forbids_spending = self._size < 200  # less than a credential takes
         self.on_start()
 
     def on_start(self) -> None:

@@ -113,15 +113,14 @@ class Provider:
     def access_fingerprint(self, value: str) -> Issue | None:
         return self._issue("access_token", value)
 
-    async def accepts(self, access_token: str) -> bool:
+    async def accepts(self, access_token: str, client: httpx2.AsyncClient) -> bool:
         """Ask the API itself."""
         headers = {
             "authorization": f"Bearer {access_token}",
             "anthropic-beta": "oauth-2025-04-20",
             "anthropic-version": "2023-06-01",
         }
-        async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
-            return (await client.get(f"{self.url}/v1/models", headers=headers)).status_code == 200
+        return (await client.get(f"{self.url}/v1/models", headers=headers)).status_code == 200
 
     def _issue(self, kind: str, value: str) -> Issue | None:
         if value not in self._issues[kind]:

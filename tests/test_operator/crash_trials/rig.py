@@ -65,6 +65,8 @@ class Rig:
             (self.folder / "process").mkdir()
             self._processes = Processes(self.folder / "process", keep=False)
             stack.callback(self._processes.close)
+            # for plain HTTP; each client with a TLS context costs as much as a trial
+            self.http = await stack.enter_async_context(httpx2.AsyncClient(trust_env=False, verify=False, timeout=30))
             client = await stack.enter_async_context(self._client())
             self.namespace = await asyncio.to_thread(self._prepare)
             self.view = ClusterView(client, self.namespace, self._on_entry)
@@ -113,9 +115,8 @@ class Rig:
     async def _is_up(self) -> bool:
         """Ready, or alive where nothing is said of readiness."""
         with suppress(httpx2.TransportError):
-            async with httpx2.AsyncClient(base_url=self._health_url, trust_env=False, timeout=5) as client:
-                ready = (await client.get("/readyz")).status_code
-                return ready == 200 or (ready == 404 and (await client.get("/healthz")).status_code == 200)
+            ready = (await self.http.get(f"{self._health_url}/readyz")).status_code
+            return ready == 200 or (ready == 404 and (await self.http.get(f"{self._health_url}/healthz")).is_success)
         return False
 
     # --- looking -----------------------------------------------------------------------------------------------------

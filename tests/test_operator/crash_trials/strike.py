@@ -106,6 +106,8 @@ class Striker:
             fault.begin()
         if fault.has_effect:
             await asyncio.sleep(random.uniform(0, 1.2))
+        if begins_first and fault.forbids_spending:
+            self._demand_nothing_spent(chosen, began)
         if ends == "before the kill":
             fault.end()
             await asyncio.sleep(random.uniform(0, 0.5) * fault.has_effect)
@@ -119,6 +121,11 @@ class Striker:
             await asyncio.sleep(random.uniform(0.2, 2) * fault.has_effect)
             fault.end()
         return trials
+
+    def _demand_nothing_spent(self, chosen: Sequence[Account], since: float) -> None:
+        for account in chosen:
+            if self._rig.provider.refreshes(account.subject, since):
+                self._rig.complain(account, "its refresh token was sent although there was no room for the answer")
 
     def _is_work_left(self, chosen: Sequence[Account]) -> bool:
         return any(self._phase(account, self._rig.life_began) is not Phase.IDLE for account in chosen)
@@ -202,7 +209,7 @@ class Striker:
             account.note(f"in the end {seen}")
             for wrong in [*requests_in_order(account, rig.provider, began)]:
                 rig.complain(account, wrong)
-            for wrong in await at_the_end(account, seen, rig.provider, began):
+            for wrong in await at_the_end(account, seen, rig.provider, began, rig.http):
                 rig.complain(account, wrong)
         dead = [account for account in chosen if rig.look(account).login_required]
         _blame(dead, trials)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import httpx2
+
 from tests.simulator.recorder import Outcome
 
 from .evidence import DEAD, NOTHING, Seen, Token
@@ -100,7 +102,9 @@ def requests_in_order(account: Account, provider: Provider, since: float) -> Ite
             yield f"#{refresh.sent} was presented after #{account.presented_at_least} had been stored"
 
 
-async def at_the_end(account: Account, seen: Seen, provider: Provider, since: float) -> list[str]:
+async def at_the_end(
+    account: Account, seen: Seen, provider: Provider, since: float, client: httpx2.AsyncClient
+) -> list[str]:
     """The account works with the newest token there is; or it needs a login, and that was unavoidable."""
     wrong = [] if provider.families(account.subject) == account.logins else ["a login was exchanged twice"]
     issue = provider.access_token(seen.access_token)
@@ -112,7 +116,7 @@ async def at_the_end(account: Account, seen: Seen, provider: Provider, since: fl
     assert seen.state is not None
     if seen.state.number != latest:
         wrong.append(f"state holds #{seen.state.number}, but the provider has issued #{latest}")
-    if not await provider.accepts(seen.access_token):
+    if not await provider.accepts(seen.access_token, client):
         wrong.append("the provider does not accept the access token")
     return wrong
 

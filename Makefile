@@ -15,11 +15,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 # The locks are always written by the pinned uv: versions word the same lock differently.
 LOCK := .tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 ARGS ?=
+N ?= 200
 
-.PHONY: help setup demo test check format lock bench clean
+.PHONY: help setup demo test crash-trials check format lock bench bench-operator clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.installed ## Install everything into .venv (every other command does this by itself)
 
@@ -28,6 +29,9 @@ demo: setup ## Run the whole system on this machine and show it work (ARGS=--onc
 
 test: setup ## Run all tests (ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(ARGS)
+
+crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)
+	@$(BIN)/python -m tests.test_operator.crash_trials --trials $(N) $(ARGS)
 
 check: setup ## Formatting, lint, types, and whether the locks are up to date
 	$(BIN)/ruff format --check .
@@ -54,6 +58,9 @@ lock-into: .tools/bin/uv
 
 bench: setup ## Measure the proxy against a direct connection (ratios; see tests/bench)
 	@$(BIN)/python -m tests.bench.run $(ARGS)
+
+bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help)
+	@$(BIN)/python -m tests.bench.operator_bench $(ARGS)
 
 clean: ## Remove everything that these commands made below the repository
 	rm -rf .venv .tools .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -51,7 +51,9 @@ class Process:
         # each start has a log of its own: a restart does not repeat the lines of before
         self._key = f"{name}-{next(_numbers)}"
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # for `-m tests.simulator`
-        processes.start(self._key, *command, environment={"PYTHONUNBUFFERED": "1", "PYTHONPATH": path} | environment)
+        self.pid = processes.start(
+            self._key, *command, environment={"PYTHONUNBUFFERED": "1", "PYTHONPATH": path} | environment
+        )
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
 

@@ -17,6 +17,7 @@ class Outcome:
     seed: int
     trials: list[Trial] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    strikes: int = 0
     kills: int = 0
     seconds: float = 0.0
 

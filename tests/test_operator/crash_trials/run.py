@@ -24,7 +24,7 @@ async def run(
     variants: tuple[Variant, ...] = VARIANTS,
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """The trials, and what they showed. Ends early when an account fails: the others may suffer from the same."""
+    """So many trials or more, of every variant. Ends early when an account fails: others may suffer from the same."""
     outcome, random, began = Outcome(seed), Random(seed), time.monotonic()
     deck = _deck(variants, Random(random.random()))
 
@@ -33,7 +33,8 @@ async def run(
         async with rig.running():
             striker = Striker(rig)
             say(f"rig {number}: {accounts} accounts are logged in after {time.monotonic() - began:.0f} s")
-            while len(outcome.trials) < trials and not outcome.failures:
+            while not outcome.failures and (len(outcome.trials) < trials or outcome.strikes < len(variants)):
+                outcome.strikes += 1
                 outcome.trials += await striker.strike(next(deck))
                 outcome.failures += _failures(rig)
                 say(f"rig {number}: {len(outcome.trials)} of {trials} trials, {time.monotonic() - began:.0f} s")

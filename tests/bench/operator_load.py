@@ -5,6 +5,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.support.stack import Stack
 ACCOUNTS = "/apis/oauthpool.dev/v1alpha1/namespaces/{}/oauthaccounts"
 INDEX = {"labelSelector": "oauthpool.dev/index=1"}
 CREATES_AT_ONCE = 16
+PAUSE_SECONDS = 0.05  # between two reports: the operator is at rest again
 REPORTER = "bench"
 
 Json = dict[str, Any]
@@ -71,17 +73,29 @@ class Load:
     def report_latencies(self, count: int, say: Callable[[str], None]) -> list[float]:
         """Seconds from before a report is sent until a watcher of the index has the account's cooldown, one by one."""
         latencies = []
-        version = self._get(self._config_maps, **INDEX)["metadata"]["resourceVersion"]
-        parameters = {**INDEX, "watch": "1", "resourceVersion": version}
-        with self._api.stream("GET", self._config_maps, params=parameters, timeout=30) as watch:
-            lines = watch.raise_for_status().iter_lines()
+        with self._watch(**INDEX) as lines:
             for number, name in enumerate(random.sample(self.names, min(count, len(self.names))), start=1):
                 began = time.monotonic()
                 self._report(name)
-                latencies.append(_arrival(lines, name) - began)
+                latencies.append(_arrival(lines, name, '"status":"CoolingDown"') - began)
                 if number % 50 == 0:
                     say(f"{number} of {count} reports")
-                time.sleep(0.05)
+                time.sleep(PAUSE_SECONDS)
+        return latencies
+
+    def floor_latencies(self, count: int) -> list[float]:
+        """The same without an operator: one key of a ConfigMap like the index's largest is patched, and watched."""
+        items = self._get(self._config_maps, **INDEX)["items"]
+        data = max((item.get("data") or {} for item in items), key=len)
+        document = {"metadata": {"name": "floor"}, "data": data}
+        self._api.post(self._config_maps, json=document, timeout=60).raise_for_status()
+        name, latencies = min(data), []
+        with self._watch(fieldSelector="metadata.name=floor") as lines:
+            for number in range(count):
+                began, mark = time.monotonic(), f"floor-{number}."
+                self._patch(f"{self._config_maps}/floor", "merge-patch+json", {"data": {name: mark + data[name]}})
+                latencies.append(_arrival(lines, name, mark) - began)
+                time.sleep(PAUSE_SECONDS)
         return latencies
 
     def _report(self, name: str) -> None:
@@ -99,12 +113,20 @@ class Load:
             "metadata": {"name": name},
             "status": {"reports": [entry]},
         }
-        self._api.patch(
-            f"{self._accounts}/{name}/status",
-            params={"fieldManager": f"oauth-pool-proxy-{REPORTER}", "force": "true"},
-            content=json.dumps(document),
-            headers={"content-type": "application/apply-patch+yaml"},
-        ).raise_for_status()
+        path = f"{self._accounts}/{name}/status?fieldManager=oauth-pool-proxy-{REPORTER}&force=true"
+        self._patch(path, "apply-patch+yaml", document)
+
+    @contextmanager
+    def _watch(self, **selector: str) -> Iterator[Iterator[str]]:
+        """What changes in ConfigMaps from now on, a line an event."""
+        version = self._get(self._config_maps, **selector)["metadata"]["resourceVersion"]
+        parameters = {**selector, "watch": "1", "resourceVersion": version}
+        with self._api.stream("GET", self._config_maps, params=parameters, timeout=30) as watch:
+            yield watch.raise_for_status().iter_lines()
+
+    def _patch(self, path: str, kind: str, document: Json) -> None:
+        headers = {"content-type": f"application/{kind}"}
+        self._api.patch(path, content=json.dumps(document), headers=headers, timeout=60).raise_for_status()
 
     def _index(self) -> dict[str, Json]:
         """The union of all ConfigMaps of the index."""
@@ -116,11 +138,10 @@ class Load:
         return found
 
 
-def _arrival(lines: Iterator[str], name: str) -> float:
-    """When the watch brought the index with the account cooling down."""
+def _arrival(lines: Iterator[str], name: str, mark: str) -> float:
+    """When the watch brought a ConfigMap with this mark in the account's entry."""
     for line in lines:
         instant = time.monotonic()
-        entry = (json.loads(line)["object"].get("data") or {}).get(name, "")
-        if '"status":"CoolingDown"' in entry:
+        if mark in (json.loads(line)["object"].get("data") or {}).get(name, ""):
             return instant
-    raise TimeoutError(f"the watch ended before the report on {name} was in the index")
+    raise TimeoutError(f"the watch ended before {name} had changed")

@@ -4,9 +4,10 @@ import argparse
 import asyncio
 import secrets
 import sys
+import traceback
 from pathlib import Path
 
-from tests.support.control_plane import ControlPlane, ControlPlaneError, wait_until
+from tests.support.control_plane import ControlPlane, wait_until
 
 from .faults import VARIANTS
 from .report import Outcome
@@ -22,8 +23,8 @@ def main() -> int:
         outcome = _run(options)
     except KeyboardInterrupt:
         return 130
-    except ControlPlaneError as error:
-        sys.stderr.write(f"crash-trials: {error}\n")
+    except Exception:  # noqa: BLE001 (whatever it is, it is not a lost account)
+        traceback.print_exc()
         return 2
     for failure in outcome.failures:
         sys.stdout.write(f"{failure}\n\n")

@@ -15,8 +15,8 @@ SCRIPT = str(Path(sys.executable).with_name("oauth-pool-operator"))
 class OperatorProcess:
     """The real console script. Its lines go through a pipe, as in a container: they do not fail when the disk is full."""
 
-    def __init__(self, processes: Processes, name: str, config: Path, kubeconfig: Path) -> None:
-        self.lines: deque[str] = deque(maxlen=500)
+    def __init__(self, processes: Processes, name: str, config: Path, kubeconfig: Path, *, lines: deque[str]) -> None:
+        self._lines = lines
         self._processes = processes
         self._name = name
         self._rest = b""
@@ -66,4 +66,4 @@ class OperatorProcess:
                 self.close()
                 return
             *lines, self._rest = (self._rest + data).split(b"\n")
-            self.lines.extend(line.decode(errors="replace") for line in lines)
+            self._lines.extend(line.decode(errors="replace") for line in lines)

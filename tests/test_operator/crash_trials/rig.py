@@ -3,7 +3,8 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -30,26 +31,18 @@ SETTLE_SECONDS = 60.0
 T = TypeVar("T")
 
 
-class NotUsable(Exception):
-    """Accounts did not come to rest after a restart."""
-
-    def __init__(self, accounts: Iterable[Account]) -> None:
-        self.accounts = list(accounts)
-        super().__init__(", ".join(account.name for account in self.accounts))
-
-
 class Rig:
     """Use it `running`. Whatever is found wrong on the way is in `complaints`."""
 
-    def __init__(self, plane: ControlPlane, number: int, size: int, random: Random) -> None:
+    def __init__(self, plane: ControlPlane, size: int, random: Random) -> None:
         self.random = random
         self.provider = Provider()
         self.accounts = [Account(f"a{index}", f"a{index}@trials.invalid") for index in range(size)]
         self.complaints: list[tuple[Account, str]] = []
         self.lives = self.kills = 0
         self.life_began = 0.0
+        self.lines: deque[str] = deque(maxlen=2000)  # what the operator has printed, in all its lives
         self._plane = plane
-        self._number = number
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -76,11 +69,13 @@ class Rig:
                     watching.create_task(self.view.watch_index()),
                 ]
                 self.start()
-                await self._create_accounts()
-                yield
+                try:
+                    await self._create_accounts()
+                    yield
+                finally:
+                    self.process.kill()
                 for task in tasks:
                     task.cancel()
-                self.process.kill()
 
     # --- the operator's process --------------------------------------------------------------------------------------
 
@@ -88,7 +83,11 @@ class Rig:
         self.lives += 1
         self.life_began = time.time()
         self.process = OperatorProcess(
-            self._processes, f"operator-{self.lives}", self.folder / "operator.toml", self.folder / "kubeconfig"
+            self._processes,
+            f"operator-{self.lives}",
+            self.folder / "operator.toml",
+            self.folder / "kubeconfig",
+            lines=self.lines,
         )
 
     async def kill(self) -> bool:
@@ -99,18 +98,24 @@ class Rig:
         await asyncio.sleep(0.05)
         return was_running
 
-    async def settle(self, accounts: Iterable[Account], *, seconds: float = SETTLE_SECONDS) -> None:
-        """Until all accounts have come to rest; an operator that ends by itself is started again, as a kubelet does."""
-        unsettled, deadline = list(accounts), time.monotonic() + seconds
+    async def settle(self) -> bool:
+        """Until all accounts have come to rest; an operator that ends by itself is started again, as a kubelet does.
+
+        False, and a complaint of each account, when they do not.
+        """
+        unsettled, deadline = self.accounts, time.monotonic() + SETTLE_SECONDS
         while True:
             unsettled = [account for account in unsettled if not is_settled(account, self.look(account))]
             if not unsettled and await self._is_up():
-                return
+                return True
             if time.monotonic() > deadline:
-                raise NotUsable(unsettled)
+                break
             if not self.process.is_running:
                 self.start()
             await asyncio.sleep(0.05)
+        for account in unsettled or self.accounts:
+            self.complain(account, f"not usable {SETTLE_SECONDS:g} s after the restart: {self.look(account)}")
+        return False
 
     async def _is_up(self) -> bool:
         """Ready, or alive where nothing is said of readiness."""
@@ -137,8 +142,9 @@ class Rig:
         return seen
 
     def complain(self, account: Account, wrong: str) -> None:
-        account.note(f"WRONG: {wrong}")
-        self.complaints.append((account, wrong))
+        if (account, wrong) not in self.complaints:
+            account.note(f"WRONG: {wrong}")
+            self.complaints.append((account, wrong))
 
     def _on_entry(self, name: str, entry: Json | None) -> None:
         """Every single state of the index is looked at, not only those that last."""

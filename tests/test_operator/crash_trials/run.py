@@ -29,7 +29,7 @@ async def run(
     deck = _deck(variants, Random(random.random()))
 
     async def strike_one(number: int, own: Random) -> None:
-        rig = Rig(plane, number, accounts, own)
+        rig = Rig(plane, accounts, own)
         async with rig.running():
             striker = Striker(rig)
             say(f"rig {number}: {accounts} accounts are logged in after {time.monotonic() - began:.0f} s")
@@ -54,11 +54,11 @@ def _deck(variants: tuple[Variant, ...], random: Random) -> Iterator[Variant]:
 
 
 def _failures(rig: Rig) -> list[str]:
-    """Each account with which something is wrong, with its history and the last lines of its operator."""
+    """Each account with which something is wrong, with its history and what its operator said of it."""
     texts = []
     for account in dict.fromkeys(account for account, _ in rig.complaints):
         wrong = "\n".join(f"  {text}" for found, text in rig.complaints if found is account)
         history = "\n".join(f"  {line}" for line in account.history)
-        lines = "\n".join(f"  {line}" for line in rig.process.lines if account.name in line)
-        texts.append(f"{account.name}:\n{wrong}\nits history:\n{history}\nits operator's last life:\n{lines}")
+        lines = "\n".join(f"  {line}" for line in rig.lines if f'"{account.name}: ' in line)
+        texts.append(f"{account.name}:\n{wrong}\nits history:\n{history}\nits operator's lines:\n{lines}")
     return texts

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .evidence import Phase, phase_of
+from .evidence import Phase, Seen, phase_of
 from .faults import Fault, Variant
 from .provider import GRACE_SECONDS
-from .rig import NotUsable, Rig
+from .rig import Rig
 from .verdict import Account, at_the_end, requests_in_order
 
 # What a kill aims at; None is any instant. Some are over in a millisecond and would be hit too seldom by chance.
@@ -43,12 +43,14 @@ class Striker:
         self._random = rig.random
         # An operator follows reports of one account only now and then: these have had theirs, in its present life.
         self._spent: set[Account] = set()
+        self._before: dict[Account, Seen] = {}
 
     async def strike(self, variant: Variant) -> list[Trial]:
         """Returns when every account has been judged; complaints are the rig's."""
         rig, began = self._rig, time.time()
         rig.provider.forget_requests()
-        chosen = await self._choose()
+        if not (chosen := await self._choose()):
+            return []
         for account in chosen:
             self._prepare(account, variant)
         fault = variant.fault(rig)
@@ -69,7 +71,8 @@ class Striker:
             await rig.kill()
             rig.start()
             self._spent = set()
-        await rig.settle(rig.accounts)
+        if not await rig.settle():
+            return []
         chosen = [account for account in rig.accounts if account not in self._spent]
         self._random.shuffle(chosen)
         return chosen
@@ -145,16 +148,24 @@ class Striker:
 
     async def _aim(self, chosen: Sequence[Account], since: float, patience: float) -> None:
         """Once rotations have begun: wait for some account to be where the kill should find it, or for some time."""
+        self._before = {account: self._rig.look(account) for account in chosen}
         due = [account for account in chosen if self._phase(account, since) is not Phase.IDLE]
         aim, marks = self._random.choice(AIMS), self._random.sample(due or chosen, min(MARKS, len(due or chosen)))
-        begun = lambda: any(self._phase(account, since) > Phase.BEFORE for account in chosen)
-        await self._wait(begun, patience, every=0.01)
+        await self._wait(lambda: self._is_at_work(since), patience, every=0.01)
         if aim is None:
             await asyncio.sleep(self._random.uniform(0, 0.3))
         else:
             reached = lambda: any(self._phase(mark, since) >= aim for mark in marks)
             await self._wait(reached, AIM_SECONDS, every=0.001)
         await asyncio.sleep(self._random.uniform(0, 0.004))
+
+    def _is_at_work(self, since: float) -> bool:
+        """Something has changed since the aim was taken, or the provider was asked for something."""
+        rig = self._rig
+        return any(
+            rig.look(account) != seen or rig.provider.refreshes(account.subject, since)
+            for account, seen in self._before.items()
+        )
 
     async def _wait(self, condition: Callable[[], bool], seconds: float, every: float) -> None:
         """Until it is so, or long enough: with a fault, it may never be."""
@@ -168,14 +179,13 @@ class Striker:
         seconds, instant = time.time() - since, time.time()
         if not await self._rig.kill():
             return []
-        trials = []
+        is_at_work, trials = self._is_at_work(since), []
         for account in chosen:
             phase = self._phase(account, since, instant)
             self._remember(account, phase)
             if phase is not Phase.IDLE:
                 trials.append(Trial(variant.name, account.has_grace, phase, account, seconds))
-        at_work = any(trial.phase > Phase.BEFORE for trial in trials)
-        return trials if at_work else []  # killed before it did anything: no rotation was imminent
+        return trials if is_at_work else []  # killed before it did anything: no rotation was imminent
 
     def _remember(self, account: Account, phase: Phase) -> None:
         rig = self._rig
@@ -189,8 +199,7 @@ class Striker:
     def _phase(self, account: Account, since: float, instant: float = float("inf")) -> Phase:
         rig = self._rig
         seen = rig.look(account)
-        is_reported = account.asks_for_refresh(seen) and since <= account.reported_at <= instant
-        is_due = is_reported or (since == rig.life_began and account.asks_for_refresh(seen))
+        is_due = account.asks_for_refresh(seen) and account.reported_at <= instant
         refreshes = rig.provider.refreshes(account.subject, since)
         return phase_of(seen, refreshes, lambda: rig.provider.latest(account.subject), since=since, is_due=is_due)
 
@@ -198,16 +207,12 @@ class Striker:
 
     async def _judge(self, chosen: Sequence[Account], trials: Sequence[Trial], began: float) -> None:
         rig = self._rig
-        try:
-            await rig.settle(rig.accounts)
-        except NotUsable as error:
-            for account in error.accounts:
-                rig.complain(account, f"not usable in time: {rig.look(account)}")
+        if not await rig.settle():
             return
         for account in chosen:
             seen = rig.look(account)
             account.note(f"in the end {seen}")
-            for wrong in [*requests_in_order(account, rig.provider, began)]:
+            for wrong in requests_in_order(account, rig.provider, began):
                 rig.complain(account, wrong)
             for wrong in await at_the_end(account, seen, rig.provider, began, rig.http):
                 rig.complain(account, wrong)

@@ -14,6 +14,8 @@ from .provider import Provider
 
 # A token that lives at least this long is one that was issued after the strike.
 LONG_LIFE = timedelta(minutes=10)
+# The index's words for an account that a proxy may pick, now or when its cooldown has passed.
+USABLE = ("Available", "CoolingDown")
 
 
 @dataclass(eq=False)
@@ -60,20 +62,16 @@ def at_any_time(account: Account, seen: Seen) -> Iterator[str]:
     yield from seen.damage
     state = seen.state or NOTHING
     places = {"state": state, "access": seen.access, "index": seen.index, "status": seen.status}
-    # an access file that is not there is behind nobody
-    for place, upstream, limit in (
-        ("access", "state", state),
-        ("index", "access", seen.access),
-        ("status", "state", state),
-    ):
-        yield from _behind(place, places[place], upstream, limit)
-    yield from _behind("index", seen.index, "state", state)
+    for place in ("access", "index", "status"):
+        yield from _behind(place, places[place], "state", state)
+    if seen.index_word in USABLE:  # of an account that nobody picks, nobody needs the file
+        yield from _behind("index", seen.index, "access", seen.access)
     for place, token in places.items():
         yield from _forwards(account, place, token)
 
 
 def _behind(place: str, token: Token | None, upstream: str, limit: Token | None) -> Iterator[str]:
-    """What is written later names the same token, or one of before."""
+    """What is written later names the same token, or one of before. An access file that is not there is behind nobody."""
     if token is None or limit is None:
         return
     if token.generation and not token.number:

@@ -22,6 +22,12 @@ from tests.support.control_plane import ControlPlane, ControlPlaneError
 from tests.support.stack import Stack, running_stack, serve_accounts
 
 WAIT_SECONDS = 600.0
+# As in the image, where the kubectl plugin's packages are not installed: Kopf imports `kubernetes` when it finds it.
+AS_SHIPPED = (
+    sys.executable,
+    "-c",
+    "import sys; sys.modules['kubernetes'] = None; from oauth_pool_operator.cli import main; sys.exit(main())",
+)
 # After the last write: what was posted with it (Events) is done, and garbage is collected.
 CALM_SECONDS = 5.0
 
@@ -108,7 +114,7 @@ def few(plane: ControlPlane, options: argparse.Namespace) -> list[Figure]:
 @contextmanager
 def started(plane: ControlPlane, options: argparse.Namespace) -> Iterator[Stack]:
     """Operator and token endpoint, in a namespace of their own."""
-    with running_stack(plane, with_proxy=False) as stack:
+    with running_stack(plane, with_proxy=False, operator=AS_SHIPPED) as stack:
         stack.simulator.set(token_delay=options.token_delay)
         yield stack
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tests.support.control_plane.plane import free_port
 from tests.support.control_plane.processes import Processes
 
 ROOT = Path(__file__).parents[2]
-OPERATOR = [str(Path(sys.executable).with_name("oauth-pool-operator")), "--config"]
+OPERATOR = (str(Path(sys.executable).with_name("oauth-pool-operator")),)
 CLIENT_ID = "simulator-client"
 RULE = "fdrl_demo"
 ORGANIZATION = "00000000-0000-0000-0000-000000000001"
@@ -178,10 +178,12 @@ class Stack:
         control_plane: ControlPlane,
         folder: Path,
         *,
+        operator: Sequence[str] = OPERATOR,
         log_level: str = "info",
         on_line: Callable[[str, str], None] | None = None,
     ) -> None:
         self.control_plane = control_plane
+        self._operator = operator
         self.folder = folder
         self.namespace = control_plane.namespace()
         self.proxy_url = f"http://127.0.0.1:{free_port()}"
@@ -352,8 +354,8 @@ class Stack:
 
     @property
     def operator_command(self) -> list[str]:
-        """The operator's console script, with the configuration that it runs with."""
-        return [*OPERATOR, str(self.folder / "operator.toml")]
+        """The operator's program, with the configuration that it runs with."""
+        return [*self._operator, "--config", str(self.folder / "operator.toml")]
 
     def as_operator(self) -> dict[str, str]:
         """The environment that makes a process act as the operator."""
@@ -363,7 +365,7 @@ class Stack:
         config = self.folder / f"{name}.toml"
         config.write_text(content)
         environment = self.as_operator() | {"LOG_LEVEL": self._log_level}
-        self._start(name, [*OPERATOR, str(config)], environment=environment)
+        self._start(name, [*self._operator, "--config", str(config)], environment=environment)
 
     def command(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
         """One of the operator's other commands, as it is run in its pod: with its configuration and its rights."""

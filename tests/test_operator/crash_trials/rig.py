@@ -226,6 +226,8 @@ state_dir = "{self.state}"
 access_dir = "{self.access}"
 health_listen_addr = "{health}"
 metrics_listen_addr = "127.0.0.1:{free_port()}"
+# all at once: what waits for its turn is not worth a kill
+max_concurrent_refreshes = {len(self.accounts)}
 
 [providers.simulator.authorization_code]
 client_id = "{CLIENT_ID}"

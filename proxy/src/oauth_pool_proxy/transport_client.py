@@ -60,7 +60,7 @@ class TransportClient(Client):
     # The request
 
     async def body(self, most_bytes: int, timeout: float) -> bytes:
-        announced = announced_length(self._cycle.scope["headers"])  # type: ignore[arg-type]
+        announced = announced_length(dict(self._cycle.scope["headers"]))
         if announced == 0:
             return b""
         if announced is not None and announced > most_bytes:
@@ -219,8 +219,7 @@ class TransportClient(Client):
         cycle.response_started, cycle.waiting_for_100_continue = True, False
         self._framing = self._framing_of(status, headers)
         pieces = [STATUS_LINE[status]]
-        for name, value in headers:
-            pieces += (name, b": ", value, b"\r\n")
+        pieces += [b"%s: %s\r\n" % header for header in headers]
         if self._framing is _Framing.CHUNKED:
             pieces.append(b"transfer-encoding: chunked\r\n")
         elif self._framing is _Framing.UNTIL_CLOSE:

@@ -114,8 +114,9 @@ class Upstream:
                 f"The upstream could not be connected to within {self._connect_timeout:g} s"
             ) from None
         except OSError as error:
-            reason = "its certificate is not trusted" if isinstance(error, ssl.SSLError) else type(error).__name__
-            raise UpstreamUnreachable(f"The upstream could not be connected to ({reason})", was_sent=False) from error
+            raise UpstreamUnreachable(
+                f"The upstream could not be connected to ({_reason(error)})", was_sent=False
+            ) from error
 
     async def _connect_to_any(self, addresses: list[str]) -> Connection:
         """In turn. One that does not answer costs its share of the time, and not the others' too."""
@@ -177,6 +178,12 @@ class Upstream:
         self.look()
         if self._connections:
             self._watchdog = asyncio.get_running_loop().call_later(min(1.0, self._timeout / 4), self._watch)
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    return "TLS failed" if isinstance(error, ssl.SSLError) else type(error).__name__
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:

@@ -13,7 +13,7 @@ from pathlib import Path
 from oauth_pool_proxy.addresses import Addresses, Lookup, look_up
 from oauth_pool_proxy.config import UpstreamUrl
 from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
-from oauth_pool_proxy.upstream_connection import Answer, Connection, Headers, NothingCameBack
+from oauth_pool_proxy.upstream_connection import Answer, Connection, Headers, NothingCameBack, TlsConnection
 
 __all__ = ["Answer", "Headers", "Upstream"]
 
@@ -134,7 +134,7 @@ class Upstream:
         raise AssertionError("there is at least one address")
 
     async def _connect_to(self, address: str) -> Connection:
-        connection = Connection(self)
+        connection = TlsConnection(self) if self._tls else Connection(self)
         name = self._url.host if self._tls else None
         try:
             await asyncio.get_running_loop().create_connection(

@@ -17,6 +17,7 @@ Headers = list[tuple[bytes, bytes]]
 HIGH_WATER = 256 * 1024
 """With this much unread the upstream is not read from, so that a slow client costs no memory."""
 MOST_HEADERS, MOST_HEAD_BYTES = 128, 64 * 1024
+READ_BYTES = 64 * 1024
 IDLE_SECONDS = 90.0
 
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -93,7 +94,7 @@ class Answer:
             self._connection.release()
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BaseProtocol):
     """One connection and the exchange that it is in, if any."""
 
     _is_paused = False
@@ -259,7 +260,7 @@ class Connection(asyncio.Protocol):
             self._wake()
         self._transport.abort()
 
-    # asyncio.Protocol
+    # asyncio.Protocol, and BufferedProtocol in `TlsConnection`
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
@@ -268,7 +269,7 @@ class Connection(asyncio.Protocol):
         if self._is_unwanted:
             self._transport.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         if not self._is_in_use:
             self.abort()  # nobody asked
             return
@@ -390,3 +391,15 @@ class Connection(asyncio.Protocol):
             self._fail(failure)
         else:
             self._fail(StreamBroken("The upstream's answer is not valid HTTP", error_type="connection"))
+
+
+class TlsConnection(Connection):
+    """Reads into a buffer that all of them share: uvloop's TLS would allocate a quarter of a megabyte for every read."""
+
+    _buffer = memoryview(bytearray(READ_BYTES))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self._buffer[:nbytes])

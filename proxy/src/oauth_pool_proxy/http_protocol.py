@@ -9,7 +9,6 @@ What is not HTTP is answered in the API's error envelope.
 
 import asyncio
 import re
-from collections import deque
 
 import httptools
 from starlette.types import Receive, Scope, Send
@@ -27,11 +26,11 @@ _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 class HttpProtocol(HttpToolsProtocol):
     offers_transport = True
     _is_declining = False
-    _unfinished: deque[TransportClient]
+    _unfinished: list[TransportClient]
     """Requests without a complete answer: the first is being answered, the last is being received."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        self._unfinished = deque()
+        self._unfinished = []
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -93,7 +92,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         if self._unfinished:
-            self._unfinished.popleft()
+            self._unfinished.pop(0)
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:

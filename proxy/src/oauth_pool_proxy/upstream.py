@@ -13,7 +13,8 @@ from pathlib import Path
 from oauth_pool_proxy.addresses import Addresses, Lookup, look_up
 from oauth_pool_proxy.config import UpstreamUrl
 from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
-from oauth_pool_proxy.upstream_connection import Answer, Connection, Headers, NothingCameBack, TlsConnection
+from oauth_pool_proxy.tls_connection import TlsConnection
+from oauth_pool_proxy.upstream_connection import Answer, Connection, Headers, NothingCameBack
 
 __all__ = ["Answer", "Headers", "Upstream"]
 
@@ -134,12 +135,11 @@ class Upstream:
         raise AssertionError("there is at least one address")
 
     async def _connect_to(self, address: str) -> Connection:
-        connection = TlsConnection(self) if self._tls else Connection(self)
-        name = self._url.host if self._tls else None
+        connection = TlsConnection(self, self._tls, self._url.host) if self._tls else Connection(self)
         try:
-            await asyncio.get_running_loop().create_connection(
-                lambda: connection, address, self._url.port, ssl=self._tls, server_hostname=name
-            )
+            await asyncio.get_running_loop().create_connection(lambda: connection, address, self._url.port)
+            if isinstance(connection, TlsConnection):
+                await connection.secured()
         except BaseException:
             self._abandon(connection)
             raise

@@ -17,7 +17,6 @@ Headers = list[tuple[bytes, bytes]]
 HIGH_WATER = 256 * 1024
 """With this much unread the upstream is not read from, so that a slow client costs no memory."""
 MOST_HEADERS, MOST_HEAD_BYTES = 128, 64 * 1024
-READ_BYTES = 64 * 1024
 IDLE_SECONDS = 90.0
 
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -94,7 +93,7 @@ class Answer:
             self._connection.release()
 
 
-class Connection(asyncio.BaseProtocol):
+class Connection(asyncio.Protocol):
     """One connection and the exchange that it is in, if any."""
 
     _is_paused = False
@@ -117,7 +116,7 @@ class Connection(asyncio.BaseProtocol):
         if not self.is_usable:
             raise NothingCameBack
         self._begin(is_head=is_head)
-        self._transport.writelines(request)
+        self._send(request)
         try:
             while not self._status and self._error is None:
                 await self._wait()
@@ -208,6 +207,9 @@ class Connection(asyncio.BaseProtocol):
         elif now - self._last_byte > timeout:
             self._fail(StreamBroken(f"The upstream was silent for {timeout:g} s", error_type="timeout"))
 
+    def _send(self, parts: list[bytes]) -> None:
+        self._transport.writelines(parts)
+
     def _begin(self, *, is_head: bool) -> None:
         self._is_in_use = True
         self._is_head = is_head
@@ -260,7 +262,7 @@ class Connection(asyncio.BaseProtocol):
             self._wake()
         self._transport.abort()
 
-    # asyncio.Protocol, and BufferedProtocol in `TlsConnection`
+    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
@@ -269,7 +271,11 @@ class Connection(asyncio.BaseProtocol):
         if self._is_unwanted:
             self._transport.abort()
 
-    def data_received(self, data: bytes | memoryview) -> None:
+    def data_received(self, data: bytes) -> None:
+        self._received(data)
+
+    def _received(self, data: bytes | memoryview) -> None:
+        """Bytes of HTTP."""
         if not self._is_in_use:
             self.abort()  # nobody asked
             return
@@ -391,15 +397,3 @@ class Connection(asyncio.BaseProtocol):
             self._fail(failure)
         else:
             self._fail(StreamBroken("The upstream's answer is not valid HTTP", error_type="connection"))
-
-
-class TlsConnection(Connection):
-    """Reads into a buffer that all of them share: uvloop's TLS would allocate a quarter of a megabyte for every read."""
-
-    _buffer = memoryview(bytearray(READ_BYTES))
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(self._buffer[:nbytes])

@@ -126,6 +126,12 @@ class RunningProxy:
             await client.request(method, target, headers, body)
             return await client.answer(is_head=method == "HEAD")
 
+    async def metrics(self) -> dict[str, float]:
+        """All samples of `/metrics`, each under its name and labels as they are written."""
+        text = (await self.request("GET", "/metrics")).body.decode()
+        samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
 
 class RawAnswer:
     """An answer as it was on the wire. `is_complete` is false when the connection ended before the answer did."""

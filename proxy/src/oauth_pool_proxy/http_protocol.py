@@ -37,6 +37,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         self._unfinished = []
+        self._idle_since = self.loop.time()
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -50,7 +51,6 @@ class HttpProtocol(HttpToolsProtocol):
             self._unfinished[0].resume()
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         self._bytes_beside_bodies += len(data)
         try:
             while data:
@@ -109,9 +109,23 @@ class HttpProtocol(HttpToolsProtocol):
             self._unfinished[-1].body_complete()
 
     def on_response_complete(self) -> None:
+        """uvicorn's own without a timer for each pause between two requests: `Server` looks at all connections at times."""
         if self._unfinished:
             self._unfinished.pop(0)
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
+
+    def close_if_idle(self, since: float) -> None:
+        """Close a connection that has had no request since then."""
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and self._idle_since < since and not self.transport.is_closing():
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """The API's error envelope, which official clients parse, and the end of the connection (RFC 9112 6.3)."""

@@ -107,8 +107,10 @@ class PlainAsgi(HttpProtocol):
 
 
 class RunningProxy:
-    def __init__(self, app: App, port: int) -> None:
+    def __init__(self, app: App, port: int, stop: Callable[[], None]) -> None:
         self.app, self.port = app, port
+        self.stop = stop
+        """Ends it, as a signal would, and returns when it has ended. Again does nothing."""
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator["RawClient"]:
@@ -221,12 +223,16 @@ def running_proxy(
     while not app.service.is_running:
         assert thread.is_alive() and time.monotonic() < deadline, "the proxy did not start"
         time.sleep(0.005)
-    try:
-        yield RunningProxy(app, port)
-    finally:
+
+    def stop() -> None:
         server.should_exit = True
         thread.join(DEADLINE)
         assert not thread.is_alive(), "the proxy did not stop"
+
+    try:
+        yield RunningProxy(app, port, stop)
+    finally:
+        stop()
 
 
 async def until(condition: Callable[[], object], what: str) -> None:

@@ -90,7 +90,19 @@ async def test_what_is_not_known_is_left_out(upstream: UpstreamServer, start: St
     await start().request("DELETE", "/x")
     line = await printed.line()
     assert sorted(line) == sorted(
-        ["request_id", "method", "path", "status", "outcome", "attempts", "duration_ms", "bytes_in", "bytes_out", "stream", "first_byte_ms"]
+        [
+            "request_id",
+            "method",
+            "path",
+            "status",
+            "outcome",
+            "attempts",
+            "duration_ms",
+            "bytes_in",
+            "bytes_out",
+            "stream",
+            "first_byte_ms",
+        ]
     )
     assert (line["outcome"], line["status"], line["bytes_in"], line["bytes_out"]) == ("ok", 404, 0, 3)
 

@@ -389,3 +389,23 @@ async def test_an_answer_arrives_whole_however_it_is_framed_and_cut_into_pieces(
         assert (answer.body, answer.is_complete) == (BODY, True)
         is_chunked = framing != "length"
         assert answer.values(b"transfer-encoding") == ([b"chunked"] if is_chunked else [])
+
+
+async def test_connections_without_a_request_do_not_stay_for_ever(
+    upstream: UpstreamServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oauth_pool_proxy.server.KEEP_ALIVE_SECONDS", 0.2)
+    monkeypatch.setattr("oauth_pool_proxy.server.LOOK_TICKS", 1)
+    proxy = start()
+    async with proxy.connect() as silent, proxy.connect() as half, proxy.connect() as used, proxy.connect() as busy:
+        await busy.request()
+        connection = await upstream.accept()
+        await connection.request()
+        await half.send(b"GET / HTTP/1.1\r\nhost: a\r\nx: ")
+        await used.request("GET", "/health")
+        assert (await used.answer()).status == 200
+        for client in (silent, half, used):
+            assert await client.rest() == b""
+        await connection.send(json_answer(b"not too late"))
+        assert (await busy.answer()).body == b"not too late"
+        assert await busy.rest() == b""

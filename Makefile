@@ -19,7 +19,7 @@ LOCK := .tools/bin/uv pip compile --quiet --universal --python-version 3.11 --ge
 TYPESCRIPT := tests/e2e/typescript
 ARGS ?=
 
-.PHONY: help setup demo test check format lock bench clean
+.PHONY: help setup demo test check format lock bench picture clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -51,12 +51,15 @@ lock: .tools/bin/uv ## Write the locks in requirements/ anew (ARGS=--upgrade for
 # dev.txt decides the versions; the two images' locks are subsets of it, so that what is tested is what is shipped.
 .PHONY: lock-into
 lock-into: .tools/bin/uv
-	$(LOCK) $(ARGS) proxy/pyproject.toml operator/pyproject.toml --group pyproject.toml:dev -o $(DIR)/dev.txt
+	$(LOCK) $(ARGS) proxy/pyproject.toml operator/pyproject.toml --extra plugin --group pyproject.toml:dev -o $(DIR)/dev.txt
 	$(LOCK) -c $(DIR)/dev.txt proxy/pyproject.toml -o $(DIR)/proxy.txt
 	$(LOCK) -c $(DIR)/dev.txt operator/pyproject.toml -o $(DIR)/operator.txt
 
 bench: setup ## Measure the proxy beside nginx and a direct connection (ARGS=--help; docs/performance.md)
 	@$(BIN)/python -m tests.bench.run $(ARGS)
+
+picture: setup ## Draw docs/kubectl-top.svg anew, by the code that draws it on a terminal
+	@$(BIN)/python -m tests.test_kubectl_plugin.picture
 
 # An environment of its own for a dependency group that .venv is spared; the benchmark asks for it.
 .tools/%/.installed: $(UV) pyproject.toml

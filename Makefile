@@ -18,11 +18,12 @@ LOCK := .tools/bin/uv pip compile --quiet --universal --python-version 3.11 --ge
 # A client of the end-to-end tests. To update it: npm update --prefix tests/e2e/typescript
 TYPESCRIPT := tests/e2e/typescript
 ARGS ?=
+N ?= 200
 
-.PHONY: help setup demo test check format lock bench picture clean
+.PHONY: help setup demo test crash-trials check format lock bench bench-operator picture clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.installed ## Install everything into .venv (every other command does this by itself)
 
@@ -30,7 +31,11 @@ demo: setup ## Run the whole system on this machine and show it work (ARGS=--onc
 	@$(BIN)/python -m tests.e2e.demo $(ARGS)
 
 test: setup $(TYPESCRIPT)/node_modules/.installed ## Run all tests (ARGS="-k name" for some)
-	$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m tests.support.control_plane build >/dev/null
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+
+crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)
+	@$(BIN)/python -m tests.test_operator.crash_trials --trials $(N) $(ARGS)
 
 check: setup ## Formatting, lint, types, and whether the locks are up to date
 	$(BIN)/ruff format --check .
@@ -57,6 +62,9 @@ lock-into: .tools/bin/uv
 
 bench: setup ## Measure the proxy beside nginx and a direct connection (ARGS=--help; docs/performance.md)
 	@$(BIN)/python -m tests.bench.run $(ARGS)
+
+bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help)
+	@$(BIN)/python -m tests.bench.operator_bench $(ARGS)
 
 picture: setup ## Draw docs/kubectl-top.svg anew, by the code that draws it on a terminal
 	@$(BIN)/python -m tests.test_kubectl_plugin.picture

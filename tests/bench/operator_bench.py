@@ -18,10 +18,9 @@ import httpx2
 
 from tests.bench.operator_figures import Figure, cpu_seconds, memory_mib, table, writes
 from tests.bench.operator_load import Load
-from tests.support.control_plane import ControlPlane, ControlPlaneError, wait_until
-from tests.support.stack import Stack, running_stack
+from tests.support.control_plane import ControlPlane, ControlPlaneError
+from tests.support.stack import Stack, running_stack, serve_accounts
 
-CRDS = Path(__file__).parents[2] / "crds"
 WAIT_SECONDS = 600.0
 # After the last write: what was posted with it (Events) is done, and garbage is collected.
 CALM_SECONDS = 5.0
@@ -64,9 +63,7 @@ def measure(options: argparse.Namespace) -> list[Figure]:
     """All figures. The machine's load goes to stderr: on a busy one, times say little."""
     _say(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores at the start")
     with ControlPlane() as plane:
-        plane.apply(CRDS)
-        served = "/apis/oauthpool.dev/v1alpha1/oauthaccounts"
-        wait_until(lambda: plane.api.get(served).is_success, "OAuthAccounts can be listed")
+        serve_accounts(plane)
         figures = many(plane, options)
         if options.few:
             figures += few(plane, options)

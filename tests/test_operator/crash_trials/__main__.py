@@ -5,15 +5,13 @@ import asyncio
 import secrets
 import sys
 import traceback
-from pathlib import Path
 
-from tests.support.control_plane import ControlPlane, wait_until
+from tests.support.control_plane import ControlPlane
+from tests.support.stack import serve_accounts
 
 from .faults import VARIANTS
 from .report import Outcome
 from .run import run
-
-CRDS = Path(__file__).parents[3] / "crds"
 
 
 def main() -> int:
@@ -50,9 +48,7 @@ def _run(options: argparse.Namespace) -> Outcome:
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     _say(f"seed {seed}")
     with ControlPlane() as plane:
-        plane.apply(CRDS)
-        served = "/apis/oauthpool.dev/v1alpha1/oauthaccounts"
-        wait_until(lambda: plane.api.get(served).is_success, "OAuthAccounts can be listed")
+        serve_accounts(plane)
         chosen = tuple(variant for variant in VARIANTS if not options.variant or variant.name in options.variant)
         return asyncio.run(
             run(

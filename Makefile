@@ -31,7 +31,8 @@ demo: setup ## Run the whole system on this machine and show it work (ARGS=--onc
 	@$(BIN)/python -m tests.e2e.demo $(ARGS)
 
 test: setup $(TYPESCRIPT)/node_modules/.installed ## Run all tests (ARGS="-k name" for some)
-	$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m tests.support.control_plane build >/dev/null
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
 
 crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)
 	@$(BIN)/python -m tests.test_operator.crash_trials --trials $(N) $(ARGS)

@@ -100,4 +100,4 @@ async def test_what_comes_while_it_is_watched_is_kept_up_to_a_limit() -> None:
     [([], 0), ([(b"content-length", b"12")], 12), ([(b"transfer-encoding", b"chunked")], None)],
 )
 def test_the_announced_length(headers: list[tuple[bytes, bytes]], length: int | None) -> None:
-    assert announced_length(headers) == length
+    assert announced_length(dict(headers)) == length

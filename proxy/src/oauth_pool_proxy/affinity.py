@@ -41,9 +41,8 @@ def key_of(headers: Headers, describe: Callable[[], Description | None]) -> byte
 
     The body is only described when no header names the conversation.
     """
-    for name, value in headers:
-        if name == SESSION and value:
-            return _digest(b"session", value)
+    if session := dict(headers).get(SESSION):
+        return _digest(b"session", session)
     description = describe()
     if description is None:
         return None

@@ -47,6 +47,7 @@ from oauth_pool_proxy.request import Request, new_request_id
 from oauth_pool_proxy.service import Service
 from oauth_pool_proxy.token_files import TokenFiles
 from oauth_pool_proxy.upstream import Upstream
+from oauth_pool_proxy.usage import UsageReader
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,12 @@ class App:
             client.break_off()
             raise AnswerAborted(str(error))
 
+    def _count_tokens(self, request: Request, reader: UsageReader) -> None:
+        request.model = request.model or reader.model
+        if request.account and (usage := reader.usage):
+            self.metrics.used(request.account, reader.model, usage)
+        reader.close()
+
     def refused(self, request_id: str, message: str) -> None:
         """The server has answered something that is not HTTP: nothing else is known of it."""
         self.metrics.failed(InvalidRequest.error_type)
@@ -134,9 +141,7 @@ class App:
         metrics.request_bytes += request.bytes_in
         metrics.response_bytes += progress.bytes_sent
         if request.usage:
-            request.model = request.model or request.usage.model
-            if request.account and (usage := request.usage.usage):
-                metrics.used(request.account, request.usage.model, usage)
+            self._count_tokens(request, request.usage)
         if self._access_log.is_on:
             self._access_log.write(request.line(outcome, seconds, error))
 

@@ -6,7 +6,7 @@ behind our own (`http_protocol.py`), `TransportClient` does the same without the
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 from starlette.types import Receive, Scope, Send
@@ -56,7 +56,7 @@ class Client(ABC):
 class AsgiClient(Client):
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
-        self._announced = announced_length(scope["headers"])
+        self._announced = announced_length(dict(scope["headers"]))
         self._parts: list[bytes] = []
         self._size = 0
         self._is_complete = False
@@ -145,15 +145,11 @@ class AsgiClient(Client):
                 await self._send({"type": "http.response.body", "body": words, "more_body": True})
 
 
-def announced_length(headers: Headers) -> int | None:
+def announced_length(fields: Mapping[bytes, bytes]) -> int | None:
     """The length of the body as its head announces it; none for a body that comes in chunks."""
-    length = 0
-    for name, value in headers:
-        if name == b"transfer-encoding":
-            return None
-        if name == b"content-length":
-            length = int(value)  # the parser has let nothing but digits through
-    return length
+    if b"transfer-encoding" in fields:
+        return None
+    return int(fields.get(b"content-length", 0))  # the parser has let nothing but digits through
 
 
 def body_is_too_long(most_bytes: int) -> InvalidRequest:

@@ -78,7 +78,8 @@ class Forwarder:
             self.slots.give_back()
 
     async def _pass_through(self, request: Request, client: Client) -> None:
-        answer = await self._ask(request, request_headers(request.headers, self._contract))
+        request.outgoing = request_headers(request.headers, self._contract)
+        answer = await self._ask(request, request.outgoing)
         try:
             await self._relay(request, answer, client)
         finally:
@@ -86,7 +87,7 @@ class Forwarder:
 
     async def _through_pool(self, request: Request, client: Client, mode: PoolMode) -> None:
         """Ask one account after another, until one's answer is about the request and not about the account."""
-        headers = request_headers(request.headers, self._contract)
+        request.outgoing = request_headers(request.headers, self._contract)
         mode.read(request)
         left: tuple[Account, Verdict] | None = None
         while True:
@@ -101,7 +102,7 @@ class Forwarder:
             request.account = account.name
             account.begin()
             try:
-                verdict = await self._ask_account(request, account, account.token, headers, client, mode)
+                verdict = await self._ask_account(request, account, account.token, client, mode)
             finally:
                 account.end()
             if verdict is Verdict.PASS_ON:
@@ -109,17 +110,17 @@ class Forwarder:
             left = account, verdict
 
     async def _ask_account(
-        self, request: Request, account: Account, token: AccessToken, headers: Headers, client: Client, mode: PoolMode
+        self, request: Request, account: Account, token: AccessToken, client: Client, mode: PoolMode
     ) -> Verdict:
         """Ask with this account, and relay the answer unless it is the account's fault."""
         asked_at = time.monotonic()
-        answer = await self._ask(request, _authorized(headers, token))
+        answer = await self._ask(request, _authorized(request.outgoing, token))
         try:
             if answer.status == 401 and await mode.tokens.reread(account, token) and account.token:
                 answer.release()
                 token = account.token
                 self._metrics.retried("new_token")
-                answer = await self._ask(request, _authorized(headers, token))
+                answer = await self._ask(request, _authorized(request.outgoing, token))
             now = self._clock()
             judgement, beginning = await _judged(answer, now)
             account.note_limits(answer.headers)
@@ -156,7 +157,7 @@ class Forwarder:
         request.is_stream = answer.is_event_stream
         if answer.status >= 400 and self._mode:
             request.describe()  # so that the log says which model the error is about
-        request.forget_body()
+        request.forget()
         await relay(answer, client, request.progress, already_read)
 
     def _works(

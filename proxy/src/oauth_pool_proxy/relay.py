@@ -49,23 +49,31 @@ async def relay(answer: Answer, client: Client, progress: Progress, already_read
         await client.respond(answer.status, headers, beginning)
         return
     await client.start(answer.status, headers, beginning)
-    del beginning
+    takes_events = _takes_events(answer)
+    # A stream may last for an hour, and its head is a third of the memory that it costs.
+    del beginning, headers
+    answer.forget_head()
     try:
         await client.pump(answer, progress.passes)
     except StreamBroken as error:
-        await _say_farewell(answer, client, progress, str(error))
+        if takes_events:
+            await _say_farewell(client, progress, str(error))
         raise
     except asyncio.CancelledError:
         # Either the client left, and nothing is written any more, or the proxy is shutting down.
-        await _say_farewell(answer, client, progress, "The proxy is shutting down")
+        if takes_events:
+            await _say_farewell(client, progress, "The proxy is shutting down")
         raise
 
 
-async def _say_farewell(answer: Answer, client: Client, progress: Progress, message: str) -> None:
-    """The API's error event, where the answer is an event stream that text can be added to."""
+def _takes_events(answer: Answer) -> bool:
+    """Whether the body is an event stream that text can be added to."""
     is_text = answer.fields.get(b"content-encoding", b"identity") == b"identity"
-    if not answer.is_event_stream or not is_text or b"content-length" in answer.fields:
-        return
+    return answer.is_event_stream and is_text and b"content-length" not in answer.fields
+
+
+async def _say_farewell(client: Client, progress: Progress, message: str) -> None:
+    """The API's own error event."""
     # An event that was cut is ended first: its rest must not become part of this one.
     is_between_events = progress.last_bytes.endswith((b"\n\n", b"\r\n\r\n")) or not progress.bytes_sent
     event = b"event: error\ndata: %s\n\n" % error_body("api_error", message, progress.request_id)

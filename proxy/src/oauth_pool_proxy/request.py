@@ -11,7 +11,6 @@ from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.request_body import Description, describe
 from oauth_pool_proxy.usage import UsageReader
 
-
 _NOT_VERSION = ~(0xF << 76 | 0x3 << 62)
 _VERSION_4 = 0x4 << 76 | 0x2 << 62
 
@@ -40,6 +39,8 @@ class Request:
     progress: Progress
     began: float = field(default_factory=time.monotonic)
     phase: Phase = Phase.QUEUED
+    outgoing: Headers = field(default_factory=list)
+    """What the upstream is sent, but for `host`, `content-length` and the account's `authorization`."""
     body: bytes = b""
     bytes_in: int = 0
     model: str | None = None
@@ -67,10 +68,12 @@ class Request:
                 self.model = self._description.model
         return self._description
 
-    def forget_body(self) -> None:
-        """It will not be sent again, and a stream may last for an hour."""
+    def forget(self) -> None:
+        """It will not be sent again, and its answer may be a stream that lasts for an hour."""
         self.body = b""
         self._description = None
+        self.headers.clear()
+        self.outgoing.clear()
 
     @property
     def path(self) -> str:

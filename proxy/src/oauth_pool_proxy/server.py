@@ -23,6 +23,8 @@ from oauth_pool_proxy.service import FAREWELL_SECONDS, log
 
 BACKLOG = 4096
 KEEP_ALIVE_SECONDS = 75
+LOOK_TICKS = 50
+"""How many tenths of a second pass between two looks for idle connections."""
 
 
 def bind(address: Address) -> socket.socket:
@@ -58,7 +60,6 @@ class Server(uvicorn.Server):
                 date_header=False,
                 proxy_headers=False,
                 backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
             )
         )
         self._service, self._drain_timeout, self._pre_stop_delay = app.service, drain_timeout, pre_stop_delay
@@ -84,6 +85,15 @@ class Server(uvicorn.Server):
         await self._flush()
         await self.lifespan.shutdown()
         self._service.stopped()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second."""
+        if counter % LOOK_TICKS == 0:
+            since = asyncio.get_running_loop().time() - KEEP_ALIVE_SECONDS
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, HttpProtocol):
+                    connection.close_if_idle(since)
+        return await super().on_tick(counter)
 
     async def _flush(self) -> None:
         """A connection is gone when its last bytes are; a client that does not read them cannot hold up the exit."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from oauth_pool_proxy.addresses import Addresses, Lookup, look_up
 from oauth_pool_proxy.config import UpstreamUrl
 from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
+from oauth_pool_proxy.tls_connection import TlsConnection
 from oauth_pool_proxy.upstream_connection import Answer, Connection, Headers, NothingCameBack
 
 __all__ = ["Answer", "Headers", "Upstream"]
@@ -102,8 +103,15 @@ class Upstream:
     async def _connect(self) -> Connection:
         if self._tls is None:
             return await self._connect_in_time()
-        async with self._handshakes:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._handshakes.acquire()
+        except TimeoutError:
+            raise UpstreamTimeout(f"The upstream made no new connection within {self._timeout:g} s") from None
+        try:
             return await self._connect_in_time()
+        finally:
+            self._handshakes.release()
 
     async def _connect_in_time(self) -> Connection:
         try:
@@ -114,8 +122,9 @@ class Upstream:
                 f"The upstream could not be connected to within {self._connect_timeout:g} s"
             ) from None
         except OSError as error:
-            reason = "its certificate is not trusted" if isinstance(error, ssl.SSLError) else type(error).__name__
-            raise UpstreamUnreachable(f"The upstream could not be connected to ({reason})", was_sent=False) from error
+            raise UpstreamUnreachable(
+                f"The upstream could not be connected to ({_reason(error)})", was_sent=False
+            ) from error
 
     async def _connect_to_any(self, addresses: list[str]) -> Connection:
         """In turn. One that does not answer costs its share of the time, and not the others' too."""
@@ -133,12 +142,11 @@ class Upstream:
         raise AssertionError("there is at least one address")
 
     async def _connect_to(self, address: str) -> Connection:
-        connection = Connection(self)
-        name = self._url.host if self._tls else None
+        connection = TlsConnection(self, self._tls, self._url.host) if self._tls else Connection(self)
         try:
-            await asyncio.get_running_loop().create_connection(
-                lambda: connection, address, self._url.port, ssl=self._tls, server_hostname=name
-            )
+            await asyncio.get_running_loop().create_connection(lambda: connection, address, self._url.port)
+            if isinstance(connection, TlsConnection):
+                await connection.secured()
         except BaseException:
             self._abandon(connection)
             raise
@@ -177,6 +185,12 @@ class Upstream:
         self.look()
         if self._connections:
             self._watchdog = asyncio.get_running_loop().call_later(min(1.0, self._timeout / 4), self._watch)
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    return "TLS failed" if isinstance(error, ssl.SSLError) else type(error).__name__
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:

@@ -50,14 +50,18 @@ class Answer:
 
     __slots__ = ("_connection", "_is_released", "fields", "headers", "is_event_stream", "status")
 
-    def __init__(self, connection: "Connection", status: int, headers: Headers, fields: dict[bytes, bytes]) -> None:
+    def __init__(self, connection: "Connection", status: int, headers: Headers) -> None:
         self._connection = connection
         self.status = status
         self.headers = headers
-        self.fields = fields
+        self.fields = fields = dict(headers)
         """The headers by their lower-case names; of several lines of one name the last."""
         self.is_event_stream = fields.get(b"content-type", b"").lower().startswith(b"text/event-stream")
         self._is_released = False
+
+    def forget_head(self) -> None:
+        """Nobody asks for it any more."""
+        self.headers, self.fields = [], {}
 
     @property
     def is_at_end(self) -> bool:
@@ -102,6 +106,9 @@ class Connection(asyncio.Protocol):
         self._is_in_use = False
         self._idle_since = owner.clock()
         self._write: Write | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._can_parse_on = False
+        """Whether the parser stands where the next answer begins. After HEAD it waits for a body that does not come."""
 
     # The exchange, from the side of whoever asked.
 
@@ -109,7 +116,7 @@ class Connection(asyncio.Protocol):
         if not self.is_usable:
             raise NothingCameBack
         self._begin(is_head=is_head)
-        self._transport.writelines(request)
+        self._send(request)
         try:
             while not self._status and self._error is None:
                 await self._wait()
@@ -119,7 +126,8 @@ class Connection(asyncio.Protocol):
         if not self._status and self._error is not None:
             self.abort()
             raise self._error
-        return Answer(self, self._status, self._headers, self._fields)
+        assert self._head
+        return self._head
 
     async def read(self) -> bytes:
         while not self._chunks:
@@ -199,14 +207,18 @@ class Connection(asyncio.Protocol):
         elif now - self._last_byte > timeout:
             self._fail(StreamBroken(f"The upstream was silent for {timeout:g} s", error_type="timeout"))
 
+    def _send(self, parts: list[bytes]) -> None:
+        self._transport.writelines(parts)
+
     def _begin(self, *, is_head: bool) -> None:
         self._is_in_use = True
         self._is_head = is_head
-        self._parser = httptools.HttpResponseParser(self)
+        if self._parser is None or not self._can_parse_on:
+            self._parser = httptools.HttpResponseParser(self)
         self._status = 0
         self._headers: Headers = []
-        self._fields: dict[bytes, bytes] = {}
-        self._incomplete_bytes = 0
+        self._head: Answer | None = None
+        self._bytes_beside_body = 0
         self._head_is_complete = False
         self._has_answered = False
         self._ends_at_close = False
@@ -260,21 +272,26 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        self._received(data)
+
+    def _received(self, data: bytes | memoryview) -> None:
+        """Bytes of HTTP."""
         if not self._is_in_use:
             self.abort()  # nobody asked
             return
         self._last_byte = self._owner.clock()
         self._has_answered = True
+        self._bytes_beside_body += len(data)
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(data)  # type: ignore[union-attr]  # there is one since `_begin`
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._is_not_http(error)
             return
         self._hand_over()
-        if not self._head_is_complete:
-            self._incomplete_bytes += len(data)
-            if self._incomplete_bytes > MOST_HEAD_BYTES:
-                self._is_not_http(_NotHttp("its head is too long"))
+        if self._head_is_complete:
+            self._headers.clear()
+        if self._bytes_beside_body > MOST_HEAD_BYTES:
+            self._is_not_http(_NotHttp("its head, or what follows its body, is too long"))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_open = False
@@ -298,27 +315,27 @@ class Connection(asyncio.Protocol):
             self._can_be_kept = False  # more than one answer to one request
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_is_complete:
-            return  # a trailer: it ends at this hop
-        if len(self._headers) >= MOST_HEADERS:
-            raise _NotHttp("it has too many headers")
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self.is_complete:
             return
-        status = self._parser.get_status_code()
+        status = self._parser.get_status_code()  # type: ignore[union-attr]
         if 100 <= status < 200 and status != 101:
             self._headers = []  # interim (RFC 9110 15.2): the final answer follows
             return
         if not 200 <= status <= 599:
             raise _NotHttp(f"its status is {status}")  # 101 too: no upgrade was offered
         self._check_head()
-        is_chunked, has_length = self._framing()
+        head = Answer(self, status, self._headers)
+        self._headers = []  # trailers go there: they end at this hop
+        is_chunked, has_length = self._framing(head)
         has_no_body = self._is_head or status in (204, 304)
         self._ends_at_close = not (has_no_body or is_chunked or has_length)
-        self._can_be_kept = not self._ends_at_close and self._keeps_alive()
+        self._can_be_kept = not self._ends_at_close and self._keeps_alive(head)
+        self._can_parse_on = not self._is_head
         self._head_is_complete = True
+        self._head = head
         self._status = status
         if self._is_head:
             self._complete()
@@ -327,23 +344,23 @@ class Connection(asyncio.Protocol):
     def _check_head(self) -> None:
         # A tab is allowed in a value, so it can stand between them.
         text = b"\t".join([part for header in self._headers for part in header])
-        if len(text) + 3 * len(self._headers) > MOST_HEAD_BYTES:
+        if len(text) > MOST_HEAD_BYTES or len(self._headers) > MOST_HEADERS:
             raise _NotHttp("its head is too long")
         if _FORBIDDEN_IN_VALUE.search(text):
             raise _NotHttp("a header value has a control character")
 
-    def _framing(self) -> tuple[bool, bool]:
+    def _framing(self, head: Answer) -> tuple[bool, bool]:
         """Whether the body comes in chunks, and whether it has a length."""
-        self._fields = dict(self._headers)
-        has_length = b"content-length" in self._fields
-        if b"transfer-encoding" not in self._fields:
+        has_length = b"content-length" in head.fields
+        if b"transfer-encoding" not in head.fields:
             return False, has_length
-        codings = [value.strip().lower() for name, value in self._headers if name == b"transfer-encoding"]
+        codings = [value.strip().lower() for name, value in head.headers if name == b"transfer-encoding"]
         if has_length or codings != [b"chunked"]:
             raise _NotHttp("its framing is ambiguous")  # RFC 9112 6.3
         return True, False
 
     def on_body(self, body: bytes) -> None:
+        self._bytes_beside_body = 0
         if self.is_complete:
             self._can_be_kept = False  # a body where none may be
             return
@@ -362,13 +379,13 @@ class Connection(asyncio.Protocol):
         self.is_complete = True
         self._wake()
 
-    def _keeps_alive(self) -> bool:
+    def _keeps_alive(self, head: Answer) -> bool:
         """RFC 9112 9.3. Not llhttp's answer, which takes a HEAD without length for a body until the end."""
-        if self._parser.get_http_version() != "1.1":
+        if self._parser.get_http_version() != "1.1":  # type: ignore[union-attr]
             return False
-        if b"connection" not in self._fields:
+        if b"connection" not in head.fields:
             return True
-        options = b",".join(value.lower() for name, value in self._headers if name == b"connection").split(b",")
+        options = b",".join(value.lower() for name, value in head.headers if name == b"connection").split(b",")
         return b"close" not in [option.strip() for option in options]
 
     def _is_not_http(self, error: Exception) -> None:

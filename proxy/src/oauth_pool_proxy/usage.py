@@ -8,12 +8,14 @@ events that carry counts are decoded.
 
 import re
 import zlib
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import msgspec
 
 MOST_EVENT_BYTES = 256 * 1024
 MOST_JSON_BYTES = 4 * 1024 * 1024
+MOST_HELD_BYTES = 16 * 1024 * 1024
+"""Of all JSON answers at once: clients that read large ones slowly must not cost memory. Beyond it, new ones are not counted."""
 MOST_DECOMPRESSED = 1024 * 1024
 """What one chunk of a compressed answer may become. The longest answers of the API are shorter in all."""
 
@@ -47,6 +49,9 @@ class UsageReader(Protocol):
     @property
     def model(self) -> str | None:
         """The model that answered, by its own word."""
+
+    def close(self) -> None:
+        """Nobody will ask any more."""
 
 
 def reader_for(content_type: bytes, content_encoding: bytes = b"") -> UsageReader | None:
@@ -123,6 +128,9 @@ class EventStreamReader:
         if self._rest or not chunk.endswith(_EVENT_ENDS) or chunk.find(_MARK) >= 0:
             self._collect(chunk)
 
+    def close(self) -> None:
+        self._rest = bytearray()
+
     def _collect(self, chunk: bytes) -> None:
         """Read the events that this chunk ends, and keep the one that it leaves open."""
         rest = self._rest
@@ -169,6 +177,8 @@ class JsonReader:
     """Reads the `usage` at the top of a JSON answer, once it is complete."""
 
     __slots__ = ("_answer", "_body", "_is_too_long", "_most_bytes")
+    _held: ClassVar[int] = 0
+    """Bytes in all of them."""
 
     def __init__(self, most_bytes: int = MOST_JSON_BYTES) -> None:
         self._most_bytes = most_bytes
@@ -179,11 +189,17 @@ class JsonReader:
 
     def feed(self, chunk: bytes) -> None:
         self._answer = None
-        if len(self._body) + len(chunk) > self._most_bytes:
+        size = len(chunk)
+        if len(self._body) + size > self._most_bytes or JsonReader._held + size > MOST_HELD_BYTES:
             self._is_too_long = True
-            self._body = bytearray()
+            self.close()
         if not self._is_too_long:
             self._body += chunk
+            JsonReader._held += size
+
+    def close(self) -> None:
+        JsonReader._held -= len(self._body)
+        self._body = bytearray()
 
     @property
     def usage(self) -> Usage | None:
@@ -223,6 +239,9 @@ class DecompressingReader:
     @property
     def model(self) -> str | None:
         return self._reader.model
+
+    def close(self) -> None:
+        self._reader.close()
 
     def feed(self, chunk: bytes) -> None:
         decompressed = 0

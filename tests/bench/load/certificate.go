@@ -20,6 +20,7 @@ func certificate(caFile string) []tls.Certificate {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "benchmark"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(0, 0, 7),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		SubjectKeyId: []byte("benchmark"), // newer Pythons want what it signs to name it
 	}
 	server := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"},

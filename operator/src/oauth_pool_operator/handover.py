@@ -169,6 +169,7 @@ class Handover:
                 message = str(error)
             else:
                 if account.uid != before.uid or account.deleting:
+                    await in_thread(self.store.end_import, before.uid, None)
                     raise NotDone("it was deleted meanwhile")
                 ready = c.find(account.conditions, c.READY) or {}
                 reason, message = ready.get("reason", ""), f"{ready.get('reason')}: {ready.get('message')}"

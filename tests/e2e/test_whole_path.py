@@ -68,7 +68,7 @@ def test_counting_tokens_and_listing_models_go_through(client: anthropic.Anthrop
 
 
 def test_both_accounts_take_turns(stack: Stack, client: anthropic.Anthropic) -> None:
-    answers = [ask(client, "whose turn") for _ in range(4)]
+    answers = [ask(client, f"whose turn, number {number}") for number in range(4)]  # four conversations
     assert sum(ALICE in answer for answer in answers) == 2
 
 
@@ -86,7 +86,7 @@ def test_an_error_of_the_api_arrives_as_its_typed_exception(client: anthropic.An
 
 def test_an_exhausted_account_is_left_and_everybody_hears_of_it(stack: Stack, client: anthropic.Anthropic) -> None:
     stack.simulator.exhaust(ALICE, reset_in=1800)
-    answers = [ask(client, "still there?") for _ in range(3)]
+    answers = [ask(client, f"still there, number {number}?") for number in range(3)]
     assert not any(ALICE in answer for answer in answers)
 
     # the report arrives in status, the operator folds it into the index, and kubectl shows it

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import json
 import threading
 import time
@@ -209,6 +210,24 @@ class RawClient:
         self.writer.transport.abort()
 
 
+class StoppableServer(Server):
+    """Ends when it is told to, and not up to a tenth of a second later."""
+
+    async def main_loop(self) -> None:
+        self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
+        for counter in itertools.count():
+            if await self.on_tick(counter):
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await self._told.wait()
+
+    def stop(self) -> None:
+        self.should_exit = True
+        with suppress(RuntimeError):  # it has ended already
+            self._loop.call_soon_threadsafe(self._told.set)
+
+
 @contextmanager
 def running_proxy(
     config: Config, clock: Callable[[], float] = time.time, http: type[HttpProtocol] = HttpProtocol
@@ -216,7 +235,7 @@ def running_proxy(
     app = App(config, clock)
     listener = bind(config.proxy.listen)
     port = listener.getsockname()[1]
-    server = Server(app, 0, http=http)
+    server = StoppableServer(app, 0, http=http)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     deadline = time.monotonic() + DEADLINE
@@ -225,7 +244,7 @@ def running_proxy(
         time.sleep(0.005)
 
     def stop() -> None:
-        server.should_exit = True
+        server.stop()
         thread.join(DEADLINE)
         assert not thread.is_alive(), "the proxy did not stop"
 

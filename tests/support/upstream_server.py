@@ -67,7 +67,9 @@ class UpstreamConnection:
         self.writer.close()
 
     def abort(self) -> None:
-        self.writer.transport.abort()
+        transport = self.writer.transport
+        if not transport.is_closing() or transport.get_write_buffer_size():  # asyncio fails to abort what has ended
+            transport.abort()
 
 
 class UpstreamServer:

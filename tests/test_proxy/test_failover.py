@@ -199,6 +199,57 @@ async def test_a_429_that_says_nothing_of_the_account_benches_nobody(
     assert sorted(asked(upstream)) == ["a-1", "b-1"]
 
 
+ONE_MODEL = (
+    ("anthropic-ratelimit-unified-status", "rejected"),
+    ("anthropic-ratelimit-unified-7d_oi-status", "rejected"),
+    ("anthropic-ratelimit-unified-7d_oi-reset", str(int(NOW) + 500)),
+    ("anthropic-ratelimit-unified-5h-status", "allowed"),
+)
+
+
+async def test_a_limit_of_one_model_benches_the_account_for_that_model_and_no_other(
+    upstream: UpstreamServer, start: Start, folder: PoolFolder, clock: Clock
+) -> None:
+    for name in "ab":
+        folder.account(name)
+    reset = False
+
+    def answer(request: RawRequest) -> bytes:
+        is_limited = account_of(request) == "a-1" and b"opus" in request.body and not reset
+        return json_answer(LIMIT, 429, *ONE_MODEL) if is_limited else json_answer(b"good")
+
+    upstream.answer_all(answer)
+    proxy = start(oauth=folder.oauth(affinity=False))
+
+    async def ask(model: str) -> list[str]:
+        """The accounts that were asked for it."""
+        upstream.requests.clear()
+        assert (await proxy.request("POST", "/", "", b'{"model":"%s"}' % model.encode())).body == b"good"
+        return asked(upstream)
+
+    assert await ask("opus") == ["a-1", "b-1"]
+    assert [await ask("opus") for _ in range(3)] == [["b-1"]] * 3
+    assert sorted([await ask("haiku") for _ in range(2)]) == [["a-1"], ["b-1"]]
+    assert await statuses(proxy) == {"a": "available", "b": "available"}
+    assert (await proxy.metrics())['pool_failovers_total{from_account="a",reason="model_limited"}'] == 1
+    clock.advance(500)
+    reset = True
+    assert sorted([await ask("opus") for _ in range(2)]) == [["a-1"], ["b-1"]]
+
+
+async def test_with_the_model_used_up_everywhere_the_client_is_told_when_the_first_is_reset(
+    upstream: UpstreamServer, start: Start, folder: PoolFolder, clock: Clock
+) -> None:
+    folder.account("a")
+    upstream.answer_all(json_answer(LIMIT, 429, *ONE_MODEL))
+    proxy = start(oauth=folder.oauth())
+    for second in (0, 100):
+        clock.now = NOW + second
+        answer = await proxy.request("POST", "/", "", b'{"model":"opus"}')
+        assert (answer.status, answer.values(b"retry-after")) == (429, [b"%d" % (500 - second)])
+    assert asked(upstream) == ["a-1"]
+
+
 async def test_a_refused_token_is_read_anew_and_the_newer_one_used(
     upstream: UpstreamServer, start: Start, folder: PoolFolder
 ) -> None:

@@ -268,6 +268,31 @@ async def test_an_api_server_that_is_away_does_not_stop_the_proxy(tmp_path: Path
     assert token_of("a") not in json.dumps(process.lines)
 
 
+async def test_what_the_operator_does_not_know_yet_is_reported_before_the_end(
+    tmp_path: Path, upstream: UpstreamServer
+) -> None:
+    folder = PoolFolder(tmp_path)
+    folder.write_token("a", 1, 4_000_000_000)
+    folder.write_entry("a")
+    upstream.answer_all(json_answer(b"{}", 429, ("retry-after", "60")))
+    async with api_server() as api:
+        pool = (
+            f'[oauth]\nsource = "kubernetes"\naccess_dir = "{folder.access}"\n'
+            f'[oauth.kubernetes]\nserver = "{api.url}"\nnamespace = "pool"\n'
+        )
+        async with running(tmp_path, upstream, pool) as process:
+            await (await api.call()).list({"a": (folder.index / "a").read_text()})
+            await process.until("access token read")
+            assert await status(process, "/v1/messages") == 429
+            assert (await api.call()).is_watch
+            first = await api.call()  # is not answered: nobody knows whether it has arrived
+            process.signal()
+            second = await api.call()
+            assert (first.method, second.method, first.body) == ("PATCH", "PATCH", second.body)
+            await second.answer({})
+            assert await process.end() == 0
+
+
 async def status(process: Process, path: str) -> int:
     async with process.connect() as client:
         await client.request("GET", path)

@@ -227,12 +227,14 @@ async def test_a_body_of_exactly_the_limit_passes(upstream: UpstreamServer, star
         b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
         b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n 3\r\nabc\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         b"GET / HTTP/1.1\r\nhost: a\r\nx: a\x00b\r\n\r\n",
         b"GET / HTTP/1.1\r\nhost: a\r\nx: a\r\n folded\r\n\r\n",
         b"GET /caf\xe9 HTTP/1.1\r\nhost: a\r\n\r\n",
         b"not http at all\r\n\r\n",
     ],
-    ids=["both", "two lengths", "chunk size", "coding", "NUL", "folding", "target", "garbage"],
+    ids=["both", "two lengths", "chunk size", "coding", "codings", "two lines", "NUL", "folding", "target", "garbage"],
 )
 async def test_an_ambiguous_request_is_refused_and_the_connection_closed(
     upstream: UpstreamServer, start: Start, head: bytes

@@ -251,6 +251,7 @@ class TestModelLimits:
         assert {pool.pick(NOW, haiku) for _ in range(2)} == set(pool.accounts)
         assert {pool.pick(NOW, Wish()) for _ in range(2)} == set(pool.accounts)
         assert one.state(NOW) is State.AVAILABLE
+        assert [pool.pick(NOW + 55, opus) for _ in range(2)] == [account(pool, "b")] * 2
         assert pool.pick(NOW + 60, opus) is one
         assert one.limit_model("opus", NOW + 200, NOW + 61)
 
@@ -272,6 +273,12 @@ class TestModelLimits:
         error = pool.why_none(NOW, wish)
         assert isinstance(error, PoolCoolingDown) and error.headers() == [(b"retry-after", b"70")]
         assert "model" in str(error)
+
+    def test_an_account_that_refused_without_a_limit_of_the_model_is_told_of_as_such(self) -> None:
+        pool = pool_of(entry("a"), entry("b"))
+        account(pool, "a").limit_model("opus", NOW + 90, NOW)
+        error = pool.why_none(NOW, Wish(model="opus", tried={"uid-b"}))
+        assert isinstance(error, PoolCoolingDown) and error.headers() == []
 
     def test_somebody_who_clears_a_cooldown_clears_the_models_too(self) -> None:
         pool = pool_of(entry("a"))

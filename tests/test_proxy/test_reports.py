@@ -203,10 +203,14 @@ async def test_an_api_server_that_does_not_answer_does_not_hold_up_the_end(serve
 async def test_an_access_token_that_expired_is_reported_once(server: ApiServer) -> None:
     async with reporting(server) as reporter:
         one = account()
-        for second in (0, 1, 100):
-            reporter.expired(one, NOW + second)
+        reporter.expired(one, NOW)
         (entry,) = await entries(server)
         assert (entry["reason"], entry["tokenGeneration"]) == ("Unauthorized", 17)
+        reporter.expired(one, NOW + 1)
+        reporter.benched(account("b"), Reason.FORBIDDEN, None, 17, (), NOW)
+        call = await server.call()
+        assert "/oauthaccounts/b/" in call.path
+        await call.answer({})
         one.adopt(AccessToken(18, "fingerprint", NOW + 200, "secret"))
         reporter.expired(one, NOW + 300)
         (entry,) = await entries(server)

@@ -110,9 +110,22 @@ async def test_what_began_on_a_kept_connection_is_not_sent_again(upstream: Upstr
         (b"GET", json_answer(b"", 200, ("connection", "Close")), False),
         (b"GET", b"HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n", False),
         (b"GET", json_answer() + json_answer(), False),
+        (b"GET", json_answer() + b"HTTP/1.1 204 No\r\n\r\n", False),
         (b"GET", json_answer() + b"garbage", False),
     ],
-    ids=["length", "chunked", "204", "HEAD", "HEAD bare", "HEAD body", "close", "1.0", "two answers", "garbage after"],
+    ids=[
+        "length",
+        "chunked",
+        "204",
+        "HEAD",
+        "HEAD bare",
+        "HEAD body",
+        "close",
+        "1.0",
+        "two answers",
+        "a second one without a body",
+        "garbage after",
+    ],
 )
 async def test_a_connection_is_kept_only_if_nothing_can_be_left_on_it(
     upstream: UpstreamServer, method: bytes, answer: bytes, is_kept: bool

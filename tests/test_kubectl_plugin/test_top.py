@@ -32,7 +32,7 @@ def test_a_change_is_drawn_at_once_and_ctrl_c_is_the_way_out(objects: Objects, p
         before = len(terminal.printed)
         objects.delete("alice")
         terminal.wait_for("1 account:", after=before)
-        assert "TIER/WEIGHT" in terminal.printed[before:]
+        terminal.wait_for("TIER/WEIGHT", after=before)
         before = len(terminal.printed)
         terminal.resize(70, 20)
         terminal.wait_for("bob", after=before)

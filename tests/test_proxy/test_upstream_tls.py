@@ -145,7 +145,8 @@ async def test_what_is_no_tls_in_mid_answer_is_a_break(pair: tuple[Path, Path]) 
             await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")
             answer = await task
             assert await answer.read() == b"half"
-            connection.writer.transport.pause_reading()  # it does not hear that we end the connection  # type: ignore[attr-defined]  # a Transport, whatever typeshed says
+            # It does not hear that we end the connection.
+            connection.writer.transport.pause_reading()  # type: ignore[attr-defined]  # typeshed knows half of it
             raw = connection.writer.get_extra_info("socket")
             os.write(raw.fileno(), b"this is not a record at all")
             with pytest.raises(StreamBroken):

@@ -104,6 +104,10 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, broken: tuple[str, st
     assert str(caught.value).startswith(str(tmp_path / "config.toml"))
 
 
+def test_a_file_without_a_provider_is_no_mistake(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, '[operator]\nnamespace = "pool"\n')).providers == {}
+
+
 def operator(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "oauth_pool_operator", *arguments]
     return subprocess.run(

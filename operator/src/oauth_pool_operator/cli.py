@@ -30,6 +30,8 @@ from .store import Store
 
 log = logging.getLogger(__name__)
 
+NO_PROVIDER = "no provider: every account is Stalled (UnknownProvider) until the configuration has a [providers.NAME]"
+
 LEVELS = {
     "error": logging.ERROR,
     "warn": logging.WARNING,
@@ -119,6 +121,8 @@ def _summary(path: Path, config: Config) -> str:
     lines = [f"{path}: ok", f"namespace {config.operator.namespace}, index {config.operator.config_map}"]
     for name, profile in sorted(config.providers.items()):
         lines.append(f"provider {name}: {', '.join(sorted(profile.grants))}")
+    if not config.providers:
+        lines.append(NO_PROVIDER)
     return "\n".join(lines) + "\n"
 
 
@@ -130,6 +134,8 @@ def _fail(message: str) -> int:
 async def _run(config: Config) -> None:
     settings = config.operator
     log.info("starting oauth-pool-operator in namespace %s", settings.namespace)
+    if not config.providers:
+        log.warning(NO_PROVIDER)
     store = Store(settings.state_dir, settings.access_dir)
     await asyncio.to_thread(store.check)
     _must_be_free("operator.health_listen_addr", settings.health_listen_addr)

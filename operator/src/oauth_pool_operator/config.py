@@ -77,7 +77,7 @@ class OperatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
-    providers: dict[str, Profile]
+    providers: dict[str, Profile] = {}
     operator: OperatorSettings = OperatorSettings()
 
 
@@ -168,8 +168,6 @@ def _check(config: Config) -> None:
             split_address(address)
         except ValueError:
             raise ConfigError(f"operator.{key}: {address!r} is not host:port with a port from 1 to 65535") from None
-    if not config.providers:
-        raise ConfigError("providers: is empty; at least one [providers.NAME] is needed")
     for name, profile in config.providers.items():
         _check_profile(f"providers.{name}", profile)
 

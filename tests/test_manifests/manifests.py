@@ -81,3 +81,9 @@ def mappings(value: object) -> Iterator[Manifest]:
     elif isinstance(value, list):
         for inner in value:
             yield from mappings(inner)
+
+
+def pod(name: str, template: Manifest) -> Manifest:
+    """The Pod that a Deployment's template stands for."""
+    metadata = {**template["metadata"], "name": name, "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}

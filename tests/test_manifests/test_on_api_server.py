@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.control_plane import ControlPlane, KubectlError
-from tests.test_manifests.manifests import NAMESPACE, OVERLAYS, Manifest, overlay, pod_templates
+from tests.test_manifests.manifests import NAMESPACE, OVERLAYS, Manifest, overlay, pod, pod_templates
 
 CONFIG_MAPS = ["oauth-pool", *(f"oauth-pool-{number}" for number in range(1, 10))]
 VERBS = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]
@@ -93,11 +93,6 @@ def test_nothing_is_allowed_outside_the_namespace(cluster: ControlPlane, service
     for verb, resource, name in ALLOWED[service_account]:
         group = groups[resource]
         assert not is_allowed(cluster, service_account, verb, group, resource, name, namespace="default")
-
-
-def pod(name: str, template: Manifest) -> Manifest:
-    metadata = {**template["metadata"], "name": name, "namespace": NAMESPACE}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
 
 def dry_run(cluster: ControlPlane, manifest: Manifest) -> str:

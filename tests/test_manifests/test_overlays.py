@@ -336,7 +336,7 @@ def test_the_proxys_resources_are_those_of_the_design(name: str) -> None:
 def _check(program: str, text: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     file = folder / "config.toml"
     file.write_text(text)
-    command = [Path(sys.executable).parent / program, "--config", file, "--check", *flags]
+    command: list[str | Path] = [Path(sys.executable).parent / program, "--config", file, "--check", *flags]
     return subprocess.run(command, check=False, capture_output=True, text=True, env={})
 
 

@@ -1,12 +1,25 @@
 """The overlays on a real API server: it takes all of them, and lets nobody do more than they need."""
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.control_plane import ControlPlane, KubectlError
-from tests.test_manifests.manifests import NAMESPACE, OVERLAYS, Manifest, overlay, pod, pod_templates
+from tests.test_manifests.manifests import (
+    K8S,
+    NAMESPACE,
+    OVERLAYS,
+    PROXY,
+    Manifest,
+    one,
+    overlay,
+    pod,
+    pod_templates,
+    variant,
+)
 
 CONFIG_MAPS = ["oauth-pool", *(f"oauth-pool-{number}" for number in range(1, 10))]
 VERBS = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]
@@ -36,6 +49,12 @@ def test_the_api_server_takes_all_of_it(cluster: ControlPlane, name: str) -> Non
         "apply", "--dry-run=server", "--server-side", "--validate=strict", "--force-conflicts", "-f", "-", input=text
     )
     assert len(answer.splitlines()) == len(overlay(name))
+
+
+def test_the_api_server_takes_the_autoscaler(cluster: ControlPlane, tmp_path: Path) -> None:
+    component = {"components": [os.path.relpath(K8S / "components" / "autoscaling", tmp_path)]}
+    scaler = one(variant(tmp_path, component, of="multi-replica"), "HorizontalPodAutoscaler", PROXY)
+    assert "created" in dry_run(cluster, scaler)
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -40,7 +40,7 @@ def plane(cluster: ControlPlane) -> Iterator[ControlPlane]:
     """An account `alice` with the operator's status and one report of `proxy-b`."""
     make_account(cluster, POOL, "alice", {**STATUS, "reports": [report("proxy-b", reason="RateLimited")]})
     yield cluster
-    cluster.kubectl("delete", "oauthaccounts", "--all", "-n", POOL)
+    cluster.kubectl("delete", "oauthaccounts", "--all", "-n", POOL, "--timeout=10s")
 
 
 @pytest.fixture

@@ -24,11 +24,12 @@ TAG ?= dev
 IMAGE_PREFIX ?=
 SOURCE ?=
 ARGS ?=
+N ?= 200
 
-.PHONY: help setup demo test check format lock bench images test-images clean
+.PHONY: help setup demo test crash-trials check format lock bench bench-operator picture images test-images clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.installed ## Install everything into .venv (every other command does this by itself)
 
@@ -36,7 +37,11 @@ demo: setup ## Run the whole system on this machine and show it work (ARGS=--onc
 	@$(BIN)/python -m tests.e2e.demo $(ARGS)
 
 test: setup $(TYPESCRIPT)/node_modules/.installed ## Run all tests (ARGS="-k name" for some)
-	$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m tests.support.control_plane build >/dev/null
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+
+crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)
+	@$(BIN)/python -m tests.test_operator.crash_trials --trials $(N) $(ARGS)
 
 check: setup ## Formatting, lint, types, and whether the locks are up to date
 	$(BIN)/ruff format --check .
@@ -57,7 +62,7 @@ lock: .tools/bin/uv ## Write the locks in requirements/ anew (ARGS=--upgrade for
 # dev.txt decides the versions; the two images' locks are subsets of it, so that what is tested is what is shipped.
 .PHONY: lock-into
 lock-into: .tools/bin/uv
-	$(LOCK) $(ARGS) proxy/pyproject.toml operator/pyproject.toml --group pyproject.toml:dev -o $(DIR)/dev.txt
+	$(LOCK) $(ARGS) proxy/pyproject.toml operator/pyproject.toml --extra plugin --group pyproject.toml:dev -o $(DIR)/dev.txt
 	$(LOCK) -c $(DIR)/dev.txt proxy/pyproject.toml -o $(DIR)/proxy.txt
 	$(LOCK) -c $(DIR)/dev.txt operator/pyproject.toml -o $(DIR)/operator.txt
 
@@ -74,6 +79,12 @@ images: ## Build both images (ENGINE=docker, IMAGE_PREFIX=registry.example.com/t
 test-images: setup ## Look into the images that `make images` built, and run them
 	$(BIN)/python -m pytest tests/images --engine $(ENGINE) --base-image $(BASE) \
 		--proxy-image $(IMAGE_PREFIX)oauth-pool-proxy:$(TAG) --operator-image $(IMAGE_PREFIX)oauth-pool-operator:$(TAG) $(ARGS)
+
+bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help)
+	@$(BIN)/python -m tests.bench.operator_bench $(ARGS)
+
+picture: setup ## Draw docs/kubectl-top.svg anew, by the code that draws it on a terminal
+	@$(BIN)/python -m tests.test_kubectl_plugin.picture
 
 # An environment of its own for a dependency group that .venv is spared; the benchmark asks for it.
 .tools/%/.installed: $(UV) pyproject.toml

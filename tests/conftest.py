@@ -15,7 +15,6 @@ import pytest
 if TYPE_CHECKING:
     from tests.support.control_plane import ControlPlane
 
-CRDS = Path(__file__).parents[1] / "crds"
 BUILD_ERROR = pytest.StashKey[Exception]()
 
 
@@ -32,13 +31,11 @@ def control_plane_binaries(pytestconfig: pytest.Config) -> Path:
 @pytest.fixture(scope="session")
 def control_plane(control_plane_binaries: Path) -> Iterator[ControlPlane]:
     """A control plane that serves OAuthAccounts. All tests of a run share it: work in a `namespace` of your own."""
-    from tests.support.control_plane import ControlPlane, wait_until
+    from tests.support.control_plane import ControlPlane
+    from tests.support.stack import serve_accounts
 
     with ControlPlane(assets=control_plane_binaries) as plane:
-        plane.apply(CRDS)
-        accounts = "/apis/oauthpool.dev/v1alpha1/oauthaccounts"
-        # Established is not enough: for a moment afterwards the API server answers 429, "storage is (re)initializing".
-        wait_until(lambda: plane.api.get(accounts).is_success, "OAuthAccounts can be listed")
+        serve_accounts(plane)
         yield plane
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx2
 
 from tests.support.control_plane import ControlPlane, ControlPlaneError
-from tests.support.stack import ROOT, Stack
+from tests.support.stack import Stack, serve_accounts
 
 COLOURS = {"operator": 36, "proxy": 35, "simulator": 33, "demo": 32}
 ALICE = "alice@example.com"
@@ -172,8 +172,7 @@ def stay(stack: Stack, kubeconfig: Path, screen: Screen) -> None:
 def demo_stack(screen: Screen) -> Iterator[tuple[Stack, Path]]:
     screen.stage("starting etcd and kube-apiserver")
     with ControlPlane() as control_plane, tempfile.TemporaryDirectory(prefix="oauth-pool-demo-") as folder:
-        control_plane.apply(ROOT / "crds/oauthaccount.yaml")
-        control_plane.kubectl("wait", "--for=condition=Established", "crd/oauthaccounts.oauthpool.dev")
+        serve_accounts(control_plane)
         stack = Stack(control_plane, Path(folder), on_line=screen.log)
         control_plane.kubectl("config", "set-context", "--current", f"--namespace={stack.namespace}")
         try:

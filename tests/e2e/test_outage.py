@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 
 from tests.support.control_plane import ControlPlane, wait_until
-from tests.support.stack import ROOT, Stack, running_stack
+from tests.support.stack import Stack, running_stack, serve_accounts
 
 
 def ask(stack: Stack) -> int:
@@ -17,8 +17,7 @@ def ask(stack: Stack) -> int:
 
 def test_without_the_api_server_the_pool_goes_on(control_plane_binaries: Path) -> None:
     with ControlPlane(assets=control_plane_binaries) as control_plane:  # one of its own: others must not notice
-        control_plane.apply(ROOT / "crds/oauthaccount.yaml")
-        control_plane.kubectl("wait", "--for=condition=Established", "crd/oauthaccounts.oauthpool.dev")
+        serve_accounts(control_plane)
         with running_stack(control_plane) as stack:
             stack.simulator.set(expires_in=20)
             stack.apply(stack.account("alice"))

@@ -125,14 +125,42 @@ def test_no_secret_is_anywhere_but_on_the_two_volumes(stack: Stack) -> None:
     stack.paste("carol", f"{wrong_code}#{good.partition('#')[2]}")
     stack.wait_for_reason("carol", "LoginRequired", "CodeRejected")
     stack.log_in("carol", "carol@example.com")
+    # the login of somebody else, whose grant is given back
+    stack.apply(stack.account("dora", expectedSubject="dora@example.com"))
+    stack.paste("dora", stack.simulator.approve(stack.authorization_url("dora"), "mallory@example.com"))
+    stack.wait_for_reason("dora", "LoginRequired", "SubjectMismatch")
+    # device codes: one approved, one refused
+    stack.simulator.set(device_interval=1)
+    for name, decide in (("erin", stack.simulator.approve_device), ("fred", None)):
+        stack.apply(stack.account(name, grant="DeviceCode"))
+        user_code = stack.user_code(name)
+        if decide is not None:
+            decide(user_code, f"{name}@example.com")
+        else:
+            stack.simulator.deny_device(user_code)
+    stack.wait_for_reason("erin", "Ready", "Available")
+    stack.wait_for_reason("fred", "LoginRequired", "AccessDenied")
+    # tokens that somebody brings: good ones, dead ones, and ones in a file that makes no sense
+    tokens = stack.simulator.issue_tokens("gina@example.com")
+    brought = {"type": "oauth", "refresh": tokens["refresh_token"], "access": tokens["access_token"], "expires": 0}
+    dead = brought | {"refresh": "a-refresh-token-of-nobody", "access": "an-access-token-of-nobody"}
+    stack.apply(stack.account("gina"))
+    commands = [
+        stack.command("import", "gina", stdin=json.dumps(given).encode())
+        for given in (brought | {"type": "none"}, [brought], brought, dead)
+    ]
+    assert [ended.returncode for ended in commands] == [1, 1, 0, 1]
 
-    secrets = [*stack.simulator.secrets(), wrong_code]
-    assert len(secrets) > 12
+    by_kind: dict[str, list[str]] = stack.simulator.call("GET", "secrets")
+    assert all(by_kind.values())  # of each kind there is one to be found
+    secrets = [*stack.simulator.secrets(), wrong_code, dead["access"]]
+    assert dead["refresh"] in secrets
     kinds = "oauthaccounts,configmaps,events,serviceaccounts,roles,rolebindings,secrets"
     places = {
         "objects": stack.kubectl("get", kinds, "-o", "json", "--show-managed-fields"),
         "events as kubectl shows them": stack.kubectl("get", "events"),
         "the operator's output": stack.operator.output,
+        "the output of imports": "".join(ended.stdout + ended.stderr for ended in commands),
         "the proxy's output": stack.proxy.output,
         "the operator's metrics": httpx2.get(f"{stack.metrics_url}/metrics").text,
         "the proxy's metrics": httpx2.get(f"{stack.proxy_url}/metrics").text,
@@ -144,3 +172,7 @@ def test_no_secret_is_anywhere_but_on_the_two_volumes(stack: Stack) -> None:
     # the search finds what is there: the volumes do hold them
     stored = "".join(path.read_text() for path in stack.state_dir.rglob("credential.json"))
     assert any(secret in stored for secret in secrets)
+    # and what is over leaves nothing behind
+    logins = "".join(path.read_text() for path in stack.state_dir.rglob("login.json"))
+    assert not any(secret in logins for secret in (*by_kind["code"], *by_kind["device_code"]))
+    assert not list(stack.state_dir.rglob("import.json"))

@@ -12,6 +12,8 @@ from .authorize import PATH as AUTHORIZE_PATH
 from .authorize import AuthorizePage
 from .bearer import BearerCheck
 from .control import Control
+from .device import PATH as DEVICE_PATH
+from .device import DevicePage
 from .envelope import ApiError
 from .exchange import CONTROL_PREFIX, ExchangeLayer, exchange_of
 from .messages import Messages
@@ -23,10 +25,12 @@ from .token_endpoint import TokenEndpoint
 def create_app(simulator: Simulator) -> ASGIApp:
     """The provider as an ASGI application. It needs `exchange.Protocol` under it."""
     page = AuthorizePage(simulator.authorization, simulator.settings.client_id)
+    device_page = DevicePage(simulator.device_logins)
     tokens = TokenEndpoint(
         settings=simulator.settings,
         grants=simulator.grants,
         assertions=simulator.assertions,
+        device_logins=simulator.device_logins,
         accounts=simulator.directory,
         switches=simulator.switches,
         known_secrets=simulator.known_secrets,
@@ -43,7 +47,10 @@ def create_app(simulator: Simulator) -> ASGIApp:
     routes = [
         Route(AUTHORIZE_PATH, page.show, methods=["GET"]),
         Route(AUTHORIZE_PATH, page.decide, methods=["POST"]),
+        Route(DEVICE_PATH, device_page.show, methods=["GET"]),
+        Route(DEVICE_PATH, device_page.decide, methods=["POST"]),
         Route("/v1/oauth/token", tokens.token, methods=["POST"]),
+        Route("/v1/oauth/device_authorization", tokens.device_authorization, methods=["POST"]),
         Route("/v1/oauth/revoke", tokens.revoke, methods=["POST"]),
         Route("/v1/messages", messages.create, methods=["POST"]),
         Route("/v1/messages/count_tokens", messages.count_tokens, methods=["POST"]),

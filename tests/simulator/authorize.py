@@ -105,7 +105,7 @@ class AuthorizePage:
         except AuthorizationRejected as error:
             return _rejection(error)
         options = "".join(f'<option value="{escape(subject)}">' for subject in self._authorization.subjects())
-        return _page(
+        return page(
             "Log in",
             f"<p><b>{escape(self._client_id)}</b> asks for: {escape(wanted.scope) or 'nothing'}</p>"
             f'<form method="post" action="{PATH}?{escape(query)}">'
@@ -121,11 +121,11 @@ class AuthorizePage:
         try:
             if form.get("decision") == "deny":
                 redirect_url = self._authorization.deny(query)
-                return _page("Denied", f"<p>The redirect would be <code>{escape(redirect_url)}</code></p>")
+                return page("Denied", f"<p>The redirect would be <code>{escape(redirect_url)}</code></p>")
             approval = self._authorization.approve(query, form.get("subject", ""))
         except AuthorizationRejected as error:
             return _rejection(error)
-        return _page(
+        return page(
             "Approved",
             f'<p>Copy this code:</p><p><code id="code">{escape(approval.pasted)}</code></p>'
             f"<p>The redirect would be <code>{escape(approval.redirect_url)}</code></p>",
@@ -185,10 +185,10 @@ def _redirect(request: AuthorizationRequest, parameters: dict[str, str]) -> str:
 
 
 def _rejection(error: AuthorizationRejected) -> Response:
-    return _page("This login request is not valid", f"<p>{escape(str(error))}</p>", status=400)
+    return page("This login request is not valid", f"<p>{escape(str(error))}</p>", status=400)
 
 
-def _page(title: str, content: str, *, status: int = 200) -> Response:
+def page(title: str, content: str, *, status: int = 200) -> Response:
     document = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style><h1>{escape(title)}</h1>{content}</html>"

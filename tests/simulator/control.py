@@ -2,6 +2,8 @@
 
   GET    health                      {"status": "ok"} when it serves
   POST   approve                     {"authorization_url", "subject"}: log in and approve; answers what is pasted
+  POST   device/approve              {"user_code", "subject"}: enter the code, log in and approve
+  POST   device/deny                 {"user_code"}: enter the code and refuse
   GET    switches                    every switch as it stands for all accounts
   PATCH  switches                    set some for all accounts; null puts one back
   DELETE switches                    all switches as they were at first, those of single accounts included
@@ -46,6 +48,15 @@ class ApproveBody(msgspec.Struct, forbid_unknown_fields=True):
     subject: str
 
 
+class ApproveDeviceBody(msgspec.Struct, forbid_unknown_fields=True):
+    user_code: str
+    subject: str
+
+
+class DenyDeviceBody(msgspec.Struct, forbid_unknown_fields=True):
+    user_code: str
+
+
 class ExhaustBody(msgspec.Struct, forbid_unknown_fields=True):
     window: str = "5h"
     reset_in: float | None = None
@@ -87,6 +98,8 @@ class Control:
         table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
             ("GET", "/health", self.health),
             ("POST", "/approve", self.approve),
+            ("POST", "/device/approve", self.approve_device),
+            ("POST", "/device/deny", self.deny_device),
             ("GET", "/switches", self.show_switches),
             ("PATCH", "/switches", self.change_switches),
             ("DELETE", "/switches", self.reset_switches),
@@ -117,6 +130,15 @@ class Control:
                 "redirect_url": approval.redirect_url,
             }
         )
+
+    async def approve_device(self, request: Request) -> Response:
+        body = _decode(await request.body(), ApproveDeviceBody)
+        self._simulator.approve_device(body.user_code, body.subject)
+        return JSONResponse({})
+
+    async def deny_device(self, request: Request) -> Response:
+        self._simulator.deny_device(_decode(await request.body(), DenyDeviceBody).user_code)
+        return JSONResponse({})
 
     async def show_switches(self, request: Request) -> Response:
         return self._switches()

@@ -3,7 +3,7 @@
 import threading
 from typing import Literal, get_args
 
-Kind = Literal["access_token", "refresh_token", "code", "code_verifier", "state", "assertion"]
+Kind = Literal["access_token", "refresh_token", "code", "device_code", "code_verifier", "state", "assertion"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

@@ -6,6 +6,7 @@ from .accounts import Accounts, account_uuid, personal_organization_id
 from .assertions import AssertionVerifier
 from .authorize import Approval, Authorization, query_of
 from .clock import Clock
+from .device import DeviceLogins
 from .grants import Grants, IssuedTokens
 from .known_secrets import KnownSecrets
 from .limits import Limits
@@ -33,6 +34,15 @@ class Simulator:
             settings=self.settings, grants=self.grants, accounts=self.directory, known_secrets=self.known_secrets
         )
 
+        self.device_logins = DeviceLogins(
+            settings=self.settings,
+            clock=self.clock,
+            grants=self.grants,
+            accounts=self.directory,
+            switches=self.switches,
+            known_secrets=self.known_secrets,
+        )
+
     # --- logging in --------------------------------------------------------------------------------------------
 
     def approve(self, authorization_url: str, subject: str) -> str:
@@ -49,6 +59,14 @@ class Simulator:
     def deny(self, authorization_url: str) -> str:
         """Somebody looks at the page and says no; the redirect URL with `error=access_denied`."""
         return self.authorization.deny(query_of(authorization_url))
+
+    def approve_device(self, user_code: str, subject: str) -> None:
+        """`subject` enters the code on the page and approves. ValueError when no login waits under it."""
+        self.device_logins.approve(user_code, subject)
+
+    def deny_device(self, user_code: str) -> None:
+        """Somebody enters the code and says no."""
+        self.device_logins.deny(user_code)
 
     # --- tokens ------------------------------------------------------------------------------------------------
 

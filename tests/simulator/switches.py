@@ -51,6 +51,12 @@ class Switches(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     state_required: Annotated[bool, "the code exchange must carry state, which RFC 6749 does not know"] = False
     federation_rejection_status: Annotated[Literal[400, 401], "for a refused assertion; RFC 7523 3.1 says 400"] = 400
 
+    # --- logging in with a device code -------------------------------------------------------------------------
+
+    device_interval: Annotated[Seconds, "how far apart the client's questions have to be"] = 5
+    device_code_lifetime: Annotated[Count, "for so long the person may decide, and the client may ask"] = 1800
+    device_slow_downs: Annotated[Count, "the next N questions are too early, whenever they come"] = 0
+
     # --- API: who may, and how much ----------------------------------------------------------------------------
 
     revoked: Annotated[bool, "403 as for a withdrawn grant; refreshes still work (see the command revoke-grants)"] = (

@@ -1,4 +1,4 @@
-"""`POST /v1/oauth/token` and `/v1/oauth/revoke`: reads the request, applies the switches, words the answer.
+"""`POST /v1/oauth/token`, `/device_authorization` and `/revoke`: reads the request, applies the switches, words the answer.
 
 What is good and what is not is decided in `grants` and `assertions`.
 """
@@ -15,6 +15,8 @@ from starlette.responses import JSONResponse, Response
 from .accounts import Accounts, identity
 from .assertions import AssertionRejected, AssertionVerifier, IssuerUnavailable, unverified_subject
 from .bearer import OAUTH_BETA, betas
+from .device import PATH as DEVICE_PATH
+from .device import DeviceLogins
 from .exchange import exchange_of, pause
 from .grants import Grants, IssuedTokens, TokenError
 from .known_secrets import Kind, KnownSecrets
@@ -28,6 +30,7 @@ FEDERATION_BETA = "oidc-federation-2026-04-01"
 _HEADERS = {"cache-control": "no-store", "pragma": "no-cache"}
 _SECRET_PARAMETERS: dict[str, Kind] = {
     "code": "code",
+    "device_code": "device_code",
     "code_verifier": "code_verifier",
     "state": "state",
     "refresh_token": "refresh_token",
@@ -44,6 +47,7 @@ class TokenEndpoint:
         settings: Settings,
         grants: Grants,
         assertions: AssertionVerifier,
+        device_logins: DeviceLogins,
         accounts: Accounts,
         switches: SwitchBoard,
         known_secrets: KnownSecrets,
@@ -51,6 +55,7 @@ class TokenEndpoint:
         self._settings = settings
         self._grants = grants
         self._assertions = assertions
+        self._device_logins = device_logins
         self._accounts = accounts
         self._switches = switches
         self._known_secrets = known_secrets
@@ -96,8 +101,33 @@ class TokenEndpoint:
                 return self._grants.refresh(value, scope=parameters.get("scope"), switches=switches)
             case "urn:ietf:params:oauth:grant-type:jwt-bearer":
                 return await self._redeem_assertion(request, parameters, switches)
+            case "urn:ietf:params:oauth:grant-type:device_code":
+                self._check_client(parameters)
+                return self._device_logins.redeem(_required(parameters, "device_code"), switches)
             case other:
                 raise TokenError("unsupported_grant_type", f"grant_type {other!r} is not supported.")
+
+    async def device_authorization(self, request: Request) -> Response:
+        """RFC 8628 3.1 and 3.2. `token_failures` and `token_delay` are for this endpoint, too."""
+        try:
+            parameters = await self._parameters(request, self._settings.token_bodies)
+            self._check_client(parameters)
+            await pause(self._switches.get().token_delay)
+            if self._switches.spend("token_failures"):
+                return _failure(self._switches.get())
+            login = self._device_logins.open(parameters.get("scope", ""))
+        except TokenError as error:
+            return _refusal(error)
+        verification_uri = f"{str(request.base_url).rstrip('/')}{DEVICE_PATH}"
+        document = {
+            "device_code": login.device_code,
+            "user_code": login.user_code,
+            "verification_uri": verification_uri,
+            "verification_uri_complete": f"{verification_uri}?user_code={login.user_code}",
+            "expires_in": self._switches.get().device_code_lifetime,
+            "interval": login.interval,
+        }
+        return JSONResponse(document, headers=_HEADERS)
 
     def _redeem_code(self, parameters: Parameters, switches: Switches) -> IssuedTokens:
         self._check_client(parameters)
@@ -161,6 +191,8 @@ class TokenEndpoint:
         """Whose request this is, before anything is redeemed."""
         if "code" in parameters:
             return self._grants.subject_of_code(parameters["code"])
+        if "device_code" in parameters:
+            return self._device_logins.subject_of(parameters["device_code"])
         if "refresh_token" in parameters:
             return self._grants.subject_of_refresh_token(parameters["refresh_token"])
         return unverified_subject(parameters.get("assertion", ""))

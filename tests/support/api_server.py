@@ -1,4 +1,4 @@
-"""A small Kubernetes API server that the test plays: lists and watches of one ConfigMap, and patches of status.
+"""A small Kubernetes API server that the test plays: lists and watches of single ConfigMaps, and patches of status.
 
 Every request is given to the test as a `Call`, in the order of arrival; nothing is answered by itself.
 """
@@ -29,6 +29,8 @@ class Call:
         self.token = next(iter(request.values(b"authorization")), b"").decode().removeprefix("Bearer ")
         self.content_type = next(iter(request.values(b"content-type")), b"").decode()
         self.body = json.loads(request.body) if request.body else None
+        self.name = self.query.get("fieldSelector", "").removeprefix("metadata.name=")
+        """Of the ConfigMap that a list or a watch is about."""
 
     @property
     def is_watch(self) -> bool:
@@ -37,9 +39,9 @@ class Call:
     async def answer(self, document: object, status: int = 200) -> None:
         await self.connection.send(json_answer(json.dumps(document).encode(), status))
 
-    async def list(self, data: Mapping[str, str] | None, version: int = 1) -> None:
+    async def list(self, data: Mapping[str, str] | None, version: int = 1, shards: str | None = None) -> None:
         """Answer a list: the ConfigMap with this data, or none."""
-        items = [] if data is None else [config_map(data, version)]
+        items = [] if data is None else [config_map(data, version, shards)]
         await self.answer({"kind": "ConfigMapList", "metadata": {"resourceVersion": str(version)}, "items": items})
 
     async def begin_watch(self) -> None:
@@ -55,13 +57,22 @@ class Call:
 class ApiServer:
     def __init__(self, server: UpstreamServer) -> None:
         self.url = server.url
-        self._calls: asyncio.Queue[Call] = asyncio.Queue()
+        self._calls: list[Call] = []
+        self._arrived = asyncio.Condition()
         self._server = server
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def call(self) -> Call:
-        async with asyncio.timeout(DEADLINE):
-            return await self._calls.get()
+    async def call(self, name: str | None = None) -> Call:
+        """The next one, or the next one about this ConfigMap."""
+
+        def first() -> Call | None:
+            return next((call for call in self._calls if name in (None, call.name)), None)
+
+        async with asyncio.timeout(DEADLINE), self._arrived:
+            found = await self._arrived.wait_for(first)
+            assert found
+            self._calls.remove(found)
+            return found
 
     async def run(self) -> None:
         while True:
@@ -71,13 +82,19 @@ class ApiServer:
     async def _read(self, connection: UpstreamConnection) -> None:
         while True:
             try:
-                self._calls.put_nowait(Call(await connection.request(), connection))
+                call = Call(await connection.request(), connection)
+                async with self._arrived:
+                    self._calls.append(call)
+                    self._arrived.notify_all()
             except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
                 return
 
 
-def config_map(data: Mapping[str, str] | None, version: int = 1) -> dict[str, object]:
-    return {"metadata": {"name": "oauth-pool", "resourceVersion": str(version)}, "data": data}
+def config_map(data: Mapping[str, str] | None, version: int = 1, shards: str | None = None) -> dict[str, object]:
+    metadata: dict[str, object] = {"name": "oauth-pool", "resourceVersion": str(version)}
+    if shards is not None:
+        metadata["annotations"] = {"oauthpool.dev/shards": shards}
+    return {"metadata": metadata, "data": data}
 
 
 @asynccontextmanager

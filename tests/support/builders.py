@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from oauth_pool_operator.accounts import Account, Report, Spec, Window, WorkloadIdentity
-from oauth_pool_operator.grants import TokenAnswer
-from oauth_pool_operator.policies import Facts, Trouble
-from oauth_pool_operator.store import Credential, LoginSession
+from oauth_pool_operator.documents import Credential, Import, LoginSession
+from oauth_pool_operator.facts import Facts, Trouble
+from oauth_pool_operator.token_answer import DeviceAuthorization, TokenAnswer
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 UID = "3f8b7c1e-0000-4000-8000-000000000001"
@@ -84,6 +84,49 @@ def session(*, age: timedelta = timedelta(0), **members: Any) -> LoginSession:
             "expires": start + timedelta(minutes=10),
             "state": "state-of-a-test",
             "verifier": "verifier-of-a-test",
+            **members,
+        }
+    )
+
+
+def device_session(*, age: timedelta = timedelta(0), **members: Any) -> LoginSession:
+    return session(
+        age=age,
+        **{
+            "state": "",
+            "verifier": "",
+            "device_code": "device-code-of-a-test",
+            "user_code": "BCDF-GHJK",
+            "verification_uri": "https://provider.example/device",
+            "poll_seconds": 5,
+            **members,
+        },
+    )
+
+
+def device_authorization(**members: Any) -> DeviceAuthorization:
+    """What a device authorization endpoint answers."""
+    return DeviceAuthorization(
+        **{
+            "device_code": "device-code-of-a-test",
+            "user_code": "BCDF-GHJK",
+            "verification_uri": "https://provider.example/device",
+            "verification_uri_complete": None,
+            "lifetime": timedelta(minutes=30),
+            "interval": timedelta(seconds=5),
+            **members,
+        }
+    )
+
+
+def handed_over(**members: Any) -> Import:
+    """What `oauth-pool-operator import` leaves on the state volume."""
+    return Import(
+        **{
+            "request": "the-first",
+            "refresh_token": "imported-refresh-token",
+            "access_token": "imported-access-token",
+            "expires": NOW + timedelta(hours=7),
             **members,
         }
     )

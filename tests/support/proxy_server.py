@@ -107,8 +107,10 @@ class PlainAsgi(HttpProtocol):
 
 
 class RunningProxy:
-    def __init__(self, app: App, port: int) -> None:
+    def __init__(self, app: App, port: int, stop: Callable[[], None]) -> None:
         self.app, self.port = app, port
+        self.stop = stop
+        """Ends it, as a signal would, and returns when it has ended. Again does nothing."""
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator["RawClient"]:
@@ -125,6 +127,12 @@ class RunningProxy:
         async with self.connect() as client:
             await client.request(method, target, headers, body)
             return await client.answer(is_head=method == "HEAD")
+
+    async def metrics(self) -> dict[str, float]:
+        """All samples of `/metrics`, each under its name and labels as they are written."""
+        text = (await self.request("GET", "/metrics")).body.decode()
+        samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
 
 
 class RawAnswer:
@@ -215,12 +223,16 @@ def running_proxy(
     while not app.service.is_running:
         assert thread.is_alive() and time.monotonic() < deadline, "the proxy did not start"
         time.sleep(0.005)
-    try:
-        yield RunningProxy(app, port)
-    finally:
+
+    def stop() -> None:
         server.should_exit = True
         thread.join(DEADLINE)
         assert not thread.is_alive(), "the proxy did not stop"
+
+    try:
+        yield RunningProxy(app, port, stop)
+    finally:
+        stop()
 
 
 async def until(condition: Callable[[], object], what: str) -> None:

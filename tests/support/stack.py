@@ -8,11 +8,13 @@ import contextlib
 import itertools
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,22 @@ from tests.support.control_plane.plane import free_port
 from tests.support.control_plane.processes import Processes
 
 ROOT = Path(__file__).parents[2]
+OPERATOR = [str(Path(sys.executable).with_name("oauth-pool-operator")), "--config"]
 CLIENT_ID = "simulator-client"
 RULE = "fdrl_demo"
 ORGANIZATION = "00000000-0000-0000-0000-000000000001"
 WORKLOAD = "inference"
+
+
+def serve_accounts(control_plane: ControlPlane) -> None:
+    """Install the CRD; returns when OAuthAccounts can be listed.
+
+    Its condition Established is not enough: kubectl fails when it waits before there are any conditions, and for a
+    moment afterwards the API server answers 429, "storage is (re)initializing".
+    """
+    control_plane.apply(ROOT / "crds")
+    accounts = "/apis/oauthpool.dev/v1alpha1/oauthaccounts"
+    wait_until(lambda: control_plane.api.get(accounts).is_success, "OAuthAccounts can be listed")
 
 
 class Process:
@@ -51,7 +65,9 @@ class Process:
         # each start has a log of its own: a restart does not repeat the lines of before
         self._key = f"{name}-{next(_numbers)}"
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # for `-m tests.simulator`
-        processes.start(self._key, *command, environment={"PYTHONUNBUFFERED": "1", "PYTHONPATH": path} | environment)
+        self.pid = processes.start(
+            self._key, *command, environment={"PYTHONUNBUFFERED": "1", "PYTHONPATH": path} | environment
+        )
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
 
@@ -62,6 +78,10 @@ class Process:
     @property
     def is_running(self) -> bool:
         return self._processes.is_running(self._key)
+
+    def signal(self, number: int) -> None:
+        """To the process itself, by its id."""
+        os.kill(self.pid, number)
 
     def stop(self, *, seconds: float = 60) -> int | None:
         """SIGTERM, and what it ended with; killed when it does not end in time."""
@@ -104,6 +124,18 @@ class SimulatorClient:
         answer = self.call("POST", "approve", {"authorization_url": authorization_url, "subject": subject})
         pasted: str = answer["pasted"]
         return pasted
+
+    def approve_device(self, user_code: str, subject: str) -> None:
+        """Enter the code on the provider's page as `subject`, and approve."""
+        self.call("POST", "device/approve", {"user_code": user_code, "subject": subject})
+
+    def deny_device(self, user_code: str) -> None:
+        self.call("POST", "device/deny", {"user_code": user_code})
+
+    def issue_tokens(self, subject: str, *, expires_in: int = 28_800) -> dict[str, Any]:
+        """A pair of tokens, as after a login that somebody else's program made."""
+        tokens: dict[str, Any] = self.call("POST", f"accounts/{subject}/issue-tokens", {"expires_in": expires_in})
+        return tokens
 
     def exhaust(self, subject: str, *, window: str = "5h", reset_in: int) -> None:
         """The account's window is used up for that many seconds."""
@@ -234,6 +266,11 @@ class Stack:
         path = "jsonpath={.status.login.authorizationURL}"
         return wait_until(lambda: self.kubectl("get", "oauthaccount", name, "-o", path), f"login URL of {name}")
 
+    def user_code(self, name: str) -> str:
+        """The code of a device's login, once it is there."""
+        path = "jsonpath={.status.login.userCode}"
+        return wait_until(lambda: self.kubectl("get", "oauthaccount", name, "-o", path), f"user code of {name}")
+
     def paste(self, name: str, pasted: str) -> None:
         """Hand the code over as a person does."""
         self.kubectl("annotate", "oauthaccount", name, f"oauthpool.dev/authorization-code={pasted}", "--overwrite")
@@ -242,6 +279,30 @@ class Stack:
         """The whole login; returns when the account is Available."""
         self.paste(name, self.simulator.approve(self.authorization_url(name), subject))
         self.wait_for_reason(name, "Ready", "Available")
+
+    def report(
+        self,
+        name: str,
+        reason: str,
+        *,
+        generation: int = 1,
+        reporter: str = "proxy-9",
+        age: timedelta = timedelta(0),
+        until: timedelta | None = None,
+    ) -> None:
+        """What a proxy writes, the way it writes it."""
+        entry = {
+            "reporter": reporter,
+            "observedTime": instant(-age),
+            "reason": reason,
+            "tokenGeneration": generation,
+            **({"untilTime": instant(until)} if until else {}),
+        }
+        manifest = self.account(name) | {"status": {"reports": [entry]}}
+        del manifest["spec"]
+        manager = f"--field-manager=oauth-pool-proxy-{reporter}"
+        arguments = ("apply", "--server-side", "--subresource=status", manager, "-f", "-")
+        self.kubectl(*arguments, stdin=json.dumps(manifest))
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
@@ -274,19 +335,50 @@ class Stack:
         self._wait_for_http("simulator", f"{self._simulator_url}/_simulator/health")
 
     def start_operator(self, *, wait: bool = True) -> None:
-        config = self.folder / "operator.toml"
-        config.write_text(self._operator_config())
-        kubeconfig = self.control_plane.kubeconfig_for(self.namespace, "oauth-pool-operator")
-        self._start(
-            "operator",
-            [str(Path(sys.executable).with_name("oauth-pool-operator")), "--config", str(config)],
-            environment={"KUBECONFIG": str(kubeconfig), "LOG_LEVEL": self._log_level},
-        )
+        self._start_operator("operator", self._operator_config())
         if wait:
             self.wait_for_operator()
 
+    def start_second_operator(self, state_dir: Path | None = None) -> str:
+        """One more, as it should not be, with the same state volume unless another is named; returns where its health is."""
+        health, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        config = self._operator_config()
+        config = config.replace(self.health_url.removeprefix("http://"), health)
+        config = config.replace(self.metrics_url.removeprefix("http://"), metrics)
+        config = config.replace(f'"{self.state_dir}"', f'"{state_dir or self.state_dir}"')
+        self._start_operator("second-operator", config)
+        self._wait_for_http("second-operator", f"http://{health}/healthz")
+        return f"http://{health}"
+
+    @property
+    def operator_command(self) -> list[str]:
+        """The operator's console script, with the configuration that it runs with."""
+        return [*OPERATOR, str(self.folder / "operator.toml")]
+
+    def as_operator(self) -> dict[str, str]:
+        """The environment that makes a process act as the operator."""
+        return {"KUBECONFIG": str(self.control_plane.kubeconfig_for(self.namespace, "oauth-pool-operator"))}
+
+    def _start_operator(self, name: str, content: str) -> None:
+        config = self.folder / f"{name}.toml"
+        config.write_text(content)
+        environment = self.as_operator() | {"LOG_LEVEL": self._log_level}
+        self._start(name, [*OPERATOR, str(config)], environment=environment)
+
+    def command(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+        """One of the operator's other commands, as it is run in its pod: with its configuration and its rights."""
+        ended = subprocess.run(
+            [*self.operator_command, *arguments],
+            input=stdin,
+            capture_output=True,
+            env=os.environ | self.as_operator(),
+            timeout=90,
+            check=False,
+        )
+        return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
     def wait_for_operator(self) -> None:
-        self._wait_for_http("operator", f"{self.health_url}/healthz")
+        self._wait_for_http("operator", f"{self.health_url}/readyz")
 
     def start_proxy(self) -> None:
         config = self.folder / "proxy.toml"
@@ -308,7 +400,7 @@ class Stack:
     def stop(self) -> dict[str, int | None]:
         """Stop what runs, the proxy first; returns the exit codes."""
         codes: dict[str, int | None] = {}
-        for name in ("proxy", "operator", "simulator"):
+        for name in ("proxy", "second-operator", "operator", "simulator"):
             if (process := self.processes.pop(name, None)) is not None:
                 codes[name] = process.stop()
         return codes
@@ -355,10 +447,25 @@ scopes = ["inference"]
 token_body = "json"
 send_state = true
 
+[providers.simulator.device_code]
+client_id = "{CLIENT_ID}"
+device_authorization_endpoint = "{url}/v1/oauth/device_authorization"
+token_endpoint = "{url}/v1/oauth/token"
+revocation_endpoint = "{url}/v1/oauth/revoke"
+scopes = ["inference"]
+token_body = "json"
+
 [providers.simulator.workload_identity]
 token_endpoint = "{url}/v1/oauth/token"
 audience = "{url}"
 token_headers = {{ anthropic-beta = "oauth-2025-04-20,oidc-federation-2026-04-01" }}
+
+# one that an operator has to live with
+[providers.broken.authorization_code]
+client_id = "{CLIENT_ID}"
+authorization_endpoint = "{url}/oauth/authorize"
+token_endpoint = "http://provider.example/v1/oauth/token"
+redirect_uri = "{url}/oauth/callback"
 """
 
     def _proxy_config(self) -> str:
@@ -382,6 +489,10 @@ ca_file = "{self.control_plane.ca_file}"
 token_file = "{token}"
 namespace = "{self.namespace}"
 """
+
+
+def instant(since_now: timedelta) -> str:
+    return (datetime.now(UTC) + since_now).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @contextlib.contextmanager

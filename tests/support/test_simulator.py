@@ -308,6 +308,77 @@ def test_the_exchange_may_leave_the_state_out_unless_it_is_required(
     assert exchange().json()["error"] == "invalid_request"
 
 
+# --- logging in with a device code -------------------------------------------------------------------------------
+
+
+def open_device_login(http: httpx2.Client, **changes: str) -> dict[str, Any]:
+    response = http.post("/v1/oauth/device_authorization", json={"client_id": "client-1", **changes})
+    assert response.status_code == 200
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def poll(http: httpx2.Client, device_code: str, **changes: str) -> httpx2.Response:
+    grant_type = "urn:ietf:params:oauth:grant-type:device_code"
+    body = {"grant_type": grant_type, "device_code": device_code, "client_id": "client-1", **changes}
+    return http.post("/v1/oauth/token", json=body)
+
+
+def test_a_device_waits_until_a_person_approves_on_the_page(provider: SimulatorServer, http: httpx2.Client) -> None:
+    opened = open_device_login(http, scope="user:inference")
+    assert (opened["interval"], opened["expires_in"]) == (5, 1800)
+    assert opened["verification_uri_complete"] == f"{opened['verification_uri']}?user_code={opened['user_code']}"
+    assert poll(http, opened["device_code"]).json()["error"] == "authorization_pending"
+    assert opened["user_code"] in http.get(opened["verification_uri_complete"]).text
+    form = {"user_code": opened["user_code"].lower().replace("-", ""), "subject": ALICE, "decision": "approve"}
+    assert "Approved" in http.post(opened["verification_uri"], data=form).text
+    provider.simulator.clock.advance(5)
+    answer = poll(http, opened["device_code"]).json()
+    assert answer["account"]["email_address"] == ALICE
+    assert refresh(http, answer["refresh_token"]).status_code == 200
+    provider.simulator.clock.advance(5)
+    assert is_dead(poll(http, opened["device_code"]))
+
+
+def test_a_device_that_asks_too_often_has_to_wait_longer(provider: SimulatorServer, http: httpx2.Client) -> None:
+    opened = open_device_login(http)
+    provider.simulator.approve_device(opened["user_code"], ALICE)
+    provider.simulator.switches.set(device_slow_downs=1)
+    assert poll(http, opened["device_code"]).json()["error"] == "slow_down"
+    provider.simulator.clock.advance(9)
+    assert poll(http, opened["device_code"]).json()["error"] == "slow_down"
+    provider.simulator.clock.advance(14)
+    assert poll(http, opened["device_code"]).json()["error"] == "slow_down"
+    provider.simulator.clock.advance(20)
+    assert poll(http, opened["device_code"]).status_code == 200
+
+
+def test_a_device_login_is_denied_or_expires(provider: SimulatorServer, http: httpx2.Client) -> None:
+    denied, late = open_device_login(http), open_device_login(http)
+    form = {"user_code": denied["user_code"], "decision": "deny"}
+    assert "Denied" in http.post(denied["verification_uri"], data=form).text
+    assert poll(http, denied["device_code"]).json()["error"] == "access_denied"
+    provider.simulator.clock.advance(1800)
+    assert poll(http, late["device_code"]).json()["error"] == "expired_token"
+    with pytest.raises(ValueError, match="no login waits"):
+        provider.simulator.approve_device(late["user_code"], ALICE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"), [({"client_id": "other"}, "invalid_client"), ({"scope": "everything"}, "invalid_scope")]
+)
+def test_a_device_login_is_for_the_registered_client(http: httpx2.Client, changes: dict[str, str], error: str) -> None:
+    body = {"client_id": "client-1", **changes}
+    assert http.post("/v1/oauth/device_authorization", json=body).json()["error"] == error
+
+
+def test_an_unknown_user_code_gets_a_page_that_says_so(http: httpx2.Client) -> None:
+    form = {"user_code": "<b>", "subject": ALICE, "decision": "approve"}
+    answer = http.post("/oauth/device", data=form)
+    assert answer.status_code == 400
+    assert "no login waits" in answer.text and "<b>" not in answer.text
+
+
 def test_form_bodies_are_read_only_where_they_are_configured(provider: SimulatorServer, http: httpx2.Client) -> None:
     body = {"grant_type": "refresh_token", "refresh_token": "x", "client_id": "client-1"}
     assert http.post("/v1/oauth/token", data=body).json()["error"] == "invalid_request"
@@ -1616,6 +1687,7 @@ def test_every_secret_is_listed(federation: SimulatorServer, issuer: Issuer) -> 
         assertion = issuer.token()
         workload = present(federation, assertion).json()
         direct = federation.simulator.issue_tokens(BOB)
+        device_code = open_device_login(http)["device_code"]
         listed = http.get("/_simulator/secrets").json()
     assert listed == federation.simulator.secrets()
     assert {kind: set(values) for kind, values in listed.items()} == {
@@ -1633,6 +1705,7 @@ def test_every_secret_is_listed(federation: SimulatorServer, issuer: Issuer) -> 
             "also-never-issued",
         },
         "code": {code},
+        "device_code": {device_code},
         "code_verifier": {login.verifier},
         "state": {login.state},
         "assertion": {assertion},

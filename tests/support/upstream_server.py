@@ -104,9 +104,11 @@ class UpstreamServer:
 
 
 @asynccontextmanager
-async def upstream_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[UpstreamServer]:
+async def upstream_server(
+    tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[UpstreamServer]:
     upstream = UpstreamServer()
-    server = await asyncio.start_server(upstream.connected, "127.0.0.1", 0, ssl=tls, limit=1 << 20)
+    server = await asyncio.start_server(upstream.connected, host, port, ssl=tls, limit=1 << 20)
     upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream

@@ -109,6 +109,10 @@ def test_what_is_not_said_gets_its_default(accounts: Accounts) -> None:
         ),
         pytest.param(account(priority=-1000, weight=1000, maxConcurrentRequests=1), id="at the ends of the ranges"),
         pytest.param(account(name="n" * 63), id="longest name"),
+        pytest.param(account(grant="DeviceCode", expectedSubject="alice@example.com"), id="device code"),
+        pytest.param(account(expectedSubject="alice@example.com"), id="expected subject, an address"),
+        pytest.param(account(expectedSubject="A Team, Inc."), id="expected subject, words"),
+        pytest.param(account(expectedSubject="7"), id="expected subject, one character"),
         pytest.param(workload_identity(), id="workload identity"),
         pytest.param(workload_identity(serviceAccountID="svac_1", workspaceID="default"), id="with optional ids"),
     ],
@@ -133,7 +137,7 @@ REFUSED = {
     ),
     "unknown grant": (
         account(grant="Password"),
-        'spec.grant: Unsupported value: "Password": supported values: "AuthorizationCode", "WorkloadIdentity"',
+        'spec.grant: Unsupported value: "Password": supported values: "AuthorizationCode", "DeviceCode", "WorkloadIdentity"',
     ),
     "workload identity missing": (
         account(grant="WorkloadIdentity"),
@@ -144,6 +148,36 @@ REFUSED = {
     ),
     "workload identity with another grant": (
         account(workloadIdentity=WORKLOAD_IDENTITY),
+        "spec.workloadIdentity: Forbidden: workloadIdentity is only for grant WorkloadIdentity: remove it",
+    ),
+    "workload identity without a ServiceAccount": (
+        account(grant="WorkloadIdentity", workloadIdentity={"federationRuleID": "fdrl_1"}),
+        "spec.workloadIdentity.serviceAccountName: Required value",
+    ),
+    "empty workspace": (
+        workload_identity(workspaceID=""),
+        "spec.workloadIdentity.workspaceID in body should be at least 1 chars long",
+    ),
+    "an expected subject without a login": (
+        account(grant="WorkloadIdentity", workloadIdentity=WORKLOAD_IDENTITY, expectedSubject="alice@example.com"),
+        (
+            "spec.expectedSubject: Forbidden: expectedSubject is only for grants with which a person logs in: remove it, "
+            "because with WorkloadIdentity the provider's federation rule decides whose token it is"
+        ),
+    ),
+    "no expected subject": (
+        account(expectedSubject=""),
+        (
+            "expectedSubject must be one line of text without space around it, such as an e-mail address: remove it to "
+            "take whoever logs in"
+        ),
+    ),
+    "expected subject with space around": (account(expectedSubject="alice "), "without space around it"),
+    "expected subject of two lines": (account(expectedSubject="alice\nbob"), "must be one line of text"),
+    "long expected subject": (account(expectedSubject="a" * 254), "may not be more than 253"),
+    "provider of another type": (account(provider=7), 'spec.provider in body must be of type string: "integer"'),
+    "workload identity with a device code": (
+        account(grant="DeviceCode", workloadIdentity=WORKLOAD_IDENTITY),
         "spec.workloadIdentity: Forbidden: workloadIdentity is only for grant WorkloadIdentity: remove it",
     ),
     "ServiceAccount name": (
@@ -290,6 +324,9 @@ def test_every_member_that_the_design_names_survives(accounts: Accounts) -> None
     status = STATUS | {
         "login": {
             "authorizationURL": "https://example.com/authorize?state=s",
+            "userCode": "BCDF-GHJK",
+            "verificationURI": "https://example.com/device",
+            "verificationURIComplete": "https://example.com/device?user_code=BCDF-GHJK",
             "sessionID": "0123456789abcdef",
             "startTime": instant,
             "expirationTime": instant,

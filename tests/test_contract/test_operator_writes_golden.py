@@ -9,9 +9,12 @@ import msgspec
 import pytest
 
 from oauth_pool_operator.accounts import rfc3339
-from oauth_pool_operator.policies import Facts
-from oauth_pool_operator.pool_index import render_entry
-from oauth_pool_operator.store import AccessFile, Credential, Store
+from oauth_pool_operator.cluster import INDEX_LABEL, SHARDS_ANNOTATION, shard_name
+from oauth_pool_operator.documents import AccessFile, Credential
+from oauth_pool_operator.facts import Facts
+from oauth_pool_operator.index_entry import render_entry
+from oauth_pool_operator.pool_index import MOST_SHARDS
+from oauth_pool_operator.store import Store
 from tests.support.builders import account, credential, facts, report, session
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -67,6 +70,12 @@ def test_an_entry_is_written_byte_for_byte(of: Facts) -> None:
 
 def test_every_golden_entry_is_written_by_one_of_these() -> None:
     assert {of.account.name for of in POOL} == set(INDEX)
+
+
+def test_config_maps_are_named_and_labelled_as_readers_expect() -> None:
+    shards = json.loads((GOLDEN / "shards.json").read_text())
+    assert [shard_name("oauth-pool", number) for number in range(MOST_SHARDS)] == shards["names"]
+    assert (shards["labels"], shards["annotation"]) == ({INDEX_LABEL: "1"}, SHARDS_ANNOTATION)
 
 
 @pytest.mark.parametrize("number", TOKENS)

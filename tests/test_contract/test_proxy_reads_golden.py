@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from oauth_pool_proxy.index_watcher import MOST_SHARDS, SHARDS
 from oauth_pool_proxy.pool import Pool, State
 from oauth_pool_proxy.pool_index import IndexEntry, PoolIndexReader, parse_entry
 from oauth_pool_proxy.token_files import TokenFiles, read_token_file
@@ -20,6 +21,11 @@ BEFORE_ANY_EXPIRES = 1_795_190_400.0  # 2026-11-20T16:00:00Z
 def test_an_entry_is_read_and_says_the_same_when_written_again(name: str) -> None:
     entry = parse_entry(name, INDEX[name])
     assert msgspec.json.encode(entry).decode() == INDEX[name]
+
+
+def test_further_config_maps_are_announced_as_the_operator_does() -> None:
+    shards = json.loads((GOLDEN / "shards.json").read_text())
+    assert (shards["annotation"], len(shards["names"])) == (SHARDS, MOST_SHARDS)
 
 
 def test_the_fields_are_the_documented_ones() -> None:

@@ -66,4 +66,4 @@ def test_the_example_configuration_has_a_profile_for_the_accounts() -> None:
     )
     assert (check.returncode, check.stderr) == (0, "")
     profile = load_config(EXAMPLES / "operator.toml", namespace=NAMESPACE).providers["anthropic"]
-    assert {"AuthorizationCode", "WorkloadIdentity"} <= profile.grants
+    assert profile.grants == set(GRANTS)

@@ -47,7 +47,7 @@ def health_url(cluster: ControlPlane, tmp_path: Path) -> Iterator[str]:
 def test_without_a_provider_the_account_says_so(cluster: ControlPlane, health_url: str) -> None:
     make_account(cluster, NAMESPACE, "waiting", {})
     wait_until(lambda: "UnknownProvider" in str(get_account(cluster, NAMESPACE, "waiting").get("status")), "the reason")
-    probe = container(pod_templates(overlay("default"))[OPERATOR])["livenessProbe"]["httpGet"]["path"]
-    assert httpx2.get(health_url + probe).status_code == 200
+    ready = container(pod_templates(overlay("default"))[OPERATOR])["readinessProbe"]["httpGet"]["path"]
+    assert httpx2.get(health_url + ready).status_code == 200
     # while there is an operator that takes its finalizer off
     cluster.kubectl("delete", "oauthaccount", "waiting", "-n", NAMESPACE, "--timeout=30s")

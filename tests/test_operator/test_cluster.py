@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from lightkube.core.exceptions import ApiError
 
-from oauth_pool_operator.cluster import Cluster
+from oauth_pool_operator.cluster import Cluster, IndexMap
 from oauth_pool_operator.errors import ServiceAccountTokenRefused
 from tests.support.api_server import ApiServer, Call, api_server
 from tests.support.builders import NOW, UID, account
@@ -108,7 +108,7 @@ async def test_taking_keys_out_of_an_index_that_is_gone_makes_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with cluster(tmp_path, monkeypatch) as (made, api):
-        writing = asyncio.create_task(made.write_index({"claude-1": None}, whole={}))
+        writing = asyncio.create_task(made.write_index(0, {"claude-1": None}, whole={}, shards=1))
         await (await api.call()).answer({"kind": "Status", "code": 404, "message": "not found"}, 404)
         await writing  # a second request would have nobody to answer it
 
@@ -161,35 +161,79 @@ async def test_a_refused_service_account_token_says_what_to_do(
             await asking
 
 
-async def test_an_index_that_is_there_is_changed_and_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("shard", "shards", "annotations"),
+    [
+        pytest.param(0, 1, {}, id="the only one"),
+        pytest.param(0, 3, {"oauthpool.dev/shards": "3"}, id="the first of three"),
+        pytest.param(2, 3, {}, id="the last of three"),
+    ],
+)
+async def test_an_index_that_is_there_is_changed_and_labelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int, shards: int, annotations: dict[str, str]
+) -> None:
     async with cluster(tmp_path, monkeypatch) as (made, api):
-        writing = asyncio.create_task(made.write_index({"a": "1", "gone": None}, whole={"a": "1", "b": "2"}))
+        changes = {"a": "1", "gone": None}
+        writing = asyncio.create_task(made.write_index(shard, changes, whole={"a": "1", "b": "2"}, shards=shards))
         call = await api.call()
         await call.answer({"metadata": INDEX})
         await writing
-        assert call.body == {"metadata": {"labels": INDEX["labels"]}, "data": {"a": "1", "gone": None}}
+        assert call.path.endswith("oauth-pool" + (f"-{shard}" if shard else ""))
+        assert call.body == {"metadata": {"labels": INDEX["labels"], "annotations": annotations}, "data": changes}
 
 
-async def test_an_index_that_is_not_there_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changes", [{"a": "1"}, {}], ids=["a key", "only how many there are"])
+async def test_an_index_that_is_not_there_is_made_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None]
+) -> None:
     async with cluster(tmp_path, monkeypatch) as (made, api):
-        writing = asyncio.create_task(made.write_index({"a": "1"}, whole={"a": "1", "b": "2"}))
+        writing = asyncio.create_task(made.write_index(0, changes, whole={"a": "1", "b": "2"}, shards=2))
         await (await api.call()).answer(failure(404), 404)
         call: Call = await api.call()
         await call.answer({"metadata": INDEX}, 201)
         await writing
         assert call.method == "POST"
         assert call.body is not None
-        assert (call.body["metadata"], call.body["data"]) == (INDEX, {"a": "1", "b": "2"})
+        assert call.body["metadata"] == INDEX | {"annotations": {"oauthpool.dev/shards": "2"}}
+        assert call.body["data"] == {"a": "1", "b": "2"}
+
+
+@pytest.mark.parametrize(("said", "shards"), [("3", 3), ("", 1), ("many", 1), ("-1", 1), ("\u0663", 1)])
+async def test_how_many_config_maps_there_are_is_read_with_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, shards: int
+) -> None:
+    async with cluster(tmp_path, monkeypatch) as (made, api):
+        reading = asyncio.create_task(made.read_index(0))
+        metadata = INDEX | {"annotations": {"oauthpool.dev/shards": said}}
+        await (await api.call()).answer({"metadata": metadata, "data": {"a": "1"}})
+        assert await reading == IndexMap({"a": "1"}, shards)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        pytest.param({"oauthpool.dev/index": "1"}, {"a": "1"}, id="labelled"),
+        pytest.param({}, {}, id="not labelled"),
+        pytest.param(None, {}, id="without labels"),
+    ],
+)
+async def test_an_index_that_readers_cannot_find_reads_as_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: dict[str, str] | None, expected: dict[str, str]
+) -> None:
+    async with cluster(tmp_path, monkeypatch) as (made, api):
+        reading = asyncio.create_task(made.read_index(0))
+        await (await api.call()).answer({"metadata": {"name": "oauth-pool", "labels": labels}, "data": {"a": "1"}})
+        assert (await reading).data == expected
 
 
 async def test_only_an_index_that_does_not_exist_reads_as_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with cluster(tmp_path, monkeypatch) as (made, api):
-        reading = asyncio.create_task(made.read_index())
+        reading = asyncio.create_task(made.read_index(0))
         await (await api.call()).answer(failure(404), 404)
-        assert await reading == {}
-        reading = asyncio.create_task(made.read_index())
+        assert await reading == IndexMap({})
+        reading = asyncio.create_task(made.read_index(0))
         await (await api.call()).answer(failure(500), 500)
         with pytest.raises(ApiError):
             await reading

@@ -40,6 +40,22 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert config.providers["anthropic"].grants == {"AuthorizationCode", "WorkloadIdentity"}
 
 
+def test_each_grant_has_a_table_of_its_own(tmp_path: Path) -> None:
+    device = """
+[providers.anthropic.device_code]
+client_id = "other"
+device_authorization_endpoint = "https://provider.example/device"
+token_endpoint = "https://provider.example/token"
+"""
+    profile = load_config(written(tmp_path, GOOD + device)).providers["anthropic"]
+    assert profile.grants == {"AuthorizationCode", "DeviceCode", "WorkloadIdentity"}
+    clients = [profile.client(grant) for grant in ("AuthorizationCode", "DeviceCode", "WorkloadIdentity")]
+    assert [client.client_id if client else None for client in clients] == ["me", "other", None]
+    broken = device.replace("https://provider.example/device", "http://provider.example/device")
+    problem = load_config(written(tmp_path, GOOD + broken)).broken_providers["anthropic"]
+    assert "providers.anthropic.device_code.device_authorization_endpoint: must be https" in problem
+
+
 def test_the_shipped_example_is_a_good_file() -> None:
     example = Path(__file__).parents[2] / "examples/operator.toml"
     assert set(load_config(example, namespace="pool").providers) == {"simulator"}
@@ -53,14 +69,57 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     ("broken", "says"),
     [
         pytest.param(("[operator]", "[operator"), "not valid TOML", id="not TOML"),
-        pytest.param(('client_id = "me"', ""), "`client_id`", id="missing key"),
         pytest.param(
             ("state_dir", "state_folder"),
             "[operator]: unknown key 'state_folder'; known are access_dir, config_map",
             id="unknown key",
         ),
-        pytest.param(("[providers.anthropic.work", "[providers.anthropic.wrok"), "'wrokload_identity'", id="misspelt"),
         pytest.param(("[operator]", "[oprator]"), "unknown key 'oprator'", id="unknown table"),
+        pytest.param(
+            ('namespace = "pool"', 'namespace = "pool"\nmetrics_listen_addr = "0.0.0.0:99999"'),
+            "operator.metrics_listen_addr: '0.0.0.0:99999' is not host:port",
+            id="bad port",
+        ),
+        pytest.param(
+            ('namespace = "pool"', 'namespace = "pool"\nmax_concurrent_refreshes = 0'),
+            "operator.max_concurrent_refreshes: must be at least 1",
+            id="no refresh at all",
+        ),
+        pytest.param(('"/tmp/state"', "7"), "operator.state_dir: expected a path, got `int`", id="type"),
+        pytest.param(('namespace = "pool"', ""), "operator.namespace: is missing", id="no namespace"),
+        pytest.param((GOOD, "providers = 1"), "providers: must be tables", id="providers are no tables"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, broken: tuple[str, str], says: str) -> None:
+    assert broken[0] in GOOD
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, GOOD.replace(*broken)))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "config.toml"))
+
+
+OTHER = """
+[providers.other.workload_identity]
+token_endpoint = "https://other.example/token"
+audience = "https://other.example"
+"""
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        pytest.param(
+            ('client_id = "me"', ""),
+            "providers.anthropic.authorization_code: object missing required field `client_id`",
+            id="missing key",
+        ),
+        pytest.param(("[providers.anthropic.work", "[providers.anthropic.wrok"), "'wrokload_identity'", id="misspelt"),
+        pytest.param(
+            ('client_id = "me"', 'client_id = "me"\nclient_secret = "s"'),
+            "[providers.anthropic.authorization_code]: unknown key 'client_secret'; known are allow_code_without_state",
+            id="unknown key",
+        ),
         pytest.param(
             ("https://provider.example/token", "provider/token"),
             "providers.anthropic.authorization_code.token_endpoint: 'provider/token' is not a URL",
@@ -72,11 +131,10 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
             id="http where tokens travel",
         ),
         pytest.param(
-            ('namespace = "pool"', 'namespace = "pool"\nmetrics_listen_addr = "0.0.0.0:99999"'),
-            "operator.metrics_listen_addr: '0.0.0.0:99999' is not host:port",
-            id="bad port",
+            ('client_id = "me"', "client_id = 7"),
+            "providers.anthropic.authorization_code.client_id: expected `str`, got `int`",
+            id="type",
         ),
-        pytest.param(('client_id = "me"', "client_id = 7"), "providers[...].authorization_code.client_id", id="type"),
         pytest.param(('client_id = "me"', 'client_id = ""'), "client_id: must not be empty", id="empty client id"),
         pytest.param(
             ("https://provider.example/callback", "not a URI"),
@@ -91,17 +149,34 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
             "ca_file: /dev/null is not a PEM file",
             id="no certificates",
         ),
-        pytest.param(('namespace = "pool"', ""), "operator.namespace: is missing", id="no namespace"),
         pytest.param(('"me"', '"me"\ntoken_body = "xml"'), "authorization_code.token_body", id="unknown body format"),
+        pytest.param(
+            (GOOD[GOOD.index("[providers") :], "[providers]\nanthropic = 7"),
+            "providers.anthropic: expected `object`, got `int`",
+            id="not a table",
+        ),
+        pytest.param(
+            (GOOD[GOOD.index("[providers") :], "[providers.anthropic]"),
+            "needs at least one of [providers.anthropic.",
+            id="empty",
+        ),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, broken: tuple[str, str], says: str) -> None:
+def test_a_profile_that_cannot_be_used_is_set_aside_with_the_reason_in_one_line(
+    tmp_path: Path, broken: tuple[str, str], says: str
+) -> None:
     assert broken[0] in GOOD
-    with pytest.raises(ConfigError) as caught:
-        load_config(written(tmp_path, GOOD.replace(*broken)))
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(str(tmp_path / "config.toml"))
+    config = load_config(written(tmp_path, GOOD.replace(*broken) + OTHER))
+    assert set(config.providers) == {"other"}
+    (problem,) = config.broken_providers.values()
+    assert says in problem
+    assert "\n" not in problem
+
+
+def test_a_profile_that_no_account_can_name_is_set_aside(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, GOOD + OTHER.replace("providers.other", 'providers."Other One"')))
+    assert set(config.providers) == {"anthropic"}
+    assert "no account can name it" in config.broken_providers["Other One"]
 
 
 def test_a_file_without_a_provider_is_no_mistake(tmp_path: Path) -> None:
@@ -135,11 +210,23 @@ def test_check_says_what_would_run(tmp_path: Path) -> None:
     assert "provider anthropic: AuthorizationCode, WorkloadIdentity" in ended.stdout
 
 
+def test_check_names_every_broken_profile_and_ends_with_1(tmp_path: Path) -> None:
+    broken = OTHER.replace("https://other.example/token", "http://other.example/token")
+    third = OTHER.replace("audience", "audiance").replace("other", "third")
+    ended = operator("--check", "--config", str(written(tmp_path, GOOD + broken + third)))
+    assert ended.returncode == 1
+    assert "provider anthropic: AuthorizationCode, WorkloadIdentity" in ended.stdout
+    problems = ended.stderr.splitlines()
+    assert len(problems) == 2
+    assert "providers.other.workload_identity.token_endpoint: must be https" in problems[0]
+    assert "[providers.third.workload_identity]: unknown key 'audiance'" in problems[1]
+
+
 def test_a_volume_that_is_not_there_is_named(tmp_path: Path) -> None:
     text = GOOD.replace("/tmp/state", str(tmp_path / "nowhere"))
     ended = operator("--config", str(written(tmp_path, text)))
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
-    assert f"cannot write to {tmp_path / 'nowhere'}: No such file or directory" in ended.stderr
+    assert f"there is no folder {tmp_path / 'nowhere'}" in ended.stderr
 
 
 def test_a_log_level_that_is_none_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,9 +15,12 @@ from lightkube.core.exceptions import ApiError
 from oauth_pool_operator.accounts import FINALIZER, Account
 from oauth_pool_operator.cluster import Cluster
 from oauth_pool_operator.controller import Controller
-from oauth_pool_operator.policies import NEVER
+from oauth_pool_operator.facts import NEVER
+from oauth_pool_operator.leadership import Leadership
+from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.pool_index import IndexPublisher
-from oauth_pool_operator.reconcile import Memory, Reconciler
+from oauth_pool_operator.reconcile import Reconciler
+from oauth_pool_operator.store import Store
 from tests.support.builders import NOW, UID
 
 
@@ -55,6 +59,17 @@ class Seen(Reconciler):
         return [account.resource_version for account in self.accounts]
 
 
+class Leads(Leadership):
+    """There is only one operator here."""
+
+    def __init__(self) -> None:
+        self.is_leader = True
+
+    @property
+    def leads(self) -> bool:
+        return self.is_leader
+
+
 class NoCluster(Cluster):
     """Nothing here asks the API server."""
 
@@ -65,7 +80,9 @@ class NoCluster(Cluster):
 @asynccontextmanager
 async def running() -> AsyncIterator[tuple[Controller, Seen]]:
     seen, cluster = Seen(), NoCluster()
-    controller = Controller(seen, cluster=cluster, index=IndexPublisher(cluster), clock=lambda: NOW)
+    index = IndexPublisher(cluster)
+    store = Store(Path("/nowhere"), Path("/nowhere"))
+    controller = Controller(seen, cluster=cluster, index=index, store=store, leadership=Leads(), clock=lambda: NOW)
     task = asyncio.create_task(controller.scheduler.run())
     try:
         yield controller, seen

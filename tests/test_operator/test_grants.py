@@ -12,12 +12,24 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from oauth_pool_operator import login
+from oauth_pool_operator import grants, login
 from oauth_pool_operator.accounts import WorkloadIdentity
-from oauth_pool_operator.config import AuthorizationCodeProfile, Profile, WorkloadIdentityProfile
-from oauth_pool_operator.errors import ExchangeRejected, GrantRejected, TokenEndpointUnavailable
-from oauth_pool_operator.grants import TokenAnswer, TokenEndpoint
-from oauth_pool_operator.store import LoginSession
+from oauth_pool_operator.config import (
+    AuthorizationCodeProfile,
+    DeviceCodeProfile,
+    Profile,
+    WorkloadIdentityProfile,
+)
+from oauth_pool_operator.documents import LoginSession
+from oauth_pool_operator.errors import (
+    AuthorizationEnded,
+    AuthorizationPending,
+    ExchangeRejected,
+    GrantRejected,
+    TokenEndpointUnavailable,
+)
+from oauth_pool_operator.grants import TokenEndpoint
+from oauth_pool_operator.token_answer import TokenAnswer
 from tests.simulator.server import SimulatorServer
 from tests.simulator.settings import Settings
 from tests.support.builders import NOW
@@ -205,6 +217,23 @@ async def test_an_error_beside_a_token_does_not_lose_the_token() -> None:
 
 
 @pytest.mark.parametrize(
+    ("members", "subject"),
+    [
+        pytest.param('"account": {"uuid": "u", "email_address": "a@b.example"}', "a@b.example", id="address first"),
+        pytest.param('"account": {"uuid": "u"}, "organization": {"name": "o"}', "u", id="a person first"),
+        pytest.param('"organization": {"uuid": "o", "name": "Org"}', "o", id="only an organization"),
+        pytest.param('"account": {"email": "", "uuid": 7}, "organization": {"name": "Org"}', "Org", id="odd values"),
+        pytest.param('"account": "a", "organization": null', None, id="nobody"),
+        pytest.param('"account": {"uuid": "%s"}' % ("u" * 999), "u" * 253, id="long"),
+    ],
+)
+async def test_who_logged_in_is_whoever_the_answer_names(members: str, subject: str | None) -> None:
+    async with upstream_server() as upstream, asked(configured(upstream.url)) as endpoint:
+        upstream.answer_all(json_answer(b'{"access_token": "t", %s}' % members.encode()))
+        assert (await endpoint.refresh("old")).subject == subject
+
+
+@pytest.mark.parametrize(
     ("header", "delay"),
     [
         pytest.param("7", timedelta(seconds=7), id="seconds"),
@@ -218,7 +247,7 @@ async def test_when_the_server_wants_to_be_asked_again(header: str, delay: timed
         upstream.answer_all(json_answer(b"{}", 429, ("retry-after", header)))
         with pytest.raises(TokenEndpointUnavailable) as caught:
             await endpoint.refresh("r")
-        assert caught.value.retry_after == delay
+        assert (caught.value.retry_after, caught.value.is_throttled) == (delay, True)
 
 
 async def test_a_request_that_was_never_sent_cannot_have_been_carried_out() -> None:
@@ -244,6 +273,15 @@ async def test_a_revocation_that_is_refused_is_an_error() -> None:
         upstream.answer_all(json_answer(b'{"error": "unsupported_token_type"}', 400))
         with pytest.raises(ExchangeRejected, match="answered 400"):
             await endpoint.revoke("r")
+
+
+async def test_a_revocation_that_is_not_answered_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grants, "REVOCATION_SECONDS", 0.05)
+    async with upstream_server() as upstream:
+        patient = msgspec.structs.replace(configured(upstream.url), timeout_secs=600)
+        async with asked(patient) as endpoint:
+            with pytest.raises(TokenEndpointUnavailable, match="the revocation endpoint did not answer in time"):
+                await endpoint.revoke("r")
 
 
 async def test_an_answer_without_a_refresh_token_keeps_the_old_one(
@@ -384,6 +422,159 @@ async def test_answers_of_something_that_is_no_token_endpoint(
         await endpoint.close()
         server.close()
         await server.wait_closed()
+
+
+# --- device codes ----------------------------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture
+async def device_endpoint(provider: SimulatorServer, body: str) -> AsyncIterator[TokenEndpoint]:
+    """A provider that is known for its device logins only."""
+    profile = DeviceCodeProfile(
+        client_id=CLIENT,
+        device_authorization_endpoint=f"{provider.url}/v1/oauth/device_authorization",
+        token_endpoint=f"{provider.url}/v1/oauth/token",
+        revocation_endpoint=f"{provider.url}/v1/oauth/revoke",
+        scopes=["inference"],
+        token_body=body,  # type: ignore[arg-type]
+        token_headers={"anthropic-beta": "configured"},
+    )
+    async with asked(Profile(device_code=profile, timeout_secs=5)) as endpoint:
+        yield endpoint
+
+
+async def test_a_device_code_becomes_tokens_that_are_refreshed_and_revoked(
+    device_endpoint: TokenEndpoint, provider: SimulatorServer
+) -> None:
+    provider.simulator.switches.set(device_interval=0)
+    login = await device_endpoint.authorize_device()
+    assert (login.lifetime, login.interval) == (timedelta(minutes=30), timedelta(seconds=1))
+    assert login.verification_uri_complete == f"{provider.url}/oauth/device?user_code={login.user_code}"
+    with pytest.raises(AuthorizationPending) as pending:
+        await device_endpoint.exchange_device_code(login.device_code)
+    assert not pending.value.slow_down
+    provider.simulator.approve_device(login.user_code, "alice@example.com")
+    first = await device_endpoint.exchange_device_code(login.device_code)
+    assert (first.subject, first.lifetime) == ("alice@example.com", timedelta(hours=8))
+    assert first.refresh_token is not None
+    second = await device_endpoint.refresh(first.refresh_token, "DeviceCode")
+    assert second.refresh_token not in (None, first.refresh_token)
+    await device_endpoint.revoke(second.refresh_token or "", "DeviceCode")
+    with pytest.raises(GrantRejected):
+        await device_endpoint.refresh(second.refresh_token or "", "DeviceCode")
+    for request in provider.simulator.requests():
+        headers = dict(request.headers)
+        assert (headers["user-agent"], headers["anthropic-beta"]) == ("tests/1", "configured")
+
+
+@pytest.mark.parametrize(
+    ("switches", "approval", "expected"),
+    [
+        pytest.param({"device_slow_downs": 1}, None, AuthorizationPending(slow_down=True), id="asked too often"),
+        pytest.param({}, "deny", AuthorizationEnded(has_expired=False), id="denied"),
+        pytest.param({"device_code_lifetime": 0}, None, AuthorizationEnded(has_expired=True), id="expired"),
+    ],
+)
+async def test_what_becomes_of_a_device_login(
+    device_endpoint: TokenEndpoint,
+    provider: SimulatorServer,
+    switches: dict[str, int],
+    approval: str | None,
+    expected: Exception,
+) -> None:
+    provider.simulator.switches.set(**switches)
+    login = await device_endpoint.authorize_device()
+    if approval is not None:
+        provider.simulator.deny_device(login.user_code)
+    with pytest.raises(type(expected)) as caught:
+        await device_endpoint.exchange_device_code(login.device_code)
+    assert vars(caught.value) == vars(expected)
+    assert login.device_code not in repr(login) + str(caught.value)
+
+
+def by_device(url: str) -> Profile:
+    profile = DeviceCodeProfile(
+        client_id="me", device_authorization_endpoint=url, token_endpoint=url, scopes=["one", "two"], token_body="json"
+    )
+    return Profile(device_code=profile, timeout_secs=5)
+
+
+GOOD_DEVICE_ANSWER = {"device_code": "d", "user_code": "u", "verification_uri": "https://x/device", "expires_in": 600}
+
+
+async def test_requests_of_a_device_login_hold_what_the_standard_says() -> None:
+    async with upstream_server() as upstream, asked(by_device(upstream.url)) as endpoint:
+        upstream.answer_all(json_answer(json.dumps(GOOD_DEVICE_ANSWER | {"access_token": "t"}).encode()))
+        await endpoint.authorize_device()
+        await endpoint.exchange_device_code("the-device-code")
+        assert [json.loads(request.body) for request in upstream.requests] == [
+            {"client_id": "me", "scope": "one two"},
+            {
+                "grant_type": "urn:ietf:params:oauth:grant-type:device_code",
+                "device_code": "the-device-code",
+                "client_id": "me",
+            },
+        ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "lifetime", "interval"),
+    [
+        pytest.param({}, 600, 5, id="5 s unless it is said"),
+        pytest.param({"interval": 0}, 600, 1, id="not without a pause"),
+        pytest.param({"interval": 1e9}, 600, 300, id="not for ever"),
+        pytest.param({"interval": "soon"}, 600, 5, id="no sense"),
+        pytest.param({"interval": 7.5, "expires_in": 1e9}, 3600, 7.5, id="an hour at most"),
+    ],
+)
+async def test_how_long_and_how_often_a_device_asks(changes: dict[str, Any], lifetime: int, interval: float) -> None:
+    async with upstream_server() as upstream, asked(by_device(upstream.url)) as endpoint:
+        upstream.answer_all(json_answer(json.dumps(GOOD_DEVICE_ANSWER | changes).encode()))
+        login = await endpoint.authorize_device()
+        assert (login.lifetime.total_seconds(), login.interval.total_seconds()) == (lifetime, interval)
+        assert login.verification_uri_complete is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "expected"),
+    [
+        pytest.param({"device_code": ""}, 200, TokenEndpointUnavailable, id="no device code"),
+        pytest.param({"user_code": "u" * 65}, 200, TokenEndpointUnavailable, id="a code that nobody can enter"),
+        pytest.param({"verification_uri": "javascript:x"}, 200, TokenEndpointUnavailable, id="no web page"),
+        pytest.param({"verification_uri": "https://x/" + "u" * 2048}, 200, TokenEndpointUnavailable, id="long"),
+        pytest.param({"error": "invalid_client"}, 401, ExchangeRejected, id="unknown client"),
+        pytest.param({"error": "secret-in-a-body"}, 400, ExchangeRejected, id="an unknown word"),
+        pytest.param({}, 503, TokenEndpointUnavailable, id="503"),
+    ],
+)
+async def test_a_device_login_that_is_not_opened(
+    changes: dict[str, str], status: int, expected: type[Exception]
+) -> None:
+    async with upstream_server() as upstream, asked(by_device(upstream.url)) as endpoint:
+        upstream.answer_all(json_answer(json.dumps(GOOD_DEVICE_ANSWER | changes).encode(), status))
+        with pytest.raises(expected, match="the device authorization endpoint answered") as caught:
+            await endpoint.authorize_device()
+        assert "secret-in-a-body" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "word", "expected"),
+    [
+        pytest.param(200, "authorization_pending", AuthorizationPending, id="pending with 200"),
+        pytest.param(428, "authorization_pending", AuthorizationPending, id="pending with 428"),
+        pytest.param(403, "access_denied", AuthorizationEnded, id="denied with 403"),
+        pytest.param(200, "access_denied", AuthorizationEnded, id="denied with 200"),
+        pytest.param(429, "slow_down", TokenEndpointUnavailable, id="429"),
+        pytest.param(400, "invalid_grant", GrantRejected, id="unknown code"),
+        pytest.param(401, "invalid_client", ExchangeRejected, id="unknown client"),
+        pytest.param(500, "slow_down", TokenEndpointUnavailable, id="500"),
+    ],
+)
+async def test_answers_while_a_device_waits(status: int, word: str, expected: type[Exception]) -> None:
+    async with upstream_server() as upstream, asked(by_device(upstream.url)) as endpoint:
+        upstream.answer_all(json_answer(b'{"error": "%s"}' % word.encode(), status))
+        with pytest.raises(expected):
+            await endpoint.exchange_device_code("d")
 
 
 def test_an_answer_does_not_print_its_tokens() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.control_plane import ControlPlane, wait_until
-from tests.support.stack import ROOT, Stack
+from tests.support.stack import Stack, serve_accounts
 
 
 @pytest.fixture
@@ -25,8 +25,7 @@ def waiting(control_plane_binaries: Path, tmp_path: Path) -> Iterator[Stack]:
 
 
 def test_an_operator_that_is_there_before_the_crd_serves_it_when_it_comes(waiting: Stack) -> None:
-    waiting.control_plane.apply(ROOT / "crds")
-    waiting.control_plane.kubectl("wait", "--for=condition=Established", "crd/oauthaccounts.oauthpool.dev")
+    serve_accounts(waiting.control_plane)
     waiting.wait_for_operator()
     waiting.apply(waiting.account("alice"))
     waiting.log_in("alice", "alice@example.com")

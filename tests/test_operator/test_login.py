@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from oauth_pool_operator import login
-from oauth_pool_operator.store import LoginSession
+from oauth_pool_operator.documents import LoginSession
 from tests.support.builders import NOW, session
 
 
@@ -59,6 +59,20 @@ def test_a_bad_code_says_what_to_do_and_never_itself(
     assert says in judged.problem_message
     assert "the-code" not in judged.problem_message
     assert "state-of-a-test" not in judged.problem_message
+
+
+def test_a_code_alone_is_taken_only_where_the_profile_says_so() -> None:
+    judged = login.judge(session(), " the-code\n", NOW, "claude-1", allow_without_state=True)
+    assert (judged.code, judged.problem) == ("the-code", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("the-code#other-state", "belongs to another login"), ("#", "<code>#<state>")]
+)
+def test_a_state_that_is_given_is_compared_even_where_none_is_needed(text: str, says: str) -> None:
+    judged = login.judge(session(), text, NOW, "claude-1", allow_without_state=True)
+    assert (judged.code, judged.problem) == (None, "CodeRejected")
+    assert says in judged.problem_message
 
 
 def test_the_same_paste_is_recognised() -> None:

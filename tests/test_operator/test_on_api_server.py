@@ -1,14 +1,18 @@
 """The real operator process against a real API server and the provider's simulator: accounts from birth to deletion."""
 
 import json
+import re
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.support.control_plane import ControlPlane, wait_until
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import ROOT, Stack, instant, running_stack
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +67,7 @@ def test_files_are_where_the_design_says_with_the_modes_it_says(stack: Stack) ->
         for path in (*stack.state_dir.rglob("*.json"), *stack.access_dir.rglob("*.json"))
     }
     assert modes == {
+        f"state/{uid}/account.json": 0o600,
         f"state/{uid}/credential.json": 0o600,
         f"state/{uid}/login.json": 0o600,
         f"access/{uid}.json": 0o640,
@@ -87,6 +92,38 @@ def test_a_workload_without_its_service_account_says_which(stack: Stack) -> None
     stack.apply(manifest)
     stalled = stack.wait_for_reason("workload", "Stalled", "ServiceAccountTokenRefused")
     assert "resourceNames [nobody]" in stalled["message"]  # forbidden comes before not found
+
+
+def test_a_workload_whose_service_account_does_not_exist_says_so(stack: Stack) -> None:
+    """With leave to ask for its token, which is another message than without."""
+    stack.kubectl(
+        "create", "role", "ghost", "--verb=create", "--resource=serviceaccounts/token", "--resource-name=ghost"
+    )
+    stack.kubectl(
+        "create", "rolebinding", "ghost", "--role=ghost", f"--serviceaccount={stack.namespace}:oauth-pool-operator"
+    )
+    manifest = stack.workload_account("workload")
+    manifest["spec"]["workloadIdentity"]["serviceAccountName"] = "ghost"
+    stack.apply(manifest)
+    stalled = stack.wait_for_reason("workload", "Stalled", "ServiceAccountTokenRefused")
+    assert f"there is no ServiceAccount ghost in namespace {stack.namespace}" in stalled["message"]
+
+
+def test_the_role_of_the_documentation_is_what_a_workload_lacks(stack: Stack) -> None:
+    stack.kubectl("create", "serviceaccount", "batch")
+    manifest = stack.workload_account("workload")
+    manifest["spec"]["workloadIdentity"]["serviceAccountName"] = "batch"
+    stack.apply(manifest)
+    stalled = stack.wait_for_reason("workload", "Stalled", "ServiceAccountTokenRefused")
+    assert "needs the verb create on serviceaccounts/token with resourceNames [batch]" in stalled["message"]
+
+    page = (ROOT / "docs/operator.md").read_text()
+    role = page[page.index("kind: Role\n") :].partition("```")[0]
+    role = "apiVersion: rbac.authorization.k8s.io/v1\n" + role
+    stack.control_plane.apply(role.replace("anthropic-oauth-proxy", stack.namespace).replace("[inference]", "[batch]"))
+    # the simulator's federation rule is for another ServiceAccount: its refusal shows that the token was to be had
+    rejected = stack.wait_for_reason("workload", "Stalled", "ExchangeRejected")
+    assert "invalid_grant" in rejected["message"]
 
 
 def test_a_refused_exchange_is_a_mistake_in_the_configuration_not_a_dead_account(stack: Stack) -> None:
@@ -179,6 +216,75 @@ def test_a_login_that_nobody_completes_expires_and_says_what_to_do(stack: Stack)
     assert stack.condition("alice", "LoginRequired")["reason"] == "LoginExpired"
 
 
+def test_a_person_logs_in_on_another_device_and_the_operator_refreshes_from_then_on(stack: Stack) -> None:
+    stack.simulator.set(device_interval=1, expires_in=4)
+    stack.apply(stack.account("alice", grant="DeviceCode"))
+    user_code = stack.user_code("alice")
+    login = stack.get("alice")["status"]["login"]
+    assert login["verificationURIComplete"] == f"{login['verificationURI']}?user_code={user_code}"
+    assert stack.condition("alice", "LoginRequired")["reason"] == "AwaitingDeviceApproval"
+    wait_until(lambda: device_questions(stack), "the operator to ask")
+    assert httpx2.get(login["verificationURIComplete"]).status_code == 200
+    stack.simulator.approve_device(user_code, "alice@example.com")
+    stack.wait_for_reason("alice", "Ready", "Available")
+    status = stack.get("alice")["status"]
+    assert status["subject"] == "alice@example.com"
+    assert "login" not in status
+    wait_until(lambda: stack.index()["alice"]["generation"] >= 3, "two refreshes")
+    assert {"LoginOpened", "LoggedIn"} <= set(reasons_of_events(stack, "alice"))
+    stack.kubectl("delete", "oauthaccount", "alice", "--timeout=20s")
+    assert stack.simulator.requests("/v1/oauth/revoke")
+
+
+def device_questions(stack: Stack) -> list[str]:
+    """The device codes that were asked about."""
+    bodies = [json.loads(request["body"]) for request in stack.simulator.requests("/v1/oauth/token")]
+    return [body["device_code"] for body in bodies if "device_code" in body]
+
+
+def test_a_device_login_survives_a_restart_and_its_secret_is_on_the_state_volume_only(stack: Stack) -> None:
+    stack.simulator.set(device_interval=1)
+    stack.apply(stack.account("alice", grant="DeviceCode"))
+    user_code = stack.user_code("alice")
+    uid = stack.get("alice")["metadata"]["uid"]
+    wait_until(lambda: device_questions(stack), "the operator to ask")
+    assert stack.operator.stop() == 0
+    login = stack.state_dir / uid / "login.json"
+    device_code = json.loads(login.read_text())["device_code"]
+    assert set(device_questions(stack)) == {device_code}
+    assert stat.S_IMODE(login.stat().st_mode) == 0o600
+    stack.start_operator()
+    assert stack.user_code("alice") == user_code
+    assert device_code not in json.dumps(stack.get("alice")) + stack.kubectl("get", "events", "-o", "json")
+    stack.simulator.approve_device(user_code, "alice@example.com")
+    stack.wait_for_reason("alice", "Ready", "Available")
+    assert device_code not in login.read_text()
+
+
+def test_a_device_login_that_is_denied_waits_for_the_person_to_ask_again(stack: Stack) -> None:
+    stack.simulator.set(device_interval=1)
+    stack.apply(stack.account("alice", grant="DeviceCode"))
+    first = stack.user_code("alice")
+    stack.simulator.deny_device(first)
+    denied = stack.wait_for_reason("alice", "LoginRequired", "AccessDenied")
+    assert "oauthpool.dev/login-requested=" in denied["message"]
+    stack.kubectl("annotate", "oauthaccount", "alice", "oauthpool.dev/login-requested=1")
+    stack.wait_for_reason("alice", "LoginRequired", "AwaitingDeviceApproval")
+    assert stack.get("alice")["status"]["lastHandledLoginRequest"] == "1"
+    assert stack.user_code("alice") != first
+
+
+def test_a_provider_that_wants_to_be_asked_less_often_is(stack: Stack) -> None:
+    stack.simulator.set(device_interval=1, device_slow_downs=1)
+    stack.apply(stack.account("alice", grant="DeviceCode"))
+    stack.user_code("alice")
+    uid = stack.get("alice")["metadata"]["uid"]
+    login = stack.state_dir / uid / "login.json"
+    wait_until(lambda: json.loads(login.read_text())["poll_seconds"] == 6, "the longer interval")
+    stack.simulator.approve_device(stack.user_code("alice"), "alice@example.com")
+    stack.wait_for_reason("alice", "Ready", "Available")
+
+
 def test_a_login_survives_a_restart_of_the_operator(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     url = stack.authorization_url("alice")
@@ -211,7 +317,7 @@ def test_a_dead_grant_disables_until_a_new_login(stack: Stack) -> None:
     stack.log_in("alice", "alice@example.com")
     uid = stack.get("alice")["metadata"]["uid"]
     stack.simulator.revoke_grants("alice@example.com")
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     stack.wait_for_reason("alice", "Ready", "Disabled")
     assert stack.condition("alice", "LoginRequired")["reason"] == "GrantRevoked"
     assert stack.index()["alice"]["status"] == "Disabled"
@@ -222,31 +328,45 @@ def test_a_dead_grant_disables_until_a_new_login(stack: Stack) -> None:
     assert stack.index()["alice"]["generation"] == 2
 
 
-def report(stack: Stack, name: str, reason: str, *, generation: int, until: str | None = None) -> None:
-    """What a proxy writes, the way it writes it."""
-    entry = {
-        "reporter": "proxy-9",
-        "observedTime": "2026-11-21T00:00:00Z",
-        "reason": reason,
-        "tokenGeneration": generation,
-        **({"untilTime": until} if until else {}),
-    }
-    manifest = {
-        "apiVersion": "oauthpool.dev/v1alpha1",
-        "kind": "OAuthAccount",
-        "metadata": {"name": name, "namespace": stack.namespace},
-        "status": {"reports": [entry]},
-    }
-    stack.kubectl(
-        *("apply", "--server-side", "--subresource=status", "--field-manager=oauth-pool-proxy-proxy-9", "-f", "-"),
-        stdin=json.dumps(manifest),
-    )
+def reporters(stack: Stack, name: str) -> list[str]:
+    return [entry["reporter"] for entry in stack.get(name)["status"].get("reports", [])]
+
+
+def test_a_report_that_says_nothing_any_more_is_taken_from_its_proxy_which_can_report_again(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    hour = timedelta(hours=1)
+    stack.report("alice", "QuotaExhausted", reporter="proxy-2", until=hour)
+    stack.report("alice", "QuotaExhausted", reporter="proxy-1", age=3 * hour, until=-hour)
+    wait_until(lambda: reporters(stack, "alice") == ["proxy-2"], "the old entry to go")
+    stack.report("alice", "QuotaExhausted", reporter="proxy-1", until=2 * hour)
+    wait_until(lambda: "T" in (stack.index()["alice"]["cooldownUntil"] or ""), "the cooldown")
+    assert sorted(reporters(stack, "alice")) == ["proxy-1", "proxy-2"]
+    managed = stack.kubectl("get", "oauthaccount", "alice", "-o", "json", "--show-managed-fields")
+    owners = [entry["manager"] for entry in json.loads(managed)["metadata"]["managedFields"]]
+    assert {"oauth-pool-proxy-proxy-1", "oauth-pool-proxy-proxy-2"} <= set(owners)
+
+
+def test_the_longest_cooldown_counts_until_somebody_ends_it(stack: Stack) -> None:
+    stack.apply(stack.account("alice", weight=4))
+    stack.log_in("alice", "alice@example.com")
+    for number in (1, 3, 2):
+        stack.report("alice", "QuotaExhausted", reporter=f"proxy-{number}", until=timedelta(hours=number))
+    stack.wait_for_reason("alice", "Ready", "CoolingDown")
+    soonest = instant(timedelta(hours=2, minutes=59))
+    wait_until(lambda: stack.get("alice")["status"]["cooldown"]["untilTime"] > soonest, "the longest")
+    stack.kubectl("annotate", "oauthaccount", "alice", "oauthpool.dev/cooldown-cleared=now")
+    wait_until(lambda: stack.get("alice")["status"].get("lastHandledClearRequest") == "now", "the answer")
+    entry = stack.index()["alice"]
+    assert (entry["status"], entry["weight"], entry["cooldownUntil"]) == ("Available", 4, None)
+    assert stack.condition("alice", "Ready")["reason"] == "Available"
+    assert reasons_of_events(stack, "alice") == ["CoolingDown", "LoggedIn", "LoginOpened", "Recovered"]
 
 
 def test_a_refused_token_is_refreshed_at_once_and_the_account_lives(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     wait_until(lambda: stack.index()["alice"]["generation"] == 2, "a new token")
     assert stack.condition("alice", "Ready")["reason"] == "Available"
 
@@ -255,7 +375,7 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_token(stack: Stack) -> N
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
     stack.simulator.set(token_drops_after_redeem=1, rotation_grace=60)
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     wait_until(lambda: stack.index()["alice"]["generation"] == 2, "the answer of the second request")
     sent = [json.loads(request["body"]) for request in stack.simulator.requests("/v1/oauth/token")]
     assert len({body["refresh_token"] for body in sent if "refresh_token" in body}) == 1
@@ -266,7 +386,7 @@ def test_a_lost_answer_that_nobody_repeats_is_named_for_what_it_is(stack: Stack)
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
     stack.simulator.set(token_drops_after_redeem=1)
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     stack.wait_for_reason("alice", "LoginRequired", "RefreshOutcomeUnknown")
     assert stack.condition("alice", "Ready")["reason"] == "Disabled"
 
@@ -274,21 +394,58 @@ def test_a_lost_answer_that_nobody_repeats_is_named_for_what_it_is(stack: Stack)
 def test_a_token_endpoint_that_fails_leaves_the_account_in_use_and_is_asked_again(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
+    stack.kubectl("wait", "--for=condition=Ready", "oauthaccount/alice", "--timeout=1s")
     stack.simulator.set(token_failures=2, token_failure_status=500)
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     reconciling = stack.wait_for_reason("alice", "Reconciling", "Refreshing")
     assert "answered 500; next try at" in reconciling["message"]
     assert stack.condition("alice", "Ready")["status"] == "True"
     wait_until(lambda: stack.index()["alice"]["generation"] == 2, "the third request")
     wait_until(lambda: stack.condition("alice", "Reconciling") == {}, "the condition to go")
+    wait_until(lambda: "RefreshSucceeded" in reasons_of_events(stack, "alice"), "the Event")
 
 
 def test_an_unknown_provider_names_the_known_ones(stack: Stack) -> None:
     stack.apply(stack.account("alice", provider="nobody"))
     stalled = stack.wait_for_reason("alice", "Stalled", "UnknownProvider")
-    assert stalled["message"].endswith("it knows simulator")
+    assert stalled["message"].endswith("it knows broken, simulator")
     assert stack.condition("alice", "Ready")["reason"] == "UnknownProvider"
     assert stack.condition("alice", "LoginRequired")["status"] == "False"
+
+
+def test_a_broken_profile_stalls_its_own_accounts_only(stack: Stack) -> None:
+    stack.apply(stack.account("alice", provider="broken"))
+    stalled = stack.wait_for_reason("alice", "Stalled", "InvalidProfile")
+    assert "providers.broken.authorization_code.token_endpoint: must be https" in stalled["message"]
+    assert stack.condition("alice", "Ready")["reason"] == "InvalidProfile"
+    assert "provider broken cannot be used" in stack.operator.output
+    stack.apply(stack.account("bob"))
+    stack.log_in("bob", "bob@example.com")
+
+
+def test_the_whole_redirect_url_is_as_good_as_the_code(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    approved = {"authorization_url": stack.authorization_url("alice"), "subject": "alice@example.com"}
+    stack.paste("alice", stack.simulator.call("POST", "approve", approved)["redirect_url"])
+    stack.wait_for_reason("alice", "Ready", "Available")
+
+
+def test_somebody_else_than_expected_is_refused_and_what_they_were_granted_is_revoked(stack: Stack) -> None:
+    stack.apply(stack.account("alice", expectedSubject="alice@example.com"))
+    stack.paste("alice", stack.simulator.approve(stack.authorization_url("alice"), "mallory@example.com"))
+    refused = stack.wait_for_reason("alice", "LoginRequired", "SubjectMismatch")
+    assert "mallory@example.com logged in, but spec.expectedSubject is alice@example.com" in refused["message"]
+    mallory = stack.simulator.call("PATCH", "accounts/mallory@example.com", {})
+    assert (mallory["grants"], mallory["revoked_grants"]) == (1, 1)
+
+    stack.log_in("alice", "alice@example.com")
+    stack.kubectl("annotate", "oauthaccount", "alice", "oauthpool.dev/login-requested=1")
+    stack.paste("alice", stack.simulator.approve(stack.authorization_url("alice"), "mallory@example.com"))
+    stack.wait_for_reason("alice", "LoginRequired", "SubjectMismatch")
+    status = stack.get("alice")["status"]
+    assert (status["subject"], status["token"]["generation"]) == ("alice@example.com", 1)
+    assert stack.condition("alice", "Ready")["reason"] == "Available"
+    assert "SubjectMismatch" in reasons_of_events(stack, "alice")
 
 
 def test_suspend_takes_the_account_out_and_resume_brings_it_back(stack: Stack) -> None:
@@ -331,16 +488,149 @@ def test_keys_of_accounts_that_are_gone_leave_the_index_at_start(stack: Stack) -
     wait_until(lambda: set(stack.index()) == {"alice"}, "the ghost to go")
 
 
-def test_an_index_that_somebody_deletes_comes_back(stack: Stack) -> None:
+@pytest.mark.parametrize(
+    "drift",
+    [
+        pytest.param(["delete", "configmap", "oauth-pool"], id="deleted"),
+        pytest.param(["label", "configmap", "oauth-pool", "oauthpool.dev/index-"], id="label removed"),
+        pytest.param(
+            ["patch", "configmap", "oauth-pool", "--type=merge", "-p", '{"data":{"alice":null,"x":"y"}}'], id="keys"
+        ),
+    ],
+)
+def test_an_index_that_somebody_else_changes_is_written_again(stack: Stack, drift: list[str]) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
-    before = stack.index()
-    stack.kubectl("delete", "configmap", "oauth-pool")
-    wait_until(lambda: stack.kubectl("get", "configmaps", "-o", "name").count("oauth-pool"), "the ConfigMap")
-    assert stack.index() == before
+
+    def index() -> object:
+        """As readers find it."""
+        found = json.loads(stack.kubectl("get", "configmaps", "-l", "oauthpool.dev/index=1", "-o", "json"))["items"]
+        return [item["data"] for item in found]
+
+    before = index()
+    stack.kubectl(*drift)
+    assert index() != before
+    wait_until(lambda: index() == before, "the index as it was", seconds=15)
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        pytest.param(lambda path: path.unlink(), id="deleted"),
+        pytest.param(
+            lambda path: path.write_text(path.read_text().replace('"generation":1', '"generation":9')), id="edited"
+        ),
+        pytest.param(lambda path: path.write_text("{"), id="damaged"),
+    ],
+)
+def test_an_access_file_that_somebody_touches_is_written_again(stack: Stack, drift: Callable[[Path], object]) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    path = stack.access_dir / f"{stack.get('alice')['metadata']['uid']}.json"
+    right = path.read_text()
+    drift(path)
+    wait_until(lambda: path.exists() and path.read_text() == right, "the access file", seconds=15)
+
+
+def test_a_damaged_credential_costs_its_own_account_and_no_other(stack: Stack) -> None:
+    for name in ("alice", "bob"):
+        stack.apply(stack.account(name))
+        stack.log_in(name, f"{name}@example.com")
+    uid = stack.get("alice")["metadata"]["uid"]
+    (stack.state_dir / uid / "credential.json").write_text("{")
+    assert stack.operator.stop() == 0
+    stack.start_operator()
+    stack.wait_for_reason("alice", "LoginRequired", "StateCorrupt")
+    assert stack.condition("alice", "Ready")["reason"] == "Available"  # for as long as its access token lasts
+    assert {name: entry["generation"] for name, entry in stack.index().items()} == {"alice": 1, "bob": 1}
+    assert "StateCorrupt" in reasons_of_events(stack, "alice")
+    stack.log_in("alice", "alice@example.com")
+    assert stack.index()["alice"]["generation"] == 2
+    assert list((stack.state_dir / uid).glob("credential.json.corrupt-*"))
+
+
+def test_an_account_whose_new_credential_cannot_be_stored_is_deleted_in_time(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    uid = stack.get("alice")["metadata"]["uid"]
+    stack.simulator.set(token_delay=1)
+    stack.report("alice", "Unauthorized", generation=1)
+    reserved = stack.state_dir / uid / "credential.json.new"
+    wait_until(reserved.exists, "the refresh to begin")
+    reserved.unlink()
+    reserved.mkdir()  # the volume took the pre-flight file, and does not take the answer
+    stack.wait_for_reason("alice", "Stalled", "StorageWriteFailed")
+    stack.kubectl("delete", "oauthaccount", "alice", "--timeout=30s")
+    assert not (stack.state_dir / uid).exists()
+    revoked = json.loads(stack.simulator.requests("/v1/oauth/revoke")[-1]["body"])["token"]
+    sent = [json.loads(request["body"]) for request in stack.simulator.requests("/v1/oauth/token")]
+    assert revoked not in [body.get("refresh_token") for body in sent]  # it is the one that is on no disk
+
+
+def test_what_is_retained_goes_after_a_week_and_nothing_else_does(stack: Stack) -> None:
+    for name in ("alice", "bob"):
+        stack.apply(stack.account(name, deletionPolicy="Retain"))
+        stack.log_in(name, f"{name}@example.com")
+    uids = {name: stack.get(name)["metadata"]["uid"] for name in ("alice", "bob")}
+    stack.kubectl("delete", "oauthaccount", "alice", "bob", "--timeout=20s")
+    said = stack.state_dir / uids["alice"] / "retained.json"
+    retained = json.loads(said.read_text())
+    assert (retained["name"], retained["namespace"], retained["provider"]) == ("alice", stack.namespace, "simulator")
+    said.write_text(json.dumps(retained | {"since": "2026-01-01T00:00:00Z"}))
+    orphan = stack.state_dir / "00000000-0000-4000-8000-00000000000f"
+    orphan.mkdir()
+    (orphan / "credential.json").write_text("{}")
+    assert stack.operator.stop() == 0
+    stack.start_operator()
+    wait_until(lambda: not said.parent.exists(), "the old one to go")
+    assert (stack.state_dir / uids["bob"] / "credential.json").exists()
+    assert (orphan / "credential.json").exists()
+
+
+def test_a_suspension_does_not_wait_for_a_refresh_in_flight(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    stack.simulator.set(token_delay=20)
+    stack.report("alice", "Unauthorized", generation=1)
+    wait_until(lambda: refresh_in_flight(stack), "the refresh to begin")
+    stack.kubectl("patch", "oauthaccount", "alice", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    wait_until(lambda: stack.index()["alice"]["status"] == "Suspended", "no more traffic", seconds=5)
+    assert stack.index()["alice"]["generation"] == 1  # the refresh is still in flight
+    wait_until(lambda: stack.index()["alice"]["generation"] == 2, "its answer")
+    assert stack.index()["alice"]["status"] == "Suspended"
+
+
+def requests_served(stack: Stack, *verbs: str) -> Counter[str]:
+    """How many requests of these verbs the API server has served, by what they were about."""
+    wanted = ("oauthaccounts", "configmaps", "events", "serviceaccounts")
+    counts = Counter[str]()
+    for line in stack.control_plane.api.get("/metrics").text.splitlines():
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+        if line.startswith("apiserver_request_total{") and labels["verb"] in verbs and labels["resource"] in wanted:
+            counts[f"{labels['verb']} {labels['resource']}/{labels['subresource']}"] += int(float(line.split()[-1]))
+    return counts
 
 
 def test_an_idle_pool_makes_no_writes(stack: Stack) -> None:
+    for name in ("alice", "bob"):
+        stack.apply(stack.account(name))
+        stack.log_in(name, f"{name}@example.com")
+    stack.report("bob", "QuotaExhausted", until=timedelta(hours=3))
+    stack.wait_for_reason("bob", "Ready", "CoolingDown")
+    stack.apply(stack.workload_account("workload"))
+    stack.wait_for_reason("workload", "Ready", "Available")
+    stack.apply(stack.account("nobody", provider="nobody"))
+    stack.wait_for_reason("nobody", "Stalled", "UnknownProvider")
+
+    def looks() -> int:
+        return requests_served(stack, "GET")["GET configmaps/"]
+
+    before, first = requests_served(stack, "POST", "PUT", "PATCH", "DELETE"), looks()
+    wait_until(lambda: looks() >= first + 2, "the operator to look whether all is in order, twice", seconds=40)
+    assert requests_served(stack, "POST", "PUT", "PATCH", "DELETE") - before == Counter()
+
+
+def test_a_restart_writes_nothing_that_is_written_already(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
     stack.apply(stack.workload_account("workload"))
@@ -369,7 +659,7 @@ def test_a_volume_that_refuses_costs_no_token(stack: Stack) -> None:
     # a folder where the file should be: this refuses root, too, as a read-only or full volume would
     obstacle = stack.state_dir / uid / "credential.json.new"
     obstacle.mkdir()
-    report(stack, "alice", "Unauthorized", generation=1)
+    stack.report("alice", "Unauthorized", generation=1)
     stalled = stack.wait_for_reason("alice", "Stalled", "StorageWriteFailed")
     assert "reserve room" in stalled["message"]
     assert len(stack.simulator.requests("/v1/oauth/token")) == before

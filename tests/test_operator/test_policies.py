@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oauth_pool_operator import policies
-from oauth_pool_operator.policies import Facts
-from tests.support.builders import NOW, account, credential, facts, report, session, trouble, window
+from oauth_pool_operator.facts import NEVER, Facts, Trouble
+from oauth_pool_operator.login_policy import login_required
+from tests.support.builders import NOW, account, credential, device_session, facts, report, session, trouble, window
 
 HOUR = timedelta(hours=1)
 
@@ -53,11 +54,39 @@ HOUR = timedelta(hours=1)
             facts(trouble=trouble("UnknownProvider", is_stalled=True)), False, "UnknownProvider", id="unknown provider"
         ),
         pytest.param(
+            facts(trouble=trouble("InvalidProfile", is_stalled=True)), False, "InvalidProfile", id="broken profile"
+        ),
+        pytest.param(
+            facts(credential=credential(), trouble=trouble("InvalidProfile", is_stalled=True)),
+            True,
+            "Available",
+            id="broken profile, token still good",
+        ),
+        pytest.param(
+            facts(credential=credential(expires_in=-HOUR), trouble=trouble("InvalidProfile", is_stalled=True)),
+            False,
+            "InvalidProfile",
+            id="broken profile, token has expired",
+        ),
+        pytest.param(
             facts(trouble=trouble("StorageUnavailable", is_stalled=True)),
             False,
             "StorageUnavailable",
             id="state volume cannot be read",
         ),
+        pytest.param(
+            facts(credential=credential(expires_in=-HOUR), trouble=trouble("StorageWriteFailed", is_stalled=True)),
+            False,
+            "StorageUnavailable",
+            id="access token has expired, and the volume takes no new one",
+        ),
+        pytest.param(
+            facts(credential=credential(), trouble=trouble("StorageWriteFailed", is_stalled=True)),
+            True,
+            "Available",
+            id="the volume takes nothing, token still good",
+        ),
+        pytest.param(facts(damaged="x"), False, "LoginRequired", id="the stored credential was damaged"),
         pytest.param(
             facts(account(grant="WorkloadIdentity")), False, "Refreshing", id="workload identity, no token yet"
         ),
@@ -84,6 +113,34 @@ def test_status_word(given_facts: Facts, is_ready: bool, reason: str) -> None:
             facts(session=session(age=HOUR)), True, "LoginExpired", "login-requested=", id="login was not completed"
         ),
         pytest.param(
+            facts(account(grant="DeviceCode"), session=device_session()),
+            True,
+            "AwaitingDeviceApproval",
+            "enter status.login.userCode",
+            id="a device's login is open",
+        ),
+        pytest.param(
+            facts(account(grant="DeviceCode"), session=device_session(), login_trouble=trouble("Exchanging")),
+            True,
+            "AwaitingDeviceApproval",
+            "answered 503",
+            id="a device's login is open, and the provider does not answer",
+        ),
+        pytest.param(
+            facts(account(grant="DeviceCode"), login_trouble=trouble("Exchanging")),
+            True,
+            "AwaitingDeviceApproval",
+            "about to be opened: the token endpoint answered 503",
+            id="a device's login could not be opened yet",
+        ),
+        pytest.param(
+            facts(account(grant="DeviceCode"), credential=credential(), login_trouble=trouble("Exchanging")),
+            False,
+            "NotRequired",
+            "until it is completed (the token endpoint answered 503)",
+            id="nor the second one of a live account",
+        ),
+        pytest.param(
             facts(session=session(problem="CodeRejected", problem_message="wrong")),
             True,
             "CodeRejected",
@@ -102,6 +159,20 @@ def test_status_word(given_facts: Facts, is_ready: bool, reason: str) -> None:
         ),
         pytest.param(facts(credential=credential()), False, "NotRequired", "", id="logged in"),
         pytest.param(
+            facts(damaged="credential.json.corrupt-x", session=session()),
+            True,
+            "StateCorrupt",
+            "set aside as credential.json.corrupt-x. Log in: open status.login.authorizationURL",
+            id="damaged, and a login is open",
+        ),
+        pytest.param(
+            facts(damaged="credential.json.corrupt-x", session=session(age=HOUR)),
+            True,
+            "StateCorrupt",
+            "login-requested=",
+            id="damaged, and no login is open any more",
+        ),
+        pytest.param(
             facts(credential=credential(), session=session()),
             False,
             "NotRequired",
@@ -119,14 +190,28 @@ def test_status_word(given_facts: Facts, is_ready: bool, reason: str) -> None:
         pytest.param(
             facts(credential=credential(), session=session(problem="CodeRejected", problem_message="wrong")),
             False,
-            "NotRequired",
-            "wrong",
+            "CodeRejected",
+            "wrong (the present login goes on working)",
             id="a refused code of a live account is mentioned, not required again",
+        ),
+        pytest.param(
+            facts(session=session(age=HOUR, problem="SubjectMismatch", problem_message="wrong")),
+            True,
+            "SubjectMismatch",
+            "wrong; that login has expired meanwhile: ask for a new one",
+            id="the login after a refused one was not completed either",
+        ),
+        pytest.param(
+            facts(session=session(age=HOUR, problem="LoginExpired", problem_message="late, ask again")),
+            True,
+            "LoginExpired",
+            "late, ask again",
+            id="the code came too late",
         ),
     ],
 )
 def test_what_is_asked_of_a_person(given_facts: Facts, is_required: bool, reason: str, says: str) -> None:
-    required, why, message = policies.login_required(given_facts)
+    required, why, message = login_required(given_facts)
     assert (required, why) == (is_required, reason)
     assert says in message
 
@@ -188,9 +273,38 @@ def test_what_is_asked_of_a_person(given_facts: Facts, is_required: bool, reason
         ),
         pytest.param(facts(account(grant="WorkloadIdentity")), True, id="workload identity: first token"),
         pytest.param(
-            facts(account(grant="WorkloadIdentity"), credential=credential(expires_in=timedelta(minutes=10))),
+            facts(
+                account(grant="WorkloadIdentity"),
+                credential=credential(expires_in=timedelta(minutes=11), lifetime=HOUR),
+            ),
+            True,
+            id="workload identity: as long before expiry as any",
+        ),
+        pytest.param(
+            facts(account(grant="WorkloadIdentity"), credential=credential(expires_in=timedelta(seconds=119))),
+            True,
+            id="workload identity: 120 s before expiry",
+        ),
+        pytest.param(
+            facts(
+                account(grant="WorkloadIdentity"),
+                credential=credential(expires_in=timedelta(seconds=34), lifetime=timedelta(minutes=1)),
+            ),
             False,
-            id="workload identity: 120 s before expiry, not earlier",
+            id="workload identity: a token that lives a minute is used for half of it",
+        ),
+        pytest.param(
+            facts(
+                account(grant="WorkloadIdentity"),
+                credential=credential(expires_in=timedelta(seconds=30), lifetime=timedelta(minutes=1)),
+            ),
+            True,
+            id="workload identity: and then there is another",
+        ),
+        pytest.param(
+            facts(account(grant="WorkloadIdentity"), credential=credential(workload="0123456789abcdef")),
+            True,
+            id="workload identity: the token is of another workload",
         ),
         pytest.param(
             facts(account(reports=(report(until=HOUR),)), credential=credential(expires_in=timedelta(minutes=5))),
@@ -216,24 +330,35 @@ def test_the_refresh_comes_after_the_token_and_before_its_end(lifetime: int, gen
     assert token.obtained < policies.next_refresh(token, account()) < token.expires
 
 
-def test_tokens_obtained_together_are_not_refreshed_together() -> None:
-    uids = [f"3f8b7c1e-0000-4000-8000-{number:012}" for number in range(20)]
-    assert len({policies.next_refresh(credential(), account(uid=uid)) for uid in uids}) == 20
+@given(lifetime=st.integers(20 * 60, 7 * 24 * 3600), skew=st.integers(-300, 300), generation=st.integers(1, 100))
+def test_a_proxy_whose_clock_differs_by_five_minutes_is_never_without_a_token(
+    lifetime: int, skew: int, generation: int
+) -> None:
+    life = timedelta(seconds=lifetime)
+    token = credential(expires_in=life, lifetime=life, generation=generation)
+    due = policies.next_refresh(token, account())
+    takes_it_for_expired_at = token.expires - timedelta(seconds=skew)  # on the operator's clock
+    assert due + timedelta(minutes=5) <= takes_it_for_expired_at  # and five minutes are left for failures
 
 
 @pytest.mark.parametrize(
-    ("reason", "is_cooling"),
+    ("of", "expires_in", "lifetime", "expected"),
     [
-        ("QuotaExhausted", True),
-        ("RateLimited", True),
-        ("Unauthorized", False),
-        ("Forbidden", False),
-        (None, False),
+        pytest.param("WorkloadIdentity", 120, 3600, 90, id="30 s before expiry"),
+        pytest.param("WorkloadIdentity", 30, 60, 15, id="15 s for a token that lives a minute"),
+        pytest.param("WorkloadIdentity", 29, 3600, None, id="it has passed"),
+        pytest.param("AuthorizationCode", 120, 3600, None, id="a refresh has all the time there is"),
     ],
 )
-def test_only_a_used_up_quota_or_rate_cools_down(reason: str | None, is_cooling: bool) -> None:
-    cooldown = policies.longest_cooldown(account(reports=(report(reason, until=HOUR),)), NOW)
-    assert (cooldown is not None) is is_cooling
+def test_the_last_call_of_an_exchange(of: str, expires_in: int, lifetime: int, expected: int | None) -> None:
+    token = credential(expires_in=timedelta(seconds=expires_in), lifetime=timedelta(seconds=lifetime))
+    instant = policies.last_call(facts(account(grant=of), credential=token))
+    assert instant == (NOW + timedelta(seconds=expected) if expected is not None else None)
+
+
+def test_tokens_obtained_together_are_not_refreshed_together() -> None:
+    uids = [f"3f8b7c1e-0000-4000-8000-{number:012}" for number in range(20)]
+    assert len({policies.next_refresh(credential(), account(uid=uid)) for uid in uids}) == 20
 
 
 def test_however_short_a_token_lives_a_refresh_is_not_due_at_once() -> None:
@@ -241,37 +366,19 @@ def test_however_short_a_token_lives_a_refresh_is_not_due_at_once() -> None:
     assert policies.next_refresh(token, account()) == token.obtained + timedelta(seconds=1)
 
 
-def test_the_longest_reported_cooldown_wins() -> None:
-    reports = (report(until=HOUR), report(until=3 * HOUR, reporter="b"), report(until=2 * HOUR, reporter="c"))
-    cooldown = policies.longest_cooldown(account(reports=reports), NOW)
-    assert cooldown is not None
-    assert cooldown.until == NOW + 3 * HOUR
-
-
-def test_a_report_cannot_bench_an_account_for_years() -> None:
-    cooldown = policies.longest_cooldown(account(reports=(report(until=timedelta(days=900)),)), NOW)
-    assert cooldown is not None
-    assert cooldown.until == NOW + policies.LONGEST_COOLDOWN
-
-
-def test_without_a_reset_the_cooldown_of_the_spec_counts() -> None:
-    cooldown = policies.longest_cooldown(account(cooldown="90m", reports=(report(),)), NOW)
-    assert cooldown is not None
-    assert cooldown.until == NOW + timedelta(minutes=90)
-
-
-def test_windows_are_those_seen_last() -> None:
-    old = report(None, observed_time=NOW - HOUR, windows=[window("5h", 0.9)])
-    new = report(None, reporter="b", windows=[window("7d", 0.5), window("5h", 0.1)])
-    windows, observed = policies.latest_windows(account(reports=(new, old)))
-    assert ([w.name for w in windows], observed) == (["5h", "7d"], NOW)
-
-
 @pytest.mark.parametrize(
     ("given_facts", "expected"),
     [
         pytest.param(facts(session=session()), timedelta(minutes=10), id="the login expires"),
         pytest.param(facts(credential=credential(), trouble=trouble()), timedelta(seconds=4), id="next try"),
+        pytest.param(
+            facts(session=device_session(), next_poll=NOW + timedelta(seconds=5)),
+            timedelta(seconds=5),
+            id="a device asks",
+        ),
+        pytest.param(
+            facts(credential=credential(), login_trouble=trouble()), timedelta(seconds=4), id="next try of a login"
+        ),
         pytest.param(
             facts(account(reports=(report("Forbidden"),)), credential=credential(), last_forced_refresh=NOW),
             timedelta(minutes=5),
@@ -296,7 +403,7 @@ def test_windows_are_those_seen_last() -> None:
             id="a suspended account's token expires; it is not refreshed before",
         ),
         pytest.param(
-            facts(credential=credential(), trouble=policies.Trouble("Refreshing", "m", NOW + 9 * HOUR, False)),
+            facts(credential=credential(), trouble=Trouble("Refreshing", "m", NOW + 9 * HOUR, False)),
             timedelta(hours=7),
             id="the token expires before the next try",
         ),
@@ -312,4 +419,4 @@ def test_next_check_is_when_something_changes_by_itself(given_facts: Facts, expe
 
 
 def test_a_dead_account_is_not_looked_at_again_without_an_event() -> None:
-    assert policies.next_check(facts(credential=credential(dead="GrantRevoked"))) == policies.NEVER
+    assert policies.next_check(facts(credential=credential(dead="GrantRevoked"))) == NEVER

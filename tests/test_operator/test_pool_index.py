@@ -9,7 +9,10 @@ import msgspec
 import pytest
 
 from oauth_pool_operator import pool_index
-from oauth_pool_operator.pool_index import Entry, IndexPublisher, render_entry
+from oauth_pool_operator.cluster import IndexMap
+from oauth_pool_operator.errors import IndexFull
+from oauth_pool_operator.index_entry import Entry, render_entry
+from oauth_pool_operator.pool_index import IndexPublisher
 from tests.support.builders import account, credential, facts, report
 
 
@@ -19,34 +22,57 @@ def entry(name: str, **changes: object) -> Entry:
 
 
 class ConfigMap:
-    """An API server's ConfigMap, as far as the publisher can tell: each write takes a turn of the loop."""
+    """An API server's ConfigMaps, as far as the publisher can tell: each write takes a turn of the loop."""
 
-    def __init__(self, data: Mapping[str, str] | None = None) -> None:
-        self.data = dict(data or {})
+    def __init__(self, data: Mapping[str, str] | None = None, **further: Mapping[str, str]) -> None:
+        self.shards = {0: dict(data or {})} | {int(number[1:]): dict(shard) for number, shard in further.items()}
         self.writes: list[set[str]] = []
+        self.announced = 1
         self.failures = 0
 
-    async def read_index(self) -> dict[str, str]:
-        return dict(self.data)
+    @property
+    def data(self) -> dict[str, str]:
+        return self.shards[0]
 
-    async def write_index(self, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
+    @data.setter
+    def data(self, data: dict[str, str]) -> None:
+        self.shards[0] = data
+
+    @property
+    def keys(self) -> dict[int, set[str]]:
+        return {shard: set(data) for shard, data in self.shards.items() if data}
+
+    async def read_index(self, shard: int) -> IndexMap:
+        return IndexMap(dict(self.shards.get(shard, {})), self.announced if shard == 0 else 1)
+
+    async def write_index(
+        self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str], shards: int
+    ) -> None:
         await asyncio.sleep(0)
         if self.failures:
             self.failures -= 1
             raise ConnectionError
         self.writes.append(set(changes))
+        if shard == 0:
+            self.announced = shards
+        assert shard < self.announced  # or readers would not look there
+        data = self.shards.setdefault(shard, {})
         for key, value in changes.items():
             if value is None:
-                self.data.pop(key, None)
+                data.pop(key, None)
             else:
-                self.data[key] = value
-        assert self.data == whole  # what a ConfigMap that has to be made anew would hold
+                data[key] = value
+        assert data == whole or not changes  # what a ConfigMap that has to be made anew would hold
 
 
 @asynccontextmanager
-async def publisher(config_map: ConfigMap, accounts: set[str] | None = None) -> AsyncIterator[IndexPublisher]:
-    published = IndexPublisher(config_map)
-    await published.load(accounts if accounts is not None else set(config_map.data))
+async def publisher(
+    config_map: ConfigMap, accounts: set[str] | None = None, *, room_for: int = 1000
+) -> AsyncIterator[IndexPublisher]:
+    """`room_for` is how many accounts one ConfigMap takes."""
+    size = len(msgspec.json.encode(entry("a"))) + 1 + pool_index.ROOM_TO_GROW
+    published = IndexPublisher(config_map, shard_bytes=room_for * size)
+    await published.load(accounts if accounts is not None else set().union(*config_map.keys.values()))
     task = asyncio.create_task(published.run())
     try:
         yield published
@@ -174,3 +200,123 @@ async def test_a_write_of_our_own_during_the_look_is_not_taken_for_somebody_else
         await asyncio.gather(index.repair(), index.publish(entry("a", priority=1)), index.repair())
         assert msgspec.json.decode(config_map.data["a"])["priority"] == 1
     assert "somebody else" not in caplog.text
+
+
+# --- more accounts than one ConfigMap takes --------------------------------------------------------------------------
+
+
+async def test_one_config_map_is_used_until_it_is_full_and_then_the_next() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=2) as index:
+        for name in "abcde":
+            await index.publish(entry(name))
+    assert config_map.keys == {0: {"a", "b"}, 1: {"c", "d"}, 2: {"e"}}
+
+
+async def test_an_account_stays_where_it_is_whatever_happens_to_it_and_to_others() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=2) as index:
+        for name in "abc":
+            await index.publish(entry(name))
+        await index.withdraw(account(name="a", uid="uid-of-a"))
+        await index.publish(entry("c", priority=7))
+        assert config_map.keys == {0: {"b"}, 1: {"c"}}
+        await index.publish(entry("d"))
+        assert config_map.keys == {0: {"b", "d"}, 1: {"c"}}
+
+
+async def test_after_a_restart_everybody_is_where_they_were() -> None:
+    of = {name: msgspec.json.encode(entry(name)).decode() for name in "abc"}
+    config_map = ConfigMap({"a": of["a"]}, _1={"c": of["c"]})
+    async with publisher(config_map, room_for=2) as index:
+        for name in "cab":
+            await index.publish(entry(name, priority=1))
+    assert config_map.keys == {0: {"a", "b"}, 1: {"c"}}
+
+
+async def test_an_account_that_is_listed_twice_stays_in_the_first_place() -> None:
+    value = msgspec.json.encode(entry("a")).decode()
+    config_map = ConfigMap(_1={"a": value}, _3={"a": value, "ghost": "{}"})
+    async with publisher(config_map, {"a"}) as index:
+        await index.publish(entry("a", priority=1))
+        await index.publish(entry("b"))
+    assert config_map.keys == {0: {"b"}, 1: {"a"}}
+
+
+async def test_drift_in_any_config_map_is_written_again() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=1) as index:
+        for name in "ab":
+            await index.publish(entry(name))
+        config_map.shards[1] = {}
+        await index.repair()
+    assert config_map.keys == {0: {"a"}, 1: {"b"}}
+
+
+async def test_a_config_map_that_cannot_be_written_costs_the_accounts_of_others_nothing() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=1) as index:
+        config_map.failures = 1
+        results = await asyncio.gather(*(index.publish(entry(name)) for name in "ab"), return_exceptions=True)
+    assert [type(result) for result in results] == [ConnectionError, type(None)]
+    assert config_map.keys == {1: {"b"}}
+
+
+async def test_readers_hear_of_a_further_config_map_before_there_is_anything_in_it_and_it_is_never_taken_back() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=1) as index:
+        await index.publish(entry("a"))
+        assert config_map.announced == 1
+        await index.publish(entry("b"))  # the double looks that it is not written into before
+        assert config_map.announced == 2
+        await index.withdraw(account(name="b", uid="uid-of-b"))
+        await index.publish(entry("a", priority=1))
+        assert config_map.announced == 2
+    async with publisher(config_map, room_for=1) as index:  # a restart
+        await index.publish(entry("a", priority=2))
+        assert config_map.announced == 2
+
+
+async def test_a_further_config_map_that_cannot_be_announced_is_not_written() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=1) as index:
+        await index.publish(entry("a"))
+        config_map.failures = 1
+        with pytest.raises(ConnectionError):
+            await index.publish(entry("b"))
+        assert config_map.keys == {0: {"a"}}
+        await index.publish(entry("b"))
+    assert (config_map.keys, config_map.announced) == ({0: {"a"}, 1: {"b"}}, 2)
+
+
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["while it runs", "before it starts"])
+async def test_an_announcement_that_somebody_removes_is_written_again(is_restarted: bool) -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=1) as index:
+        for name in "ab":
+            await index.publish(entry(name))
+        config_map.announced = 1
+        if not is_restarted:
+            await index.repair()
+    if is_restarted:
+        async with publisher(config_map, room_for=1) as index:
+            await index.repair()
+    assert config_map.announced == 2
+
+
+async def test_more_config_maps_than_there_are_may_be_announced_and_keys_in_them_are_removed() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map) as index:
+        await index.publish(entry("a"))
+        config_map.announced, config_map.shards[2] = 3, {"ghost": "{}"}  # what somebody thought of
+        await index.repair()
+        await index.repair()
+    assert (config_map.announced, config_map.keys) == (3, {0: {"a"}})
+
+
+async def test_an_index_without_room_says_so() -> None:
+    async with publisher(ConfigMap(), room_for=1) as index:
+        for number in range(pool_index.MOST_SHARDS):
+            await index.publish(entry(str(number)))
+        with pytest.raises(IndexFull):
+            await index.publish(entry("x"))

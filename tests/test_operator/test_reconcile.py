@@ -1,8 +1,8 @@
 """One account, step by step: the store is real, the token endpoint and the cluster are the test's, and so is the clock."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,34 @@ import msgspec
 import pytest
 from lightkube.core.exceptions import ApiError
 
-from oauth_pool_operator import credentials, metrics, reconcile
-from oauth_pool_operator.accounts import CODE_ANNOTATION, FINALIZER, LOGIN_ANNOTATION, Account, WorkloadIdentity
-from oauth_pool_operator.cluster import Cluster
-from oauth_pool_operator.config import AuthorizationCodeProfile, Profile, WorkloadIdentityProfile
+from oauth_pool_operator import credentials, exchanges, login, metrics
+from oauth_pool_operator.accounts import (
+    CLEAR_ANNOTATION,
+    CODE_ANNOTATION,
+    FINALIZER,
+    LOGIN_ANNOTATION,
+    Account,
+    WorkloadIdentity,
+)
+from oauth_pool_operator.cluster import Cluster, IndexMap
+from oauth_pool_operator.config import AuthorizationCodeProfile, DeviceCodeProfile, Profile, WorkloadIdentityProfile
+from oauth_pool_operator.documents import AccessFile, Credential, Journal, LoginSession, fingerprint
 from oauth_pool_operator.errors import (
     ClusterUnavailable,
     ExchangeRejected,
     GrantRejected,
+    ProviderHeld,
     StoreFailed,
     TokenEndpointUnavailable,
 )
-from oauth_pool_operator.grants import TokenAnswer, TokenEndpoint
-from oauth_pool_operator.policies import NEVER
+from oauth_pool_operator.facts import NEVER
+from oauth_pool_operator.grants import TokenEndpoint
+from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.pool_index import IndexPublisher
-from oauth_pool_operator.reconcile import Memory, Reconciler
-from oauth_pool_operator.store import AccessFile, Credential, Journal, LoginSession, Store, fingerprint
+from oauth_pool_operator.reconcile import Reconciler
+from oauth_pool_operator.store import Store
+from oauth_pool_operator.throttle import Throttle
+from oauth_pool_operator.token_answer import DeviceAuthorization, TokenAnswer
 from tests.support.builders import (
     NOW,
     UID,
@@ -98,6 +110,7 @@ class ScriptedEndpoint(TokenEndpoint):
     def __init__(self, steps: list[str]) -> None:
         self.steps = steps
         self.answers: list[TokenAnswer | Exception] = []
+        self.authorizations: list[DeviceAuthorization | Exception] = []
         self.sent: list[str] = []
         self.meanwhile: Callable[[], Awaitable[object]] | None = None
 
@@ -107,13 +120,23 @@ class ScriptedEndpoint(TokenEndpoint):
     async def exchange_code(self, code: str, session: LoginSession) -> TokenAnswer:
         return await self._asked("exchange", f"{code} {session.verifier}")
 
-    async def refresh(self, refresh_token: str) -> TokenAnswer:
+    async def authorize_device(self) -> DeviceAuthorization:
+        self.steps.append("authorize device")
+        given = self.authorizations.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    async def exchange_device_code(self, device_code: str) -> TokenAnswer:
+        return await self._asked("ask", device_code)
+
+    async def refresh(self, refresh_token: str, grant: str = "AuthorizationCode") -> TokenAnswer:
         return await self._asked("refresh", refresh_token)
 
     async def exchange_assertion(self, assertion: str, workload: WorkloadIdentity) -> TokenAnswer:
         return await self._asked("exchange", assertion)
 
-    async def revoke(self, token: str) -> None:
+    async def revoke(self, token: str, grant: str = "AuthorizationCode") -> None:
         await self._asked("revoke", token)
 
     async def _asked(self, step: str, sent: str) -> TokenAnswer:
@@ -144,6 +167,10 @@ class ScriptedCluster(Cluster):
         rest = {name: value for name, value in self.object.annotations.items() if name != annotation}
         return self._written("annotation removed", annotations=rest)
 
+    async def remove_reports(self, account: Account, reporters: Collection[str]) -> Account:
+        rest = [report for report in self.object.reports if report.reporter not in reporters]
+        return self._written("reports removed", reports=rest)
+
     async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
         self.patches.append(changes)
         return self._written("status", status=merged(self.object.status, changes))
@@ -158,10 +185,12 @@ class ScriptedCluster(Cluster):
             raise self.failures["service account token"]
         return f"token of {name} for {audience}"
 
-    async def read_index(self) -> dict[str, str]:
-        return dict(self.index)
+    async def read_index(self, shard: int) -> IndexMap:
+        return IndexMap(dict(self.index) if shard == 0 else {})
 
-    async def write_index(self, changes: Mapping[str, str | None], *, whole: Mapping[str, str]) -> None:
+    async def write_index(
+        self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str], shards: int
+    ) -> None:
         if "index" in self.failures:
             raise self.failures["index"]
         self.steps.append("index")
@@ -200,25 +229,38 @@ class World:
         self.cluster = ScriptedCluster(of, self.steps)
         self.memory = Memory()
         self.index = IndexPublisher(self.cluster)
+        self.throttle = Throttle(4, clock=lambda: self.now)
+        code_settings = AuthorizationCodeProfile(
+            client_id="me",
+            authorization_endpoint="https://provider.example/authorize",
+            token_endpoint="https://provider.example/token",
+            redirect_uri="https://provider.example/callback",
+        )
         profile = Profile(
-            authorization_code=AuthorizationCodeProfile(
+            authorization_code=code_settings,
+            device_code=DeviceCodeProfile(
                 client_id="me",
-                authorization_endpoint="https://provider.example/authorize",
+                device_authorization_endpoint="https://provider.example/device_authorization",
                 token_endpoint="https://provider.example/token",
-                redirect_uri="https://provider.example/callback",
             ),
             workload_identity=WorkloadIdentityProfile("https://provider.example/token", "https://provider.example"),
         )
         self.profiles = {
             "anthropic": profile,
-            "for-people": msgspec.structs.replace(profile, workload_identity=None),
+            "for-people": msgspec.structs.replace(profile, workload_identity=None, device_code=None),
+            "bare-codes": msgspec.structs.replace(
+                profile,
+                authorization_code=msgspec.structs.replace(code_settings, allow_code_without_state=True),
+            ),
         }
         self.reconciler = Reconciler(
             store=self.store,
             profiles=self.profiles,
+            broken_profiles={"broken": "providers.broken.authorization_code.client_id: must not be empty"},
             endpoints=dict.fromkeys(self.profiles, self.endpoint),
             index=self.index,
             cluster=self.cluster,
+            throttle=self.throttle,
             clock=lambda: self.now,
         )
 
@@ -232,6 +274,15 @@ class World:
     def observed(self, **changes: Any) -> None:
         """The object is changed by somebody else."""
         self.cluster.object = msgspec.structs.replace(self.cluster.object, **changes)
+
+    def observed_meanwhile(self, **changes: Any) -> None:
+        """The same while a reconcile is under way: the controller tells it."""
+        version = str(int(self.cluster.object.resource_version) + 1)
+        self.observed(resource_version=version, **changes)
+        self.memory.observe(self.cluster.object)
+
+    def deleted_meanwhile(self) -> None:
+        self.observed_meanwhile(deleting=True)
 
     @property
     def credential(self) -> Credential:
@@ -253,6 +304,13 @@ class World:
         """The account's entry of the index."""
         entry: dict[str, Any] = msgspec.json.decode(self.cluster.index["claude-1"])
         return entry
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until it is so."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (nobody could say that it is so)
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -356,27 +414,202 @@ async def test_finalizers_of_others_stay(tmp_path: Path) -> None:
         assert w.cluster.object.finalizers == ["example.com/theirs"]
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        pytest.param(NOT_REACHED, id="provider is away"),
-        pytest.param(REFUSED, id="provider refuses"),
-        pytest.param(TimeoutError(), id="no answer in time"),
-    ],
-)
-async def test_a_revocation_that_fails_does_not_keep_the_object(tmp_path: Path, failure: Exception) -> None:
+async def test_a_revocation_that_is_refused_does_not_keep_the_object(tmp_path: Path) -> None:
     async with world(tmp_path, deleted(), credential=credential()) as w:
-        await w.reconcile(failure)
+        assert await w.reconcile(REFUSED) == NEVER
         assert w.cluster.object.finalizers == ["example.com/theirs"]
         assert w.store.credential(UID) is None
 
 
-async def test_a_provider_that_hangs_does_not_keep_the_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile, "REVOCATION_SECONDS", 0.01)
+async def test_a_revocation_that_fails_is_tried_again_for_a_while_and_then_keeps_nobody(tmp_path: Path) -> None:
     async with world(tmp_path, deleted(), credential=credential()) as w:
-        w.endpoint.meanwhile = asyncio.Event().wait
-        await w.reconcile()
+        while (due := await w.reconcile(NOT_REACHED)) != NEVER:
+            assert (FINALIZER in w.cluster.object.finalizers, "claude-1" in w.cluster.index) == (True, False)
+            w.now = due
+        assert len(w.endpoint.sent) > 5
+        assert w.now - NOW < 30 * SECOND
         assert w.cluster.object.finalizers == ["example.com/theirs"]
+
+
+async def test_a_revocation_that_works_the_second_time_ends_the_removal(tmp_path: Path) -> None:
+    async with world(tmp_path, deleted(), credential=credential()) as w:
+        w.now = await w.reconcile(NOT_REACHED)
+        assert await w.reconcile(answer()) == NEVER
+        assert not (w.store.state_dir / UID).exists()
+
+
+async def test_a_volume_that_cannot_be_written_keeps_an_object_only_for_a_while(tmp_path: Path) -> None:
+    async with world(tmp_path, deleted(deletion_policy="Retain"), credential=credential()) as w:
+        (w.store.state_dir / UID / "retained.json.new").mkdir()
+        while (due := await w.reconcile()) != NEVER:
+            w.now = due
+        assert w.now - NOW < 30 * SECOND
+        assert w.cluster.object.finalizers == ["example.com/theirs"]
+
+
+async def test_what_is_retained_says_whose_it_is_and_since_when(tmp_path: Path) -> None:
+    async with world(tmp_path, deleted(deletion_policy="Retain"), credential=credential()) as w:
+        w.cluster.failures["finalizers"] = NO_API_SERVER
+        with pytest.raises(httpx2.ConnectError):
+            await w.reconcile()
+        w.cluster.failures.clear()
+        w.now += HOUR
+        await w.reconcile()
+        assert msgspec.json.decode((w.store.state_dir / UID / "retained.json").read_bytes()) == {
+            "name": "claude-1",
+            "namespace": "pool",
+            "provider": "anthropic",
+            "grant": "AuthorizationCode",
+            "since": "2026-11-20T12:00:00Z",
+        }
+
+
+async def test_an_account_whose_new_credential_cannot_be_stored_can_be_deleted_and_that_one_is_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchanges, "LAST_EXCHANGE_SECONDS", 0.01)
+    async with world(tmp_path, credential=DUE) as w:
+        w.store.failures = 10**6
+        waiting = asyncio.create_task(w.reconcile(answer(), answer()))
+        await until(lambda: "StorageWriteFailed" in str(w.cluster.object.status))
+        w.deleted_meanwhile()
+        assert await waiting == NEVER
+        assert w.endpoint.sent == ["refresh-token-of-a-test", "refresh-token-2-of-a-test"]  # refreshed, revoked
+        assert FINALIZER not in w.cluster.object.finalizers
+
+
+# --- meanwhile -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_suspension_does_not_wait_for_a_slow_token_endpoint_nor_is_it_forgotten_afterwards(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        published = []
+
+        async def somebody_suspends() -> None:
+            w.observed_meanwhile(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=True))
+            await until(lambda: "claude-1" in w.cluster.index)
+            published.append(w.published())
+
+        w.endpoint.meanwhile = somebody_suspends
+        await w.reconcile(answer())
+        published.append(w.published())
+        assert [(entry["status"], entry["generation"]) for entry in published] == [("Suspended", 1), ("Suspended", 2)]
+        assert w.reason("Ready") == "Suspended"
+
+
+async def test_a_full_disk_is_still_told_of_when_something_else_happens_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "SAVE_RETRY_SECONDS", 0)
+    async with world(tmp_path, credential=DUE) as w:
+        w.store.failures = 10**6
+        waiting = asyncio.create_task(w.reconcile(answer()))
+        await until(lambda: "StorageWriteFailed" in str(w.cluster.object.status))
+        w.observed_meanwhile(reports=[report("RateLimited", until=HOUR)])
+        await until(lambda: w.reason("Ready") == "CoolingDown")
+        assert w.reason("Stalled") == "StorageWriteFailed"
+        w.store.failures = 0
+        await waiting
+        assert (w.reason("Stalled"), w.credential.generation) == (None, 2)
+
+
+# --- damaged files ---------------------------------------------------------------------------------------------------
+
+
+def damage(w: World, name: str) -> None:
+    (w.store.state_dir / UID / name).write_text('{"refresh_token": "half')
+
+
+def set_aside(w: World) -> list[str]:
+    return sorted(path.name for path in (w.store.state_dir / UID).glob("*.corrupt-*"))
+
+
+async def test_a_damaged_credential_is_set_aside_and_its_access_token_used_up_while_a_person_is_asked_to_log_in(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, credential=credential(), session=login.end_session(session())) as w:
+        await w.reconcile()
+        before = w.published()
+        damage(w, "credential.json")
+        for _ in range(3):
+            due = await w.reconcile()
+        assert set_aside(w) == ["credential.json.corrupt-20261120T120000Z"]
+        assert (w.reason("Ready"), w.reason("LoginRequired")) == ("Available", "StateCorrupt")
+        assert (w.published(), w.store.access(UID) is not None) == (before, True)
+        status = w.cluster.object.status
+        assert status["login"]["authorizationURL"]
+        assert status["token"]["generation"] == 1
+        assert not {"refreshTime", "nextRefreshTime"} & set(status["token"])
+        while w.now < credential().expires:
+            w.now = due
+            due = await w.reconcile()
+        assert (w.reason("Ready"), w.reason("LoginRequired")) == ("LoginRequired", "StateCorrupt")
+        assert (w.published()["status"], w.store.access(UID)) == ("LoginRequired", None)
+        assert w.endpoint.sent == []
+
+
+async def test_an_access_token_that_proxies_were_refused_with_is_not_used_up(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=credential()) as w:
+        await w.reconcile()
+        damage(w, "credential.json")
+        await w.reconcile()
+        w.observed(reports=[report("Unauthorized", token_generation=1)])
+        await w.reconcile()
+        assert (w.published()["status"], w.store.access(UID)) == ("LoginRequired", None)
+
+
+@pytest.mark.parametrize("garbage", ["{", '{"generation": 1, "access_token": "t", "expires": "tomorrow"}'])
+async def test_an_access_file_that_is_damaged_as_well_is_of_no_use(tmp_path: Path, garbage: str) -> None:
+    async with world(tmp_path, credential=credential()) as w:
+        await w.reconcile()
+        damage(w, "credential.json")
+        (w.store.access_dir / f"{UID}.json").write_text(garbage)
+        await w.reconcile()
+        assert (w.reason("Ready"), w.store.access(UID)) == ("LoginRequired", None)
+
+
+async def test_after_a_damaged_credential_the_next_login_counts_on(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=credential(generation=7), session=session()) as w:
+        await w.reconcile()
+        damage(w, "credential.json")
+        await w.reconcile()
+        w.observed(annotations={CODE_ANNOTATION: GOOD_CODE})
+        await w.reconcile(answer())
+        assert (w.credential.generation, w.reason("Ready")) == (8, "Available")
+        assert w.reason("LoginRequired") == "NotRequired"
+        assert "refreshTime" in w.cluster.object.status["token"]
+
+
+async def test_a_workload_with_a_damaged_credential_exchanges_anew_and_works_meanwhile(tmp_path: Path) -> None:
+    async with world(tmp_path, account(grant="WorkloadIdentity"), credential=credential()) as w:
+        await w.reconcile()
+        damage(w, "credential.json")
+        w.now = await w.reconcile(NOT_REACHED)
+        assert (w.published()["generation"], w.reason("Ready")) == (1, "Available")
+        await w.reconcile(answer(refresh_token=None))
+        assert (w.credential.generation, w.reason("Ready")) == (2, "Available")
+
+
+async def test_a_damaged_journal_costs_nothing_but_is_taken_for_a_refresh_of_unknown_outcome(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        damage(w, "journal.json")
+        await w.reconcile(DEAD)
+        assert set_aside(w) == ["journal.json.corrupt-20261120T120000Z"]
+        assert w.credential.dead == "RefreshOutcomeUnknown"
+
+
+async def test_a_credential_that_is_damaged_while_its_successor_is_on_its_way_is_succeeded(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+
+        async def meanwhile() -> None:
+            damage(w, "credential.json")
+
+        w.endpoint.meanwhile = meanwhile
+        await w.reconcile(answer())
+        assert (w.credential.generation, w.reason("Ready")) == (2, "Available")
+        assert len(set_aside(w)) == 1
 
 
 async def test_a_damaged_credential_does_not_keep_the_object(tmp_path: Path) -> None:
@@ -476,6 +709,7 @@ async def test_a_second_login_replaces_the_account_and_keeps_nothing_of_the_firs
     ("of", "reason"),
     [
         pytest.param(account(provider="nobody"), "UnknownProvider", id="unknown provider"),
+        pytest.param(account(provider="broken"), "InvalidProfile", id="broken profile"),
         pytest.param(
             account(provider="for-people", grant="WorkloadIdentity"), "InvalidSpec", id="grant that is not offered"
         ),
@@ -489,6 +723,74 @@ async def test_nobody_is_sent_to_log_in_when_that_would_not_help(
         assert await w.reconcile() == NEVER
         assert w.store.session(UID) is None
         assert w.reason("Stalled") == reason
+
+
+@pytest.mark.parametrize(
+    ("provider", "sent"),
+    [
+        pytest.param("bare-codes", ["the-code verifier-of-a-test"], id="allowed"),
+        pytest.param("anthropic", [], id="not allowed"),
+    ],
+)
+async def test_a_code_without_its_state_is_exchanged_only_where_the_profile_allows_it(
+    tmp_path: Path, provider: str, sent: list[str]
+) -> None:
+    pasted = account(provider=provider, annotations={CODE_ANNOTATION: "the-code"})
+    async with world(tmp_path, pasted, session=session()) as w:
+        await w.reconcile(answer())
+        assert w.endpoint.sent == sent
+        assert w.cluster.object.annotations == {}
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [pytest.param("Alice@Example.com", id="as expected"), pytest.param("alice@example.com", id="in other letters")],
+)
+async def test_the_expected_subject_is_taken(tmp_path: Path, subject: str) -> None:
+    expecting = account(expected_subject="Alice@Example.com", annotations={CODE_ANNOTATION: GOOD_CODE})
+    async with world(tmp_path, expecting, session=session()) as w:
+        await w.reconcile(answer(subject=subject))
+        assert (w.reason("Ready"), w.cluster.object.status["subject"]) == ("Available", subject)
+
+
+@pytest.mark.parametrize(
+    ("subject", "named"),
+    [
+        pytest.param("mallory@example.com", "mallory@example.com logged in", id="somebody else"),
+        pytest.param(None, "somebody whom the provider did not name logged in", id="nobody knows who"),
+    ],
+)
+@pytest.mark.parametrize("revocation", [answer(), NOT_REACHED, REFUSED], ids=["revoked", "away", "not revoked"])
+async def test_another_subject_is_refused_and_given_back_and_the_next_login_is_open(
+    tmp_path: Path, subject: str | None, named: str, revocation: TokenAnswer | Exception
+) -> None:
+    expecting = account(expected_subject="alice@example.com", annotations={CODE_ANNOTATION: GOOD_CODE})
+    async with world(tmp_path, expecting, session=session()) as w:
+        await w.reconcile(answer(subject=subject), revocation)
+        assert w.endpoint.sent[1:] == ["refresh-token-2-of-a-test"]
+        assert w.store.credential(UID) is None
+        assert w.reason("LoginRequired") == "SubjectMismatch"
+        message = next(e["message"] for e in w.cluster.object.status["conditions"] if e["type"] == "LoginRequired")
+        assert named in message and "alice@example.com" in message
+        assert w.session.state not in ("", "state-of-a-test")
+
+
+async def test_a_live_account_keeps_what_it_has_when_another_subject_logs_in(tmp_path: Path) -> None:
+    expecting = account(expected_subject="alice", annotations={CODE_ANNOTATION: GOOD_CODE})
+    before = credential(subject="alice")
+    async with world(tmp_path, expecting, credential=before, session=session()) as w:
+        await w.reconcile(answer(subject="mallory"), answer())
+        assert w.credential == before
+        assert (w.reason("Ready"), w.reason("LoginRequired")) == ("Available", "SubjectMismatch")
+        assert "SubjectMismatch" in w.cluster.events
+
+
+async def test_a_broken_profile_leaves_an_account_the_token_it_has(tmp_path: Path) -> None:
+    async with world(tmp_path, account(provider="broken"), credential=DUE) as w:
+        await w.reconcile()
+        assert (w.reason("Ready"), w.reason("Stalled")) == ("Available", "InvalidProfile")
+        stalled = next(e["message"] for e in w.cluster.object.status["conditions"] if e["type"] == "Stalled")
+        assert stalled.endswith("client_id: must not be empty")
 
 
 async def test_a_suspended_account_keeps_the_code_for_later(tmp_path: Path) -> None:
@@ -573,6 +875,60 @@ async def test_a_server_that_says_when_is_believed(tmp_path: Path) -> None:
     async with world(tmp_path, credential=EXPIRED) as w:
         busy = TokenEndpointUnavailable("answered 429", may_be_done=False, retry_after=90 * SECOND)
         assert await w.reconcile(busy) == NOW + 90 * SECOND
+
+
+async def test_what_a_provider_told_another_account_counts_for_this_one_too(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        w.throttle.hold("anthropic", NOW + 90 * SECOND)
+        w.now = await w.reconcile()
+        assert (w.endpoint.sent, w.store.journal(UID)) == ([], None)
+        assert 90 * SECOND <= w.now - NOW <= 100 * SECOND
+        assert (w.reason("Reconciling"), w.reason("Ready")) == ("Refreshing", "Available")
+        await w.reconcile(answer())
+        assert w.credential.generation == 2
+
+
+async def test_what_a_provider_tells_this_account_counts_for_all(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        await w.reconcile(TokenEndpointUnavailable("answered 429", may_be_done=False, is_throttled=True))
+        with pytest.raises(ProviderHeld):
+            async with w.throttle.turn("anthropic", "another"):
+                raise AssertionError
+        async with w.throttle.turn("for-people", "another"):
+            pass
+
+
+async def test_an_account_that_is_suspended_while_it_waits_for_its_turn_is_not_refreshed(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w, AsyncExitStack() as others:
+        for _ in range(4):
+            await others.enter_async_context(w.throttle.turn("anthropic", "another"))
+        waiting = asyncio.create_task(w.reconcile())
+        await until(lambda: w.throttle.waiting == 1)
+        w.observed_meanwhile(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=True))
+        await others.aclose()
+        await waiting
+        assert (w.endpoint.sent, w.published()["status"]) == ([], "Suspended")
+
+
+async def test_an_operator_that_ends_while_an_account_waits_for_its_turn_spends_nothing(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        w.throttle.close()
+        await w.reconcile()
+        assert (w.endpoint.sent, w.reason("Ready"), w.reason("Stalled")) == ([], "Available", None)
+
+
+async def test_an_account_that_is_resumed_is_refreshed_before_it_gets_traffic(tmp_path: Path) -> None:
+    async with world(tmp_path, account(suspend=True), credential=DUE) as w:
+        await w.reconcile()
+        assert (w.endpoint.sent, w.published()["status"]) == ([], "Suspended")
+        w.observed(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=False))
+
+        async def nobody_uses_it() -> None:
+            assert w.published()["status"] == "Suspended"
+
+        w.endpoint.meanwhile = nobody_uses_it
+        await w.reconcile(answer())
+        assert (w.published()["status"], w.credential.generation) == ("Available", 2)
 
 
 async def test_after_a_success_the_next_failure_is_the_first_again(tmp_path: Path) -> None:
@@ -687,6 +1043,13 @@ async def test_the_index_sends_nobody_to_an_access_file_that_could_not_be_writte
         assert (w.credential.generation, w.reason("Stalled")) == (2, "StorageWriteFailed")
 
 
+def make_unreadable(w: World) -> None:
+    """As a volume that is gone: this refuses root, too."""
+    path = w.store.state_dir / UID / "credential.json"
+    path.unlink()
+    path.mkdir()
+
+
 TOKEN_MEMBERS = ("generation", "fingerprint", "expires")
 
 
@@ -694,7 +1057,7 @@ async def test_a_state_volume_that_cannot_be_read_leaves_proxies_the_token_they_
     async with world(tmp_path, credential=credential()) as w:
         await w.reconcile()
         before = w.published()
-        (w.store.state_dir / UID / "credential.json").write_text("{")
+        make_unreadable(w)
         await w.reconcile()
         assert (w.reason("Ready"), w.published()["status"]) == ("StorageUnavailable", "StorageUnavailable")
         assert [w.published()[name] for name in TOKEN_MEMBERS] == [before[name] for name in TOKEN_MEMBERS]
@@ -706,7 +1069,7 @@ async def test_suspending_works_while_a_volume_does_not(tmp_path: Path, damaged:
     async with world(tmp_path, credential=credential()) as w:
         await w.reconcile()
         if damaged == "state":
-            (w.store.state_dir / UID / "credential.json").write_text("{")
+            make_unreadable(w)
         else:
             w.store.access_dir.rename(tmp_path / "elsewhere")
         w.observed(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=True))
@@ -746,9 +1109,10 @@ async def test_a_code_is_not_sent_twice_when_the_session_could_not_be_ended(tmp_
 
 async def test_a_damaged_login_does_not_cost_the_account(tmp_path: Path) -> None:
     async with world(tmp_path, credential=DUE, session=session()) as w:
-        (w.store.state_dir / UID / "login.json").write_text("{")
+        damage(w, "login.json")
         await w.reconcile(answer())
         assert (w.reason("Ready"), w.credential.generation) == ("Available", 2)
+        assert set_aside(w) == ["login.json.corrupt-20261120T120000Z"]
 
 
 async def test_an_account_that_was_created_suspended_and_given_a_code_gets_its_first_login(tmp_path: Path) -> None:
@@ -758,6 +1122,30 @@ async def test_an_account_that_was_created_suspended_and_given_a_code_gets_its_f
         w.observed(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=False))
         await w.reconcile()
         assert w.reason("LoginRequired") == "AwaitingAuthorizationCode"
+
+
+async def test_an_exchange_that_fails_is_tried_again_in_time_before_the_token_expires(tmp_path: Path) -> None:
+    token = credential(expires_in=2 * MINUTE, lifetime=HOUR, refresh_token=None)
+    async with world(tmp_path, account(grant="WorkloadIdentity"), credential=token) as w:
+        tries = []
+        while w.now < token.expires:
+            tries.append((w.now - NOW) / SECOND)
+            w.now = await w.reconcile(NOT_REACHED)
+            assert w.published()["status"] == "Available"
+        assert tries == [0, 1, 3, 7, 15, 31, 63, 90]
+
+
+async def test_another_workload_gets_a_token_of_its_own_at_once(tmp_path: Path) -> None:
+    async with world(tmp_path, account(grant="WorkloadIdentity")) as w:
+        await w.reconcile(answer(refresh_token=None))
+        assert w.credential.workload is not None
+        await w.reconcile()
+        workload = WorkloadIdentity("batch", "fdrl_1", "00000000-0000-0000-0000-000000000000")
+        w.observed(generation=2, spec=msgspec.structs.replace(w.cluster.object.spec, workload_identity=workload))
+        await w.reconcile(answer(3, refresh_token=None))
+        assert w.endpoint.sent[1:] == ["token of batch for https://provider.example"]
+        await w.reconcile()
+        assert w.credential.generation == 2
 
 
 async def test_a_code_is_taken_off_an_account_that_needs_none(tmp_path: Path) -> None:
@@ -788,10 +1176,24 @@ async def test_an_answer_that_waits_for_the_disk_is_told_of(tmp_path: Path, monk
 async def test_a_code_is_not_judged_by_a_state_volume_that_cannot_be_read(tmp_path: Path) -> None:
     pasted = account(annotations={CODE_ANNOTATION: GOOD_CODE})
     async with world(tmp_path, pasted, credential=credential(dead="GrantRevoked"), session=session()) as w:
-        (w.store.state_dir / UID / "credential.json").write_text("{")
+        make_unreadable(w)
         await w.reconcile()
         assert w.session == session()
-        assert w.cluster.object.annotations == {CODE_ANNOTATION: GOOD_CODE}
+        assert w.cluster.object.annotations == {}  # public no longer; it can be given again
+
+
+async def test_a_code_that_cannot_be_kept_leaves_the_object_all_the_same(tmp_path: Path) -> None:
+    async with world(tmp_path, account(annotations={CODE_ANNOTATION: GOOD_CODE}), session=session()) as w:
+        obstacle = w.store.state_dir / UID / "login.json.new"
+        obstacle.mkdir()
+        await w.reconcile()
+        assert (w.reason("Stalled"), w.endpoint.sent) == ("StorageWriteFailed", [])
+        assert w.cluster.object.annotations == {}
+        obstacle.rmdir()
+        w.now += SECOND
+        w.observed(annotations={CODE_ANNOTATION: GOOD_CODE})
+        await w.reconcile(answer())
+        assert w.reason("Ready") == "Available"
 
 
 async def test_with_the_api_server_away_tokens_are_refreshed_and_the_next_refresh_is_known(tmp_path: Path) -> None:
@@ -834,3 +1236,88 @@ async def test_a_transition_is_one_event_however_often_it_is_looked_at(tmp_path:
             await w.reconcile()
             w.now += MINUTE
         assert w.cluster.events == ["CoolingDown"]
+
+
+# --- cooldowns -------------------------------------------------------------------------------------------------------
+
+
+def published_share(w: World) -> tuple[str, int, int, str | None]:
+    entry = w.published()
+    return entry["status"], entry["weight"], entry["maxConcurrentRequests"], entry["cooldownUntil"]
+
+
+async def test_a_probe_during_a_cooldown_is_between_the_operator_and_the_proxies(tmp_path: Path) -> None:
+    exhausted = account(weight=5, reports=(report(until=48 * HOUR),))
+    async with world(tmp_path, exhausted, credential=credential(expires_in=72 * HOUR, lifetime=72 * HOUR)) as w:
+        w.now = await w.reconcile()
+        assert published_share(w) == ("CoolingDown", 5, 0, "2026-11-22T12:00:00Z")
+        assert 6 * HOUR <= w.now - NOW < 12 * HOUR
+        w.now = await w.reconcile()
+        assert published_share(w) == ("Available", 1, 1, None)
+        assert w.reason("Ready") == "CoolingDown"
+        await w.reconcile()
+        assert published_share(w) == ("CoolingDown", 5, 0, "2026-11-22T12:00:00Z")
+        assert w.cluster.events == ["CoolingDown"]
+
+
+async def test_after_a_long_cooldown_an_account_gets_its_full_share_only_after_a_probe(tmp_path: Path) -> None:
+    exhausted = account(weight=5, max_concurrent_requests=7, reports=(report(until=5 * HOUR),))
+    async with world(tmp_path, exhausted, credential=credential()) as w:
+        await w.reconcile()
+        w.now += 5 * HOUR
+        w.now = await w.reconcile()
+        assert published_share(w) == ("Available", 1, 1, None)
+        assert w.cluster.events == ["CoolingDown", "Recovered"]
+        await w.reconcile()
+        assert published_share(w) == ("Available", 5, 7, None)
+
+
+async def test_a_suspended_account_is_not_probed(tmp_path: Path) -> None:
+    exhausted = account(suspend=True, reports=(report(until_time=NOW, observed_time=NOW - 5 * HOUR),))
+    async with world(tmp_path, exhausted, credential=credential()) as w:
+        await w.reconcile()
+        assert w.published()["status"] == "Suspended"
+
+
+async def test_a_cooldown_is_ended_by_hand_once_for_every_new_value(tmp_path: Path) -> None:
+    exhausted = account(annotations={CLEAR_ANNOTATION: "one"}, reports=(report(until=48 * HOUR),))
+    async with world(tmp_path, exhausted, credential=credential()) as w:
+        await w.reconcile()
+        assert (w.reason("Ready"), w.cluster.object.status["lastHandledClearRequest"]) == ("Available", "one")
+        assert published_share(w) == ("Available", 1, 0, None)
+        w.observed(reports=[report(until=HOUR)])
+        await w.reconcile()
+        assert w.reason("Ready") == "CoolingDown"
+        w.observed(annotations={CLEAR_ANNOTATION: "two"})
+        await w.reconcile()
+        assert (w.reason("Ready"), w.cluster.object.status["lastHandledClearRequest"]) == ("Available", "two")
+
+
+async def test_an_api_server_that_is_away_does_not_make_a_refresh_wait_for_a_cooldown_to_be_cleared(
+    tmp_path: Path,
+) -> None:
+    exhausted = account(annotations={CLEAR_ANNOTATION: "one"}, reports=(report(until=HOUR),))
+    async with world(tmp_path, exhausted, credential=DUE) as w:
+        w.cluster.failures["reports removed"] = NO_API_SERVER
+        with pytest.raises(ClusterUnavailable):
+            await w.reconcile(answer())
+        assert w.credential.generation == 2
+        w.cluster.failures.clear()
+        await w.reconcile()
+        assert w.cluster.object.status["lastHandledClearRequest"] == "one"
+
+
+async def test_reports_that_say_nothing_any_more_are_removed_and_others_stay(tmp_path: Path) -> None:
+    gone = report(reporter="gone", observed_time=NOW - 3 * HOUR, until_time=NOW - 2 * HOUR)
+    async with world(tmp_path, account(reports=(gone, report(until=HOUR))), credential=credential()) as w:
+        await w.reconcile()
+        assert [one.reporter for one in w.cluster.object.reports] == ["proxy-a"]
+        await w.reconcile()
+        assert w.steps == []
+
+
+async def test_a_report_is_removed_when_its_time_has_come(tmp_path: Path) -> None:
+    async with world(tmp_path, account(reports=(report(until=MINUTE),)), credential=credential()) as w:
+        while w.cluster.object.reports:
+            w.now = await w.reconcile()
+        assert w.now >= NOW + HOUR

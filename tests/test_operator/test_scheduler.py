@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 
 from oauth_pool_operator.errors import ClusterUnavailable
-from oauth_pool_operator.policies import NEVER
+from oauth_pool_operator.facts import NEVER
 from oauth_pool_operator.scheduler import Scheduler
 from tests.support.builders import NOW
 

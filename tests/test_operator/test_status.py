@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from oauth_pool_operator import status
-from oauth_pool_operator.policies import Facts
-from tests.support.builders import NOW, account, credential, facts, report, session, trouble, window
+from oauth_pool_operator.facts import Facts
+from tests.support.builders import NOW, account, credential, device_session, facts, report, session, trouble, window
 
 HOUR = timedelta(hours=1)
 
@@ -46,10 +46,29 @@ def test_an_account_that_waits_for_a_person_is_neither_reconciling_nor_stalled()
     assert conditions(facts(session=session())).keys() == {"Ready", "LoginRequired", "QuotaAvailable"}
 
 
+def test_a_refused_new_login_of_a_live_account_is_an_event_of_its_own() -> None:
+    before = status.render_conditions(facts(credential=credential(), session=session()))
+    refused = session(problem="SubjectMismatch", problem_message="mallory logged in")
+    after = status.render_conditions(facts(credential=credential(), session=refused))
+    (happening,) = status.happenings(before, after)
+    assert (happening.kind, happening.reason) == ("Warning", "SubjectMismatch")
+    assert list(status.happenings(after, before)) == []
+
+
 def test_the_login_url_is_shown_only_while_it_can_be_used() -> None:
     assert "login" in status.render_status(facts(session=session()), "https://provider.example/authorize")
     late = facts(session=session(age=HOUR))
     assert "login" not in status.render_status(late, "https://provider.example/authorize")
+
+
+def test_a_device_login_shows_address_and_code_and_not_the_device_code() -> None:
+    login = status.render_status(facts(account(grant="DeviceCode"), session=device_session()), None)["login"]
+    assert (login["verificationURI"], login["userCode"]) == ("https://provider.example/device", "BCDF-GHJK")
+    assert "verificationURIComplete" not in login
+    complete = device_session(verification_uri_complete="https://provider.example/device?user_code=BCDF-GHJK")
+    rendered = status.render_status(facts(account(grant="DeviceCode"), session=complete), None)
+    assert rendered["login"]["verificationURIComplete"].endswith("?user_code=BCDF-GHJK")
+    assert "device-code-of-a-test" not in str(rendered)
 
 
 def test_a_login_request_is_answered_even_when_its_login_is_over() -> None:
@@ -146,6 +165,24 @@ def test_merge_patch(current: dict[str, Any], desired: dict[str, Any], patch: di
             facts(credential=credential()),
             ["TokenObtained"],
             id="a token again after a while without",
+        ),
+        pytest.param(
+            facts(credential=credential(), trouble=trouble()),
+            facts(credential=credential(generation=2)),
+            ["RefreshSucceeded"],
+            id="refreshed after failures",
+        ),
+        pytest.param(
+            facts(credential=credential(), trouble=trouble()),
+            facts(credential=credential(), trouble=trouble("StorageWriteFailed", is_stalled=True)),
+            ["StorageWriteFailed"],
+            id="one failure after another",
+        ),
+        pytest.param(
+            facts(credential=credential()),
+            facts(damaged="credential.json.corrupt-20261120T120000Z"),
+            ["StateCorrupt"],
+            id="damaged state",
         ),
     ],
 )

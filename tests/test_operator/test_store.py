@@ -3,12 +3,14 @@
 import os
 import stat
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from oauth_pool_operator.documents import AccessFile, Journal, Retained, fingerprint
 from oauth_pool_operator.errors import StoreConflict, StoreCorrupt, StoreFailed
-from oauth_pool_operator.store import PREFLIGHT_BYTES, AccessFile, Journal, Store, fingerprint
+from oauth_pool_operator.store import PREFLIGHT_BYTES, Store
 from tests.support.builders import NOW, UID, credential, session
 
 
@@ -60,6 +62,16 @@ def test_a_credential_is_not_written_over_a_newer_one(store: Store) -> None:
     with pytest.raises(StoreConflict):
         store.save_credential(UID, credential(generation=2, refresh_token="stale"), replaces=1)
     assert store.credential(UID) == credential(generation=2, refresh_token="newer")
+
+
+@pytest.mark.parametrize("generation", [None, 3], ids=["gone", "older"])
+def test_what_is_gone_or_older_than_thought_is_no_reason_to_throw_a_credential_away(
+    store: Store, folders: tuple[Path, Path], generation: int | None
+) -> None:
+    if generation is not None:  # as after somebody restored a backup
+        store.save_credential(UID, credential(generation=generation), replaces=0)
+    store.save_credential(UID, credential(generation=8), replaces=7)
+    assert store.credential(UID) == credential(generation=8)
 
 
 def test_room_is_reserved_before_a_token_is_spent_and_the_journal_ends_with_the_answer(
@@ -165,6 +177,68 @@ def test_removal_leaves_nothing_and_may_be_repeated(store: Store, folders: tuple
 def test_only_a_uid_becomes_a_path(store: Store, uid: str) -> None:
     with pytest.raises(StoreFailed):
         store.save_access(uid, AccessFile(1, "token", "x"))
+
+
+def retained(name: str, *, age: timedelta) -> Retained:
+    return Retained(name, "pool", "anthropic", "AuthorizationCode", NOW - age)
+
+
+def test_only_what_is_retained_for_long_enough_is_swept(store: Store, folders: tuple[Path, Path]) -> None:
+    week = timedelta(days=7)
+    for uid in ("old", "young", "known", "merely-not-listed", "damaged"):
+        store.save_credential(uid, credential(), replaces=0)
+    store.retain("old", retained("a", age=week + timedelta(seconds=1)))
+    store.retain("young", retained("b", age=week - timedelta(seconds=1)))
+    store.retain("known", retained("c", age=2 * week))
+    (folders[0] / "damaged" / "retained.json").write_text("{")
+    (folders[0] / ".lock").touch()
+    swept = store.sweep(NOW - week, spare={"known"})
+    assert [one.name for one in swept] == ["a"]
+    assert {path.name for path in folders[0].iterdir()} == {"young", "known", "merely-not-listed", "damaged", ".lock"}
+
+
+def test_how_long_something_is_retained_counts_from_the_first_time(store: Store) -> None:
+    store.save_credential(UID, credential(), replaces=0)
+    store.retain(UID, retained("a", age=timedelta(days=9)))
+    store.retain(UID, retained("a", age=timedelta(0)))
+    assert store.sweep(NOW - timedelta(days=7), spare=()) != []
+
+
+def test_nothing_is_retained_of_an_account_that_has_nothing(store: Store, folders: tuple[Path, Path]) -> None:
+    store.retain(UID, retained("a", age=timedelta(0)))
+    assert list(folders[0].iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        pytest.param(lambda path: path.unlink(), id="deleted"),
+        pytest.param(lambda path: path.write_text("{}"), id="written"),
+        pytest.param(lambda path: path.with_name("x").replace(path), id="replaced"),
+    ],
+)
+def test_an_access_file_that_somebody_touches_shows(
+    store: Store, folders: tuple[Path, Path], touch: Callable[[Path], object]
+) -> None:
+    store.save_access(UID, AccessFile(1, "token", "x"))
+    store.save_access("another", AccessFile(1, "token", "x"))
+    store.save_access("removed-by-ourselves", AccessFile(1, "token", "x"))
+    store.remove_access("removed-by-ourselves")
+    (folders[1] / "x").write_text("{}")
+    assert store.touched_access_files() == set()
+    touch(folders[1] / f"{UID}.json")
+    assert store.touched_access_files() == {UID}
+
+
+def test_an_access_file_that_is_touched_after_it_was_found_in_order_shows(
+    store: Store, folders: tuple[Path, Path]
+) -> None:
+    store.save_access(UID, AccessFile(1, "token", "x"))
+    after_a_restart = Store(*folders)
+    after_a_restart.access(UID)
+    assert after_a_restart.touched_access_files() == set()
+    (folders[1] / f"{UID}.json").unlink()
+    assert after_a_restart.touched_access_files() == {UID}
 
 
 @pytest.mark.parametrize("names", [("nowhere", "."), (".", "nowhere")], ids=["state", "access"])

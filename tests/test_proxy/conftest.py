@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from oauth_pool_proxy.http_protocol import HttpProtocol
-from tests.support.proxy_server import Clock, PlainAsgi, RunningProxy, proxy_config, running_proxy
+from tests.support.proxy_server import Clock, PlainAsgi, PoolFolder, RunningProxy, proxy_config, running_proxy
 from tests.support.upstream_server import UpstreamServer, upstream_server
 
 Start = Callable[..., RunningProxy]
@@ -21,6 +22,11 @@ async def upstream() -> AsyncIterator[UpstreamServer]:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> PoolFolder:
+    return PoolFolder(tmp_path)
 
 
 @pytest.fixture

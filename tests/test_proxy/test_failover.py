@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from pathlib import Path
 
 import pytest
 
@@ -24,11 +23,6 @@ LIMIT = ENVELOPE % (
 )
 REVOKED = ENVELOPE % (b"permission_error", b"OAuth token has been revoked. Please obtain a new token.")
 NO_SCOPE = ENVELOPE % (b"permission_error", b"OAuth token does not meet scope requirement user:profile")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> PoolFolder:
-    return PoolFolder(tmp_path)
 
 
 def account_of(request: RawRequest) -> str:

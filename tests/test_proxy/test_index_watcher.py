@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oauth_pool_proxy.config import KubernetesConfig
-from oauth_pool_proxy.index_watcher import Backoff, ConfigMapIndex, FolderIndex
+from oauth_pool_proxy.index_watcher import MOST_SHARDS, Backoff, ConfigMapIndex, FolderIndex
 from oauth_pool_proxy.kube_api import KubeApi
 from tests.support.api_server import ApiServer, Call, api_server, config_map
 from tests.support.proxy_server import Clock
@@ -25,6 +25,8 @@ async def server() -> AsyncIterator[ApiServer]:
 
 class Watching:
     """A running reflector, and the states that it has handed on."""
+
+    index: ConfigMapIndex
 
     def __init__(self) -> None:
         self.states: asyncio.Queue[State] = asyncio.Queue()
@@ -44,8 +46,8 @@ async def watching(
     result = Watching()
     config = KubernetesConfig(server.url, "pool", None, token_file)
     api = KubeApi(config, read_timeout=read_timeout, clock=clock or Clock())
-    index = ConfigMapIndex(api, "oauth-pool", result.on_index, lambda: Backoff(0.001, 0.01))
-    task = asyncio.create_task(index.run())
+    result.index = ConfigMapIndex(api, "oauth-pool", result.on_index, lambda: Backoff(0.001, 0.01))
+    task = asyncio.create_task(result.index.run())
     try:
         yield result
         assert not task.done()
@@ -183,6 +185,98 @@ async def test_the_token_is_read_again_every_minute_and_after_a_401(
         await asyncio.sleep(0.02)
         file.write_text("fourth\n")
         assert (await server.call()).token == "fourth"
+
+
+ONE, TWO = "oauth-pool", "oauth-pool-1"
+
+
+async def watch_of(server: ApiServer, name: str) -> Call:
+    watch = await server.call(name)
+    assert watch.is_watch
+    await watch.begin_watch()
+    return watch
+
+
+async def test_further_config_maps_are_read_and_handed_on_together(server: ApiServer) -> None:
+    async with watching(server) as result:
+        await (await server.call(ONE)).list({"a": "1", "both": "first"}, shards="2")
+        listing = await server.call(TWO)
+        first = await watch_of(server, ONE)
+        await first.event("MODIFIED", config_map({"a": "2", "both": "first"}, 2, "2"))
+        bookmark = {"metadata": {"resourceVersion": "3"}}
+        await first.event("BOOKMARK", bookmark)
+        assert result.states.empty()  # half of the accounts are not all of them
+        await listing.list({"b": "1", "both": "second"})
+        assert await result.state() == {"a": "2", "b": "1", "both": "first"}
+        second = await watch_of(server, TWO)
+        await second.event("MODIFIED", config_map({"b": "2"}, 5))
+        assert await result.state() == {"a": "2", "b": "2", "both": "first"}
+        await first.event("MODIFIED", config_map({}, 6, "2"))
+        assert await result.state() == {"b": "2"}
+        await second.event("DELETED", config_map({}, 7))
+        assert await result.state() == {}
+
+
+async def test_an_index_may_grow_while_it_is_watched(server: ApiServer) -> None:
+    async with watching(server) as result:
+        await (await server.call(ONE)).list({"a": "1"})
+        assert await result.state() == {"a": "1"}
+        first = await watch_of(server, ONE)
+        await first.event("MODIFIED", config_map({"a": "1"}, 2, "2"))
+        await (await server.call(TWO)).list({"b": "1"})
+        assert await result.state() == {"a": "1", "b": "1"}
+        await first.event("MODIFIED", config_map({"a": "1"}, 3, "3"))
+        await (await server.call("oauth-pool-2")).list(None)  # is not there yet
+        assert await result.state() == {"a": "1", "b": "1"}
+
+
+async def test_trouble_with_one_config_map_is_not_the_others(server: ApiServer) -> None:
+    async with watching(server) as result:
+        await (await server.call(ONE)).list({"a": "1"}, shards="2")
+        await (await server.call(TWO)).list({"b": "1"})
+        assert await result.state() == {"a": "1", "b": "1"}
+        first, second = await watch_of(server, ONE), await watch_of(server, TWO)
+        second.connection.abort()
+        for _ in range(3):
+            await (await server.call(TWO)).answer({}, 503)
+        await first.event("MODIFIED", config_map({"a": "2"}, 2, "2"))
+        assert await result.state() == {"a": "2", "b": "1"}
+        await (await server.call(TWO)).list({"b": "2"})
+        assert await result.state() == {"a": "2", "b": "2"}
+
+
+@pytest.mark.parametrize("shards", ["", "1", "0", "-2", "two", "²", "1e3"])
+async def test_a_number_of_config_maps_that_is_none_is_one(server: ApiServer, shards: str) -> None:
+    async with watching(server) as result:
+        await (await server.call()).list({"a": "1"}, shards=shards)
+        assert await result.state() == {"a": "1"}
+        assert (await server.call()).name == ONE
+
+
+async def test_no_more_config_maps_are_followed_than_there_can_be(server: ApiServer) -> None:
+    async with watching(server) as result:
+        await (await server.call(ONE)).list({"a": "1"}, shards="1000000")
+        for number in range(1, MOST_SHARDS):
+            await (await server.call(f"{ONE}-{number}")).list({f"b{number}": "1"})
+        assert len(await result.state()) == MOST_SHARDS
+        for _ in range(MOST_SHARDS):
+            assert (await server.call()).is_watch
+
+
+async def test_the_index_is_as_old_as_its_oldest_part(server: ApiServer) -> None:
+    async with watching(server) as result:
+        assert (result.index.last_success, result.index.lists) == (None, 0)
+        await (await server.call(ONE)).list({"a": "1"}, shards="2")
+        listing = await server.call(TWO)
+        assert (result.index.last_success, result.index.lists) == (None, 1)
+        await listing.list({"b": "1"})
+        await result.state()
+        oldest = result.index.last_success
+        assert oldest and result.index.lists == 2
+        second = await watch_of(server, TWO)
+        await second.event("MODIFIED", config_map({"b": "2"}, 5))
+        await result.state()
+        assert result.index.last_success == oldest
 
 
 class Folder:

@@ -162,6 +162,72 @@ async def test_a_second_signal_does_not_wait(tmp_path: Path, upstream: UpstreamS
         assert await process.end() == 0
 
 
+async def test_before_it_drains_it_goes_on_for_a_while_but_is_not_ready(
+    tmp_path: Path, upstream: UpstreamServer
+) -> None:
+    """Those who still send requests here learn only in a moment that it leaves."""
+    upstream.answer_all(json_answer(b"served"))
+    async with running(tmp_path, upstream, "pre_stop_delay_secs = 1000\n") as process:
+        async with process.connect() as kept:
+            await kept.request("GET", "/before")
+            assert (await kept.answer()).body == b"served"
+            assert await status(process, "/ready") == 200
+            process.signal()
+            await process.until("received SIGTERM, shutting down")
+            assert await status(process, "/ready") == 503
+            assert await status(process, "/health") == 200
+            assert await status(process, "/v1/messages") == 200  # on a new connection
+            await kept.request("GET", "/still")
+            assert (await kept.answer()).values(b"connection") == []
+            process.signal()  # does not wait for the end of the delay
+            assert await kept.rest() == b""
+        assert await process.end() == 0
+    assert process.messages[-2:] == ["all in-flight requests drained", "shutdown complete"]
+
+
+async def test_the_delay_ends_by_itself(tmp_path: Path, upstream: UpstreamServer) -> None:
+    async with running(tmp_path, upstream, "pre_stop_delay_secs = 1\n") as process:
+        process.signal()
+        assert await process.end() == 0
+
+
+async def test_connections_that_are_kept_are_closed_or_told_to_close(tmp_path: Path, upstream: UpstreamServer) -> None:
+    async with running(tmp_path, upstream) as process:
+        async with process.connect() as idle, process.connect() as waiting, process.connect() as streaming:
+            await streaming.request("POST", "/stream", "", b"{}")
+            stream = await upstream.accept()
+            await stream.request()
+            await stream.send(SSE_HEAD)
+            assert b"connection: close" not in await streaming.head()
+            await idle.request("GET", "/health")
+            await idle.answer()
+            await waiting.request("GET", "/waiting")
+            connection = await upstream.accept()
+            await connection.request()
+            process.signal()
+            assert await idle.rest() == b""
+            await connection.send(json_answer(b"the last one"))
+            answer = await waiting.answer()
+            assert (answer.body, answer.values(b"connection")) == (b"the last one", [b"close"])
+            assert await waiting.rest() == b""
+            await stream.send(b"0\r\n\r\n")  # its head had gone out before
+            assert await streaming.chunk() == b""
+            assert await streaming.rest() == b""
+        assert await process.end() == 0
+
+
+async def test_the_time_to_drain_has_an_end(tmp_path: Path, upstream: UpstreamServer) -> None:
+    async with running(tmp_path, upstream, drain=1) as process, process.connect() as client:
+        await client.request()
+        connection = await upstream.accept()
+        await connection.request()
+        process.signal()
+        assert (await client.answer()).status == 503
+        await connection.wait_closed()
+        assert await process.end() == 0
+    assert "drain timeout exceeded, forcing shutdown" in process.messages
+
+
 async def test_a_client_that_does_not_read_does_not_hold_up_the_exit(tmp_path: Path, upstream: UpstreamServer) -> None:
     async with running(tmp_path, upstream, drain=0) as process, process.connect() as client:
         await client.request()

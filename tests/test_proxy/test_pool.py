@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from oauth_pool_proxy.errors import PoolCoolingDown, PoolExhausted
-from oauth_pool_proxy.pool import AccessToken, Account, Pool, Reason, State, Wish
+from oauth_pool_proxy.pool import MOST_LIMITED_MODELS, AccessToken, Account, Pool, Reason, State, Wish
 from oauth_pool_proxy.pool_index import IndexEntry
 from tests.support.proxy_server import index_entry, rfc3339
 
@@ -221,6 +221,131 @@ class TestSwap:
         before = pool.accounts[0]
         pool.replace([entry("a", uid="uid-new")])
         assert pool.accounts[0] is not before and pool.accounts[0].token is None
+
+    def test_an_account_that_is_gone_stays_gone_whatever_still_happens_to_it(self) -> None:
+        """Its last requests end, are refused or get a newer access token after the operator has taken it away."""
+        pool = pool_of(entry("a", maxConcurrentRequests=1), entry("b"))
+        gone = account(pool, "a")
+        gone.begin()
+        pool.replace([entry("b")])
+        for happens in (
+            gone.end,
+            lambda: gone.adopt(token(2)),
+            lambda: gone.cool_down(Reason.RATE_LIMITED, NOW + 5, NOW),
+            lambda: gone.reject(Reason.UNAUTHORIZED, 2, NOW),
+        ):
+            happens()
+            assert picks(pool, 3) == "bbb"
+        assert picks(pool, 3, NOW + 61) == "bbb"
+        assert not pool.may_pick(gone.uid, NOW + 61)
+
+
+class TestModelLimits:
+    def test_a_limited_model_costs_the_account_nothing_but_that_model(self) -> None:
+        pool = pool_of(entry("a"), entry("b"))
+        one = account(pool, "a")
+        assert one.limit_model("opus", NOW + 60, NOW)
+        assert not one.limit_model("opus", NOW + 50, NOW)  # known, and not shortened
+        opus, haiku = Wish(model="opus"), Wish(model="haiku")
+        assert [pool.pick(NOW, opus) for _ in range(3)] == [account(pool, "b")] * 3
+        assert {pool.pick(NOW, haiku) for _ in range(2)} == set(pool.accounts)
+        assert {pool.pick(NOW, Wish()) for _ in range(2)} == set(pool.accounts)
+        assert one.state(NOW) is State.AVAILABLE
+        assert pool.pick(NOW + 60, opus) is one
+        assert one.limit_model("opus", NOW + 200, NOW + 61)
+
+    def test_only_so_many_models_are_remembered_and_those_that_are_over_make_room(self) -> None:
+        (one,) = pool_of(entry("a")).accounts
+        for number in range(MOST_LIMITED_MODELS):
+            one.limit_model(str(number), NOW + 10 + number % 2, NOW)
+        one.limit_model("one more", NOW + 60, NOW)
+        assert one.model_limited_until("one more") == 0
+        one.limit_model("one more", NOW + 60, NOW + 10)
+        assert [one.model_limited_until(model) for model in ("0", "1", "one more")] == [0, NOW + 11, NOW + 60]
+
+    def test_with_every_account_limited_for_the_model_the_client_is_told_when_the_first_is_not(self) -> None:
+        pool = pool_of(entry("a"), entry("b"), cooling("c", NOW + 1))
+        account(pool, "a").limit_model("opus", NOW + 90, NOW)
+        account(pool, "b").limit_model("opus", NOW + 70, NOW)
+        wish = Wish(model="opus", tried={"uid-a"})
+        assert pool.pick(NOW, wish) is None
+        error = pool.why_none(NOW, wish)
+        assert isinstance(error, PoolCoolingDown) and error.headers() == [(b"retry-after", b"70")]
+        assert "model" in str(error)
+
+    def test_somebody_who_clears_a_cooldown_clears_the_models_too(self) -> None:
+        pool = pool_of(entry("a"))
+        (one,) = pool.accounts
+        one.limit_model("opus", NOW + 900, NOW)
+        one.cool_down(Reason.QUOTA_EXHAUSTED, NOW + 1000, NOW)
+        pool.replace([cooling("a", NOW + 990)])
+        pool.replace([entry("a")])
+        assert one.model_limited_until("opus") == 0
+
+
+class TestPreferred:
+    def test_an_account_may_be_preferred_only_where_pick_would_look(self) -> None:
+        pool = pool_of(
+            entry("top", priority=5),
+            entry("low"),
+            entry("busy", maxConcurrentRequests=1),
+            entry("off", status="Suspended"),
+        )
+        assert [pool.may_pick(f"uid-{name}", NOW) for name in ("top", "low", "off", "nobody")] == [True] + [False] * 3
+        account(pool, "top").cool_down(Reason.RATE_LIMITED, NOW + 10, NOW)
+        assert [pool.may_pick(f"uid-{name}", NOW) for name in ("top", "low", "busy")] == [False, True, True]
+        account(pool, "busy").begin()
+        assert not pool.may_pick("uid-busy", NOW)
+        assert [pool.may_pick(f"uid-{name}", NOW + 10) for name in ("top", "low")] == [True, False]
+
+    def test_a_higher_tier_that_has_nobody_for_this_request_is_not_in_the_way(self) -> None:
+        pool = pool_of(entry("top", priority=5), entry("low"))
+        assert pool.may_pick("uid-low", NOW, Wish(tried={"uid-top"}))
+        account(pool, "top").limit_model("opus", NOW + 60, NOW)
+        assert pool.may_pick("uid-low", NOW, Wish(model="opus"))
+        assert not pool.may_pick("uid-top", NOW, Wish(model="opus"))
+
+
+class TestManyAccounts:
+    @pytest.fixture
+    def looks(self, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+        """Counts how often the state of an account was looked at."""
+        looks: Counter[str] = Counter()
+        state = Account.state
+
+        def counting(account: Account, now: float) -> State:
+            looks[account.name] += 1
+            return state(account, now)
+
+        monkeypatch.setattr(Account, "state", counting)
+        return looks
+
+    def test_a_pick_does_not_look_at_all_of_them(self, looks: Counter[str]) -> None:
+        entries = [entry(f"{number:04}", weight=1 + number % 3) for number in range(1000)]
+        entries[::10] = [cooling(entry.name, NOW + 600, weight=entry.weight) for entry in entries[::10]]
+        pool = pool_of(*entries)
+        pool.pick(NOW)
+        looks.clear()
+        picked = [pool.pick(NOW + number / 1000) for number in range(500)]
+        assert not looks  # nothing has happened to any of them
+        assert len(set(picked)) == 500
+        assert picked[0]
+        picked[0].cool_down(Reason.RATE_LIMITED, NOW + 60, NOW)
+        pool.pick(NOW + 1)
+        pool.pick(NOW + 61)  # its cooldown is over
+        assert looks == {picked[0].name: 2}
+
+    def test_a_swap_that_changes_nothing_keeps_every_turn_and_one_that_does_looks_at_each_once(
+        self, looks: Counter[str]
+    ) -> None:
+        entries = [entry(f"{number:04}") for number in range(1000)]
+        pool = pool_of(*entries)
+        first = [pool.pick(NOW) for _ in range(10)]
+        looks.clear()
+        pool.replace(entries)
+        second = [pool.pick(NOW) for _ in range(10)]
+        assert set(looks.values()) == {1}
+        assert not set(first) & set(second)
 
 
 class TestWhyNone:

@@ -172,6 +172,76 @@ async def test_an_instant_that_cannot_be_written_is_left_out(server: ApiServer) 
         assert entry["windows"] == [{"name": "5h"}]
 
 
+async def test_what_waits_and_what_was_on_its_way_is_sent_before_the_end(server: ApiServer) -> None:
+    api = KubeApi(KubernetesConfig(server.url, "pool"))
+    reporter = StatusReporter(api, "proxy-0", Backoff(0.001, 0.01))
+    task = asyncio.create_task(reporter.run())
+    for name in ("a", "b", "c"):
+        reporter.benched(account(name), Reason.FORBIDDEN, None, 17, (), NOW)
+    assert "/a/" in (await server.call()).path  # not answered: nobody knows whether it has arrived
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    flushing = asyncio.create_task(reporter.flush(20))
+    sent = []
+    for _ in range(3):
+        call = await server.call()
+        sent.append(call.path.split("/")[-2])
+        await call.answer({}, 404 if sent[-1] == "b" else 200)  # one that is refused does not hold up the others
+    await flushing
+    assert sorted(sent) == ["a", "b", "c"]
+    await api.close()
+
+
+async def test_an_api_server_that_does_not_answer_does_not_hold_up_the_end(server: ApiServer) -> None:
+    api = KubeApi(KubernetesConfig(server.url, "pool"))
+    reporter = StatusReporter(api, "proxy-0")
+    reporter.benched(account(), Reason.FORBIDDEN, None, 17, (), NOW)
+    await reporter.flush(0.01)
+    await api.close()
+
+
+async def test_an_access_token_that_expired_is_reported_once(server: ApiServer) -> None:
+    async with reporting(server) as reporter:
+        one = account()
+        for second in (0, 1, 100):
+            reporter.expired(one, NOW + second)
+        (entry,) = await entries(server)
+        assert (entry["reason"], entry["tokenGeneration"]) == ("Unauthorized", 17)
+        one.adopt(AccessToken(18, "fingerprint", NOW + 200, "secret"))
+        reporter.expired(one, NOW + 300)
+        (entry,) = await entries(server)
+        assert entry["tokenGeneration"] == 18
+
+
+async def test_a_window_s_new_status_is_reported_at_once(server: ApiServer) -> None:
+    async with reporting(server) as reporter:
+        one = account()
+        works(reporter, one, 17, headers(0.5), NOW)
+        await entries(server)
+        works(reporter, one, 17, headers(0.7), NOW + 1)  # only more of it used
+        warned = [(name, b"allowed_warning" if name.endswith(b"status") else value) for name, value in headers(0.9)]
+        works(reporter, one, 17, warned, NOW + 2)
+        (entry,) = await entries(server)
+        assert entry["windows"] == [{"name": "5h", "utilization": 0.9, "status": "allowed_warning"}]
+
+
+async def test_requests_per_minute_are_those_since_the_last_report(server: ApiServer) -> None:
+    async with reporting(server) as reporter:
+        one = account()
+        works(reporter, one, 17, headers(0.1), NOW)
+        (entry,) = await entries(server)
+        assert "requestsPerMinute" not in entry
+        for _ in range(30):
+            one.begin()
+        works(reporter, one, 17, headers(0.2), NOW + 90)
+        (entry,) = await entries(server)
+        assert entry["requestsPerMinute"] == 20
+        one.begin()
+        reporter.benched(one, Reason.QUOTA_EXHAUSTED, NOW + 500, 17, USED_UP, NOW + 95)  # too soon for a rate
+        (entry,) = await entries(server)
+        assert "requestsPerMinute" not in entry
+
+
 async def test_the_queue_is_bounded() -> None:
     reporter = StatusReporter(KubeApi(KubernetesConfig("http://127.0.0.1:1", "pool")), "proxy-0")
     for number in range(MOST_WAITING + 10):

@@ -48,6 +48,8 @@ def test_what_is_no_json_object_is_neither_described_nor_changed(case: str) -> N
         pytest.param(b'{"model":"a","stream":true,"model":"b","stream":false}', ("b", False, None), id="keys twice"),
         pytest.param(b'{"model":"a","mod\\u0065l":"\\u0062"}', ("b", False, None), id="escapes"),
         pytest.param(b'{"tools":[{"model":"x","stream":true}]}', (None, False, None), id="only the top counts"),
+        pytest.param(b'{"model":"%s"}' % (b"m" * 200), ("m" * 200, False, None), id="a long name"),
+        pytest.param(b'{"model":"%s"}' % (b"m" * 201), (None, False, None), id="too long for a name"),
         pytest.param(b'{"model":"\xff"}', (None, False, None), id="not UTF-8"),
         pytest.param(b'{"n":1e999,"i":%s,"model":"m"}' % (b"9" * 9000), ("m", False, None), id="huge numbers"),
         pytest.param(b'{"metadata":{"user_id":"u\\n1"}}', (None, False, b'"u\\n1"'), id="user id"),

@@ -12,7 +12,15 @@ from tests.support.upstream_server import DEADLINE, SSE_HEAD, RawRequest, Upstre
 SCRIPT = Path(sys.executable).with_name("oauth-pool-proxy")
 FAR = 4_000_000_000.0
 MARK = "hush"
-"""Part of everything that must not appear."""
+"""Part of everything that must not appear. Names of models are meant to."""
+BODY = json.dumps(
+    {
+        "model": "claude-shown",
+        "system": "hush-system",
+        "metadata": {"user_id": "hush-user"},
+        "messages": [{"role": "user", "content": "hush-text"}],
+    }
+).encode()
 
 ANSWERS = {
     b"/401": json_answer(b"hush-body", 401),
@@ -22,13 +30,23 @@ ANSWERS = {
     b"/words": json_answer(b'{"error":{"message":"5-hour limit hush-body"}}', 429),
     b"/bad": b"HTTP/1.1 200 OK\r\nx: hush-header\x00\r\n\r\n",
     b"/cut": SSE_HEAD + b"ff\r\nhush-body",
+    b"/first": SSE_HEAD
+    + b"%x\r\n%s\r\n0\r\n\r\n"
+    % (len(FIRST := b'event: error\ndata: {"error":{"type":"rate_limit_error","message":"hush-body"}}\n\n'), FIRST),
+    b"/model": json_answer(
+        b'{"error":{"message":"hush-body"}}',
+        429,
+        ("anthropic-ratelimit-unified-7d_oi-status", "rejected"),
+        ("anthropic-ratelimit-unified-7d_oi-reset", str(int(FAR))),
+    ),
+    b"/used": json_answer(b'{"model":"claude-shown","content":"hush-body","usage":{"input_tokens":7}}'),
     b"/good": json_answer(b"hush-body", 200, ("set-cookie", "hush-cookie")),
 }
 
 
 async def test_nothing_secret_is_printed_or_published(tmp_path: Path, upstream: UpstreamServer) -> None:
     folder = PoolFolder(tmp_path)
-    names = [f"hidden-{number}" for number in range(12)]
+    names = [f"hidden-{number}" for number in range(16)]
     for name in names:
         folder.write_token(name, 1, FAR)
         folder.write_entry(name)
@@ -39,11 +57,14 @@ async def test_nothing_secret_is_printed_or_published(tmp_path: Path, upstream: 
         f'[proxy]\nlisten_addr = "127.0.0.1:0"\nupstream_url = "{upstream.url}"\n'
         f"[oauth]\n"
         + "".join(f"{key} = {json.dumps(value)}\n" for key, value in folder.oauth().items())
-        + '[[oauth.headers]]\nname = "x-key"\nvalue = "hush-configured"\n'
+        + 'system_prefix = "hush-prefix"\n[[oauth.headers]]\nname = "x-key"\nvalue = "hush-configured"\n'
     )
 
+    left = dict(ANSWERS)
+
     def answer(request: RawRequest) -> bytes:
-        answer = ANSWERS[request.target.partition(b"?")[0]]
+        """Each once, so that what an account is blamed for costs one account."""
+        answer = left.pop(request.target.partition(b"?")[0], json_answer(b"fine"))
         if request.target.startswith(b"/cut"):
             upstream.connections[-1].writer.write(answer)
             upstream.connections[-1].close()
@@ -68,26 +89,49 @@ async def test_nothing_secret_is_printed_or_published(tmp_path: Path, upstream: 
         published += await exchange(
             port, target if target in ("/health", "/ready", "/metrics") else f"{target}?key=hush-query"
         )
-    published += await exchange(port, "/good?hush", b"not http hush\r\n\r\n")
+    for raw in (b"not http hush\r\n\r\n", b"GET /x?hush HTTP/1.1\r\nhost: hush\r\nx: " + b"hush" * 20_000, TRAILERS):
+        published += await exchange(port, "/good?hush", raw)
     process.terminate()
     async with asyncio.timeout(DEADLINE):
         rest = await process.stdout.read()
         assert await process.wait() == 0
     printed = json.dumps(lines) + rest.decode()
+    assert not left
+    for word in [
+        "Unauthorized",
+        "Billing",
+        "Forbidden",
+        "RateLimited",
+        "QuotaExhausted",
+        "ModelLimited",
+        "truncated",
+        "unreachable",
+    ]:
+        assert word in printed
+    assert "claude-shown" in printed and b'model="claude-shown"' in published
     assert "request finished" in printed and "account benched" in printed and "index entry ignored" in printed
     for secret in (MARK, *(token_of(name) for name in names)):
         assert secret not in printed
         assert secret not in published.decode()
 
 
+TRAILERS = (
+    b"POST /good HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"4\r\nhush\r\n0\r\nauthorization: Bearer hush-trailer\r\n\r\n"
+)
+
+
 async def exchange(port: int, target: str, raw: bytes | None = None) -> bytes:
     """One request full of secrets; returns what is not the upstream's in its answer."""
     client = RawClient(*await asyncio.open_connection("127.0.0.1", port))
+    is_own = target in ("/health", "/ready", "/metrics")
     headers = "authorization: Bearer hush-client\r\nx-api-key: hush-key\r\ncookie: hush-cookie\r\nconnection: close\r\n"
+    if target.startswith("/4"):
+        headers += "x-claude-code-session-id: hush-session\r\n"
     if raw:
         await client.send(raw)
     else:
-        await client.request("GET" if target.startswith(("/health", "/ready", "/metrics")) else "POST", target, headers)
+        await client.request("GET" if is_own else "POST", target, headers, b"" if is_own else BODY)
     answer = await client.rest()
     client.abort()
-    return b"" if target.startswith(("/good", "/cut")) else answer
+    return b"" if target.startswith(("/good", "/cut", "/used")) else answer

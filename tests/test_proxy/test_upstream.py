@@ -1,24 +1,19 @@
 """The upstream client against a real socket, with time passed by hand."""
 
 import asyncio
-import datetime
-import ipaddress
-import ssl
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from oauth_pool_proxy.config import UpstreamUrl
 from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.upstream import Answer, Upstream
-from oauth_pool_proxy.upstream_connection import HIGH_WATER, IDLE_SECONDS
+from oauth_pool_proxy.upstream_connection import HIGH_WATER, IDLE_SECONDS, MOST_HEAD_BYTES
 from tests.support.proxy_server import Clock, until
-from tests.support.upstream_server import UpstreamServer, json_answer, upstream_server
+from tests.support.upstream_server import UpstreamConnection, UpstreamServer, json_answer
 
 
 @asynccontextmanager
@@ -251,67 +246,155 @@ async def test_nobody_listening_is_a_failure_that_was_not_sent() -> None:
     assert not caught.value.was_sent
 
 
-async def test_a_connection_that_is_not_made_in_time_is_a_timeout(tmp_path: Path) -> None:
-    """A TLS handshake with a server that says nothing."""
-    async with upstream_server() as server:
-        url = UpstreamUrl(True, "127.0.0.1", server.port, b"")
-        client = Upstream(url, timeout=60, connect_timeout=0.05)
-        with pytest.raises(UpstreamTimeout):
-            await ask(client)
+async def begun(
+    client: Upstream, upstream: UpstreamServer, method: bytes = b"GET"
+) -> tuple[asyncio.Task[Answer], UpstreamConnection]:
+    """A request, and the upstream's side of it."""
+    task = asyncio.create_task(ask(client, method))
+    connection = await upstream.accept()
+    await connection.request()
+    return task, connection
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"5;name=value\r\nabcde\r\n0\r\n\r\n",
+        b"1\r\na\r\n4\r\nbcde\r\n0\r\n\r\n",
+        b"5\r\nabcde\r\n0\r\nx-trailer: 1\r\nx-more: 2\r\n\r\n",
+        b"0005\r\nabcde\r\n000\r\n\r\n",
+    ],
+    ids=["extension", "several", "trailers", "zeros"],
+)
+async def test_chunks_are_read_to_their_end_and_the_connection_kept(upstream: UpstreamServer, wire: bytes) -> None:
+    upstream.answer_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + wire)
+    async with client_of(upstream) as client:
+        for _ in range(2):
+            answer = await ask(client)
+            assert await read_all(answer) == b"abcde"
+            assert [name for name, _ in answer.headers] == [b"transfer-encoding"]
+    assert len(upstream.connections) == 1
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"HTTP/1.1 200 ",
+        b"HTTP/1.1 200 OK\r\nx: ",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n1;x=",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx: ",
+    ],
+    ids=["reason", "header", "chunk extension", "trailer"],
+)
+async def test_what_has_no_end_is_not_collected(upstream: UpstreamServer, beginning: bytes) -> None:
+    async with client_of(upstream) as client:
+        task, connection = await begun(client, upstream)
+        await connection.send(beginning)
+        reading = asyncio.create_task(read_all(await task)) if b"chunked" in beginning else task
+        with pytest.raises(ConnectionError):
+            for _ in range(100):
+                await connection.send(b"x" * MOST_HEAD_BYTES)
+        with pytest.raises((UpstreamUnreachable, StreamBroken), match="not valid HTTP"):
+            await reading
         assert client.open_connections == 0
 
 
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    names: list[x509.GeneralName] = [x509.DNSName(name)]
-    if name[0].isdigit():
-        names = [x509.IPAddress(ipaddress.ip_address(name))]
-    built = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
+async def test_interim_answers_without_end_are_not_waited_through(upstream: UpstreamServer) -> None:
+    async with client_of(upstream) as client:
+        task, connection = await begun(client, upstream)
+        with pytest.raises(ConnectionError):
+            for _ in range(10_000):
+                await connection.send(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" * 100)
+        with pytest.raises(UpstreamUnreachable):
+            await task
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"HTTP/1.1 200 OK\nx: bare line feed\n\nabc",
+        b"HTTP/1.1 200 OK\r\nx : space before the colon\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: a\rb\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: a\r\n folded\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: \x7f\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1, 1\r\n\r\na",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/3.7 200 OK\r\ncontent-length: 0\r\n\r\n",
+        b"\x15\x03\x01\x00\x02\x02\x46",
+    ],
+    ids=["LF", "space", "CR", "folding", "DEL", "negative", "list", "chunked twice", "version", "TLS alert"],
+)
+async def test_bytes_that_others_might_read_differently_are_refused(upstream: UpstreamServer, wire: bytes) -> None:
+    async with client_of(upstream) as client:
+        task, connection = await begun(client, upstream)
+        await connection.send(wire)
+        with pytest.raises(UpstreamUnreachable, match="not valid HTTP"):
+            await task
+        await connection.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (json_answer(b"whole"), b"whole"),
+        (b"HTTP/1.1 200 OK\r\n\r\nto the end", b"to the end"),
+        (json_answer(b"whole")[:-1], StreamBroken),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n", StreamBroken),
+        (b"HTTP/1.1 200 OK\r\nx", UpstreamUnreachable),
+        (b"", UpstreamUnreachable),
+    ],
+    ids=["whole", "until close", "a byte missing", "the last line missing", "head", "nothing"],
+)
+async def test_an_upstream_that_says_no_more_but_still_listens(
+    upstream: UpstreamServer, answer: bytes, outcome: bytes | type[Exception]
+) -> None:
+    """Half-closed: nothing else will come, and no other request can be answered there."""
+    async with client_of(upstream) as client:
+        task, connection = await begun(client, upstream)
+        await connection.send(answer)
+        connection.writer.write_eof()
+        if isinstance(outcome, bytes):
+            assert await read_all(await task) == outcome
+        else:
+            with pytest.raises(outcome):
+                await read_all(await task)
+        await connection.wait_closed()
+        await until(lambda: client.open_connections == 0, "the connection to be gone")
+
+
+async def test_a_body_until_the_end_that_is_reset_is_broken(upstream: UpstreamServer) -> None:
+    async with client_of(upstream) as client:
+        task, connection = await begun(client, upstream)
+        await connection.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        answer = await task
+        assert await answer.read() == b"half"
+        linger = struct.pack("ii", 1, 0)
+        connection.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        connection.abort()
+        with pytest.raises(StreamBroken):
+            await answer.read()
+        answer.release()
+
+
+async def test_after_head_the_next_answer_on_the_connection_is_read_from_its_beginning(
+    upstream: UpstreamServer,
+) -> None:
+    """The parser still waits for the body that a HEAD does not get."""
+    upstream.answer_all(
+        lambda request: (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n" + (b"" if request.line.startswith(b"HEAD") else b"abcde")
+        )
     )
-    certificate_file, key_file = folder / "certificate.pem", folder / "key.pem"
-    certificate_file.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate_file, key_file
+    async with client_of(upstream) as client:
+        for method, body in [(b"HEAD", b""), (b"GET", b"abcde")] * 3:
+            assert await read_all(await ask(client, method)) == body
+    assert len(upstream.connections) == 1
 
 
-def server_context(certificate_file: Path, key_file: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate_file, key_file)
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    return context
-
-
-async def test_tls_with_a_ca_file_names_the_server_and_speaks_http_1(tmp_path: Path) -> None:
-    ca_file, key_file = certificate(tmp_path, "localhost")
-    context = server_context(ca_file, key_file)
-    named: list[str | None] = []
-    context.sni_callback = lambda _socket, name, _context: named.append(name)
-    async with upstream_server(context) as server:
-        server.answer_all(json_answer(b"over tls"))
-        client = Upstream(UpstreamUrl(True, "localhost", server.port, b""), timeout=60, ca_file=ca_file)
-        assert await read_all(await ask(client)) == b"over tls"
-        assert await read_all(await ask(client)) == b"over tls"
-        client.close()
-        assert named == ["localhost"]
-        tls = server.connections[0].writer.get_extra_info("ssl_object")
-        assert tls.selected_alpn_protocol() == "http/1.1"
-
-
-@pytest.mark.parametrize("trusts", [True, False], ids=["other name", "not trusted"])
-async def test_a_certificate_that_does_not_fit_is_refused(tmp_path: Path, trusts: bool) -> None:
-    ca_file, key_file = certificate(tmp_path, "elsewhere.example" if trusts else "127.0.0.1")
-    async with upstream_server(server_context(ca_file, key_file)) as server:
-        url = UpstreamUrl(True, "127.0.0.1", server.port, b"")
-        client = Upstream(url, timeout=60, ca_file=ca_file if trusts else None)
-        with pytest.raises(UpstreamUnreachable, match="certificate"):
-            await ask(client)
+async def test_how_requests_took_their_connection_is_counted(upstream: UpstreamServer) -> None:
+    upstream.answer_all(json_answer())
+    async with client_of(upstream) as client:
+        for _ in range(2):
+            await read_all(await ask(client))
+        assert client.requests == {"new": 1, "reused": 1, "resent": 0}

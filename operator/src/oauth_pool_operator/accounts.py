@@ -18,11 +18,13 @@ PLURAL = "oauthaccounts"
 FINALIZER = f"{GROUP}/operator"
 CODE_ANNOTATION = f"{GROUP}/authorization-code"
 LOGIN_ANNOTATION = f"{GROUP}/login-requested"
+CLEAR_ANNOTATION = f"{GROUP}/cooldown-cleared"
+IMPORT_ANNOTATION = f"{GROUP}/import-requested"
 
 LAST_YEAR = 9000
-LONGEST_LOGIN_REQUEST = 1024  # it is answered in status, which has limits
+LONGEST_LOGIN_REQUEST = 1024  # also of one to end a cooldown: it is answered in status, which has limits
 
-Grant = Literal["AuthorizationCode", "WorkloadIdentity"]
+Grant = Literal["AuthorizationCode", "DeviceCode", "WorkloadIdentity"]
 
 
 class WorkloadIdentity(msgspec.Struct, frozen=True, rename="camel"):
@@ -34,6 +36,11 @@ class WorkloadIdentity(msgspec.Struct, frozen=True, rename="camel"):
     service_account_id: str | None = msgspec.field(name="serviceAccountID", default=None)
     workspace_id: str | None = msgspec.field(name="workspaceID", default=None)
 
+    @property
+    def text(self) -> str:
+        """The same for the same content."""
+        return msgspec.json.encode(self).decode()
+
 
 class Spec(msgspec.Struct, frozen=True, rename="camel"):
     """What the person asked for."""
@@ -41,6 +48,7 @@ class Spec(msgspec.Struct, frozen=True, rename="camel"):
     provider: str
     grant: Grant
     workload_identity: WorkloadIdentity | None = None
+    expected_subject: str | None = None
     suspend: bool = False
     priority: int = 0
     weight: int = 1
@@ -89,12 +97,22 @@ class Account(msgspec.Struct, frozen=True):
         return f"<Account {self.namespace}/{self.name} {self.uid}>"
 
     @property
+    def has_login(self) -> bool:
+        """True when a person logs in and the operator refreshes from then on."""
+        return self.spec.grant != "WorkloadIdentity"
+
+    @property
     def pasted_code(self) -> str | None:
         return self.annotations.get(CODE_ANNOTATION)
 
     @property
     def login_request(self) -> str | None:
         value = self.annotations.get(LOGIN_ANNOTATION)
+        return value[:LONGEST_LOGIN_REQUEST] if value is not None else None
+
+    @property
+    def clear_request(self) -> str | None:
+        value = self.annotations.get(CLEAR_ANNOTATION)
         return value[:LONGEST_LOGIN_REQUEST] if value is not None else None
 
     @property

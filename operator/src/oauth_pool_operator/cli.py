@@ -17,16 +17,22 @@ from pathlib import Path
 import httpx2
 from prometheus_client import REGISTRY, start_http_server
 
+from . import commands
 from .cluster import Cluster, describe
 from .config import DEFAULT_PATH, Config, load_config, split_address
 from .controller import Controller
 from .errors import ConfigError, StoreFailed
 from .grants import TokenEndpoint
 from .handlers import run
-from .metrics import AccountsCollector
+from .handover import Handover
+from .health import HealthServer
+from .leadership import Leadership
+from .metrics import PoolCollector
 from .pool_index import IndexPublisher
 from .reconcile import Reconciler
 from .store import Store
+from .throttle import Throttle
+from .volume_lock import VolumeLock
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = load_config(options.config, namespace=options.namespace)
+        if options.command is not None:
+            commands.check_usage(options)
+            return asyncio.run(_hand_over(options, config))
         _set_up_logging(options.log_level)
         if options.check:
-            sys.stdout.write(_summary(options.config, config))
-            return 0
+            return _check(options.config, config)
         asyncio.run(_run(config))
     except (ConfigError, StoreFailed) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        return 0
+        return 0 if options.command is None else 130
     except Exception as error:  # noqa: BLE001 (whatever it is, a person reads one line and the exit code is 1)
         # not the text of an answer of the API server: it may quote an object
         why = describe(error) if isinstance(error, httpx2.HTTPError) else f"{type(error).__name__}: {error}"
@@ -102,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         help="env LOG_LEVEL; default info",
     )
     parser.add_argument("--check", action="store_true", help="read the configuration, say what would run, and end")
+    commands.add_to(parser)
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('oauth-pool-operator')}")
     return parser
 
@@ -117,13 +126,19 @@ def _set_up_logging(level: str) -> None:
     logging.getLogger("kopf").setLevel(max(logging.WARNING, LEVELS[level]))
 
 
-def _summary(path: Path, config: Config) -> str:
-    lines = [f"{path}: ok", f"namespace {config.operator.namespace}, index {config.operator.config_map}"]
+def _check(path: Path, config: Config) -> int:
+    """Say what would run and what would not; 1 when there is something to mend."""
+    broken = config.broken_providers
+    lines = [f"{path}: {'not all of it can be used' if broken else 'ok'}"]
+    lines.append(f"namespace {config.operator.namespace}, index {config.operator.config_map}")
     for name, profile in sorted(config.providers.items()):
         lines.append(f"provider {name}: {', '.join(sorted(profile.grants))}")
-    if not config.providers:
+    if not (config.providers or broken):
         lines.append(NO_PROVIDER)
-    return "\n".join(lines) + "\n"
+    sys.stdout.write("\n".join(lines) + "\n")
+    for problem in broken.values():
+        _fail(f"{path}: {problem}")
+    return 1 if broken else 0
 
 
 def _fail(message: str) -> int:
@@ -131,13 +146,30 @@ def _fail(message: str) -> int:
     return 1
 
 
+async def _hand_over(options: argparse.Namespace, config: Config) -> int:
+    """A command beside the running operator: quiet, and with the operator's own access to volume and cluster."""
+    logging.basicConfig(level=logging.WARNING)
+    cluster = Cluster(config.operator.namespace, config.operator.config_map)
+    try:
+        store = Store(config.operator.state_dir, config.operator.access_dir)
+        return await commands.run(options, Handover(store, cluster, config, options.timeout))
+    finally:
+        await cluster.close()
+
+
 async def _run(config: Config) -> None:
     settings = config.operator
     log.info("starting oauth-pool-operator in namespace %s", settings.namespace)
-    if not config.providers:
+    for name, problem in config.broken_providers.items():
+        log.error("provider %s cannot be used, and its accounts are Stalled until this is mended: %s", name, problem)
+    if not (config.providers or config.broken_providers):
         log.warning(NO_PROVIDER)
     store = Store(settings.state_dir, settings.access_dir)
     await asyncio.to_thread(store.check)
+    try:
+        await asyncio.to_thread(store.probe)
+    except StoreFailed as error:
+        log.error("%s; going on with what is there: no token is spent before its successor can be stored", error)
     _must_be_free("operator.health_listen_addr", settings.health_listen_addr)
     _must_be_free("operator.metrics_listen_addr", settings.metrics_listen_addr)
     host, port = split_address(settings.metrics_listen_addr)
@@ -146,14 +178,29 @@ async def _run(config: Config) -> None:
     agent = f"oauth-pool-operator/{version('oauth-pool-operator')}"
     endpoints = {name: TokenEndpoint(profile, user_agent=agent) for name, profile in config.providers.items()}
     index = IndexPublisher(cluster)
+    leadership = Leadership(VolumeLock(settings.state_dir), cluster)
+    throttle = Throttle(settings.max_concurrent_refreshes, clock=now, may_spend=lambda: leadership.leads)
     reconciler = Reconciler(
-        store=store, profiles=config.providers, endpoints=endpoints, index=index, cluster=cluster, clock=now
+        store=store,
+        profiles=config.providers,
+        broken_profiles=config.broken_providers,
+        endpoints=endpoints,
+        index=index,
+        cluster=cluster,
+        throttle=throttle,
+        clock=now,
     )
-    controller = Controller(reconciler, cluster=cluster, index=index, clock=now)
-    REGISTRY.register(AccountsCollector(controller.status_words))
+    controller = Controller(reconciler, cluster=cluster, index=index, store=store, leadership=leadership, clock=now)
+    REGISTRY.register(PoolCollector(controller.counts))
+    health = HealthServer(
+        *split_address(settings.health_listen_addr),
+        seconds_since_last_turn=controller.seconds_since_last_turn,
+        why_not_ready=controller.why_not_ready,
+    )
     try:
-        await run(controller, namespace=settings.namespace, health_address=settings.health_listen_addr)
+        await run(controller, leadership, namespace=settings.namespace)
     finally:
+        health.close()
         server.shutdown()
         server.server_close()
         for endpoint in endpoints.values():

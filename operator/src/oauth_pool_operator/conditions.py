@@ -26,10 +26,14 @@ STORAGE_UNAVAILABLE = "StorageUnavailable"
 
 # LoginRequired
 AWAITING_CODE = "AwaitingAuthorizationCode"
+AWAITING_APPROVAL = "AwaitingDeviceApproval"
+ACCESS_DENIED = "AccessDenied"  # the person said no
 LOGIN_EXPIRED = "LoginExpired"
 CODE_REJECTED = "CodeRejected"
 GRANT_REVOKED = "GrantRevoked"
 REFRESH_OUTCOME_UNKNOWN = "RefreshOutcomeUnknown"
+STATE_CORRUPT = "StateCorrupt"
+SUBJECT_MISMATCH = "SubjectMismatch"  # somebody else logged in than spec.expectedSubject says
 NOT_REQUIRED = "NotRequired"
 
 # QuotaAvailable
@@ -41,6 +45,7 @@ EXCHANGING = "Exchanging"
 
 # Stalled
 UNKNOWN_PROVIDER = "UnknownProvider"
+INVALID_PROFILE = "InvalidProfile"  # the profile is there, but the operator cannot use it
 INVALID_SPEC = "InvalidSpec"
 STORAGE_WRITE_FAILED = "StorageWriteFailed"
 EXCHANGE_REJECTED = "ExchangeRejected"  # the token endpoint refuses for a reason that is not the account's
@@ -69,6 +74,12 @@ def condition(
 def find(conditions: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
     """The condition of that type, if it is there."""
     return next((entry for entry in conditions if entry.get("type") == kind), None)
+
+
+def is_true(conditions: list[dict[str, Any]], kind: str) -> bool:
+    """True when the condition of that type is there and True."""
+    found = find(conditions, kind)
+    return found is not None and found.get("status") == "True"
 
 
 def reason_of(conditions: list[dict[str, Any]], kind: str) -> str | None:

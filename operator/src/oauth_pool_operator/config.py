@@ -1,6 +1,7 @@
 """The TOML file: where things are, and the provider profiles, typed and validated with errors a person can act on.
 
-Nothing about a provider is built in: endpoints, client ids, scopes and header values are what the file says.
+Nothing about a provider is built in: endpoints, client ids, scopes and header values are what the file says. A profile
+that cannot be used costs its own accounts only: it is set aside with the reason, and the others are served.
 """
 
 import ipaddress
@@ -8,8 +9,9 @@ import os
 import re
 import ssl
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,26 +19,40 @@ import msgspec
 from .errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/oauth-pool-operator/config.toml")
+_PROVIDER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # what the CRD allows in spec.provider
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2, token
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")  # RFC 9110 5.5 without obs-text
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-class AuthorizationCodeProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A registered OAuth client (RFC 6749, PKCE per RFC 7636)."""
+class ClientProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A registered OAuth client, whichever way people log in with it."""
 
     client_id: str
-    authorization_endpoint: str
     token_endpoint: str
-    redirect_uri: str
-    scopes: list[str] = []
     revocation_endpoint: str | None = None
-    # the body of requests to the token endpoint: RFC 6749 says form, some providers want JSON
+    scopes: list[str] = []
+    # the body of requests to the endpoints: RFC 6749 says form, some providers want JSON
     token_body: Literal["json", "form"] = "form"
+    token_headers: dict[str, str] = {}
+
+
+class AuthorizationCodeProfile(ClientProfile, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """People log in on a page and hand over a code (RFC 6749 4.1, PKCE per RFC 7636)."""
+
+    authorization_endpoint: str
+    redirect_uri: str
+    # take a pasted code that came without its `state`, for providers whose page shows the code alone
+    allow_code_without_state: bool = False
     # not in RFC 6749; some providers want `state` in the exchange, too
     send_state: bool = False
     authorization_parameters: dict[str, str] = {}
-    token_headers: dict[str, str] = {}
+
+
+class DeviceCodeProfile(ClientProfile, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """People enter a short code on a page, and nothing has to be handed over (RFC 8628)."""
+
+    device_authorization_endpoint: str
 
 
 class WorkloadIdentityProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,6 +67,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One provider: what `spec.provider` names."""
 
     authorization_code: AuthorizationCodeProfile | None = None
+    device_code: DeviceCodeProfile | None = None
     workload_identity: WorkloadIdentityProfile | None = None
     # trusted instead of the system's certificates, for a provider with a private CA
     ca_file: Path | None = None
@@ -59,8 +76,19 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def grants(self) -> frozenset[str]:
         """The values of `spec.grant` that this profile serves."""
-        offered = {"AuthorizationCode": self.authorization_code, "WorkloadIdentity": self.workload_identity}
-        return frozenset(grant for grant, settings in offered.items() if settings is not None)
+        return frozenset(grant for grant, table in GRANT_TABLES.items() if getattr(self, table) is not None)
+
+    def client(self, grant: str) -> ClientProfile | None:
+        """The client that people log in with under this grant; None for one without a login, or not offered."""
+        return {"AuthorizationCode": self.authorization_code, "DeviceCode": self.device_code}.get(grant)
+
+
+# spec.grant -> the table of a profile that is about it
+GRANT_TABLES = {
+    "AuthorizationCode": "authorization_code",
+    "DeviceCode": "device_code",
+    "WorkloadIdentity": "workload_identity",
+}
 
 
 class OperatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,19 +100,24 @@ class OperatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config_map: str = "oauth-pool"
     health_listen_addr: str = "0.0.0.0:8081"
     metrics_listen_addr: str = "0.0.0.0:9090"
+    # to the token endpoint of one provider
+    max_concurrent_refreshes: int = 4
 
 
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file."""
+class Config(msgspec.Struct, frozen=True):
+    """The whole file. Every provider that it names is in one of the two dictionaries."""
 
-    providers: dict[str, Profile] = {}
-    operator: OperatorSettings = OperatorSettings()
+    operator: OperatorSettings
+    providers: dict[str, Profile]
+    # provider -> one line that says what is wrong with its profile, where, and what is allowed
+    broken_providers: dict[str, str] = {}
 
 
 def load_config(path: Path, *, namespace: str | None = None) -> Config:
     """Read and check the file; `namespace` (from the command line or the environment) wins over the file.
 
-    Raises `ConfigError` with one line that says what is wrong, where, and what is allowed.
+    Raises `ConfigError` with one line that says what is wrong, where, and what is allowed. What is wrong with a single
+    provider's profile is not an error here: see `Config.broken_providers`.
     """
     try:
         raw = tomllib.loads(path.read_text())
@@ -93,15 +126,9 @@ def load_config(path: Path, *, namespace: str | None = None) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     try:
-        _refuse_unknown_keys(raw)
-        config = msgspec.convert(raw, Config, dec_hook=_decode)
-        config = _with_namespace(config, namespace)
-        _check(config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_readable(error)}") from error
+        return _read(raw, namespace)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return config
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -115,66 +142,90 @@ def split_address(address: str) -> tuple[str, int]:
 def _decode(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise msgspec.ValidationError(f"Expected a path, got `{type(value).__name__}`")
+    raise TypeError(f"Expected a path, got `{type(value).__name__}`")  # msgspec adds where
 
 
-def _refuse_unknown_keys(raw: dict[str, Any]) -> None:
-    _known(raw, Config, "the top level")
-    operator = raw.get("operator")
-    if isinstance(operator, dict):
-        _known(operator, OperatorSettings, "[operator]")
-    providers = raw.get("providers")
-    if not isinstance(providers, dict):
-        return
-    for name, profile in providers.items():
-        if not isinstance(profile, dict):
-            continue
-        _known(profile, Profile, f"[providers.{name}]")
-        for key, kind in (
-            ("authorization_code", AuthorizationCodeProfile),
-            ("workload_identity", WorkloadIdentityProfile),
-        ):
-            if isinstance(profile.get(key), dict):
-                _known(profile[key], kind, f"[providers.{name}.{key}]")
+def _read(raw: dict[str, Any], namespace: str | None) -> Config:
+    _refuse_unknown_keys(raw, ("operator", "providers"), "the top level")
+    operator = _with_namespace(_table(raw.get("operator", {}), OperatorSettings, "operator"), namespace)
+    _check_operator(operator)
+    tables = raw.get("providers", {})
+    if not isinstance(tables, dict):
+        raise ConfigError("providers: must be tables, [providers.NAME]")
+    providers, broken = {}, {}
+    for name, table in tables.items():
+        try:
+            providers[name] = _read_profile(name, table)
+        except ConfigError as error:
+            broken[name] = str(error)
+    return Config(operator, providers, broken)
 
 
-def _known(table: dict[str, Any], kind: type[msgspec.Struct], where: str) -> None:
-    unknown = sorted(set(table) - set(kind.__struct_fields__))
-    if unknown:
-        known = ", ".join(sorted(kind.__struct_fields__))
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {known}")
+def _read_profile(name: str, table: Any) -> Profile:
+    where = f"providers.{name}"
+    if not _PROVIDER_NAME.fullmatch(name):
+        allowed = "lower case letters, digits and '-', with a letter or digit at both ends, at most 63"
+        raise ConfigError(f"{where}: no account can name it; allowed are {allowed}")
+    for key, kind in _TABLE_KINDS.items():
+        if isinstance(table, dict) and isinstance(table.get(key), dict):
+            _refuse_unknown_keys(table[key], kind.__struct_fields__, f"[{where}.{key}]")
+    profile = _table(table, Profile, where)
+    _check_profile(where, profile)
+    return profile
 
 
-def _readable(error: msgspec.ValidationError) -> str:
-    what, _, where = str(error).partition(" - at ")
-    return f"{where.strip('`').removeprefix('$.') or 'the top level'}: {what[0].lower()}{what[1:]}"
+_TABLE_KINDS: dict[str, type[msgspec.Struct]] = {
+    "authorization_code": AuthorizationCodeProfile,
+    "device_code": DeviceCodeProfile,
+    "workload_identity": WorkloadIdentityProfile,
+}
+
+_TABLE = TypeVar("_TABLE", bound=msgspec.Struct)
 
 
-def _with_namespace(config: Config, namespace: str | None) -> Config:
-    chosen = namespace or config.operator.namespace
+def _table(raw: Any, kind: type[_TABLE], where: str) -> _TABLE:
+    """A table of the file, typed."""
+    if isinstance(raw, dict):
+        _refuse_unknown_keys(raw, kind.__struct_fields__, f"[{where}]")
+    try:
+        return msgspec.convert(raw, kind, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at ")
+        place = where + path.strip("`").removeprefix("$")
+        raise ConfigError(f"{place}: {what[0].lower()}{what[1:]}") from error
+
+
+def _refuse_unknown_keys(table: dict[str, Any], known: Iterable[str], where: str) -> None:
+    if unknown := sorted(set(table) - set(known)):
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+
+
+def _with_namespace(settings: OperatorSettings, namespace: str | None) -> OperatorSettings:
+    chosen = namespace or settings.namespace
     if not chosen and _SERVICE_ACCOUNT_NAMESPACE.exists():
         chosen = _SERVICE_ACCOUNT_NAMESPACE.read_text().strip()
     if not chosen:
         raise ConfigError(
             "operator.namespace: is missing; outside a pod, set it here, in NAMESPACE or with --namespace"
         )
-    return msgspec.structs.replace(config, operator=msgspec.structs.replace(config.operator, namespace=chosen))
+    return msgspec.structs.replace(settings, namespace=chosen)
 
 
-def _check(config: Config) -> None:
+def _check_operator(settings: OperatorSettings) -> None:
     for key in ("health_listen_addr", "metrics_listen_addr"):
-        address = getattr(config.operator, key)
+        address = getattr(settings, key)
         try:
             split_address(address)
         except ValueError:
             raise ConfigError(f"operator.{key}: {address!r} is not host:port with a port from 1 to 65535") from None
-    for name, profile in config.providers.items():
-        _check_profile(f"providers.{name}", profile)
+    if settings.max_concurrent_refreshes < 1:
+        raise ConfigError("operator.max_concurrent_refreshes: must be at least 1")
 
 
 def _check_profile(where: str, profile: Profile) -> None:
-    if profile.authorization_code is None and profile.workload_identity is None:
-        raise ConfigError(f"{where}: needs [{where}.authorization_code], [{where}.workload_identity] or both")
+    if not profile.grants:
+        tables = ", ".join(f"[{where}.{table}]" for table in GRANT_TABLES.values())
+        raise ConfigError(f"{where}: needs at least one of {tables}")
     if profile.timeout_secs <= 0:
         raise ConfigError(f"{where}.timeout_secs: must be more than 0")
     if profile.ca_file is not None:
@@ -182,11 +233,11 @@ def _check_profile(where: str, profile: Profile) -> None:
             ssl.create_default_context(cafile=str(profile.ca_file))
         except OSError as error:  # ssl.SSLError is one
             raise ConfigError(f"{where}.ca_file: {profile.ca_file} is not a PEM file with certificates") from error
-    for grant in ("authorization_code", "workload_identity"):
+    for grant in GRANT_TABLES.values():
         settings = getattr(profile, grant)
         if settings is None:
             continue
-        for key in ("authorization_endpoint", "token_endpoint", "revocation_endpoint"):
+        for key in _ENDPOINTS:
             url = getattr(settings, key, None)
             if url is not None:
                 _check_url(f"{where}.{grant}.{key}", url)
@@ -199,6 +250,9 @@ def _check_profile(where: str, profile: Profile) -> None:
         for header, value in settings.token_headers.items():
             if not _HEADER_NAME.fullmatch(header) or not _HEADER_VALUE.fullmatch(value):
                 raise ConfigError(f"{where}.{grant}.token_headers: {header!r} is not a header that can be sent")
+
+
+_ENDPOINTS = ("authorization_endpoint", "device_authorization_endpoint", "token_endpoint", "revocation_endpoint")
 
 
 def _check_url(where: str, url: str) -> None:

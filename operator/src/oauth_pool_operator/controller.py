@@ -6,7 +6,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -16,16 +17,22 @@ from . import conditions as c
 from . import metrics
 from .accounts import Account, parse_account
 from .cluster import Cluster, describe, is_gone
-from .errors import ClusterUnavailable
-from .policies import NEVER
+from .errors import StoreFailed
+from .facts import NEVER
+from .leadership import Leadership
+from .memory import Memory
 from .pool_index import IndexPublisher
-from .reconcile import Memory, Reconciler
+from .reconcile import Reconciler
 from .scheduler import Scheduler
+from .store import Store, in_thread
 
 log = logging.getLogger(__name__)
 
 LAST_SERVED_RETRY = 5.0
-INDEX_REPAIR_SECONDS = 10.0
+REPAIR_SECONDS = 10.0
+# How long the credential of an account is kept that was deleted with `deletionPolicy: Retain`.
+RETENTION = timedelta(days=7)
+SWEEP_INTERVAL = timedelta(days=1)
 FIRST_INDEX_RETRY, LAST_INDEX_RETRY = 0.5, 30.0
 
 
@@ -44,13 +51,23 @@ class Controller:
         *,
         cluster: Cluster,
         index: IndexPublisher,
+        store: Store,
+        leadership: Leadership,
         clock: Callable[[], datetime],
     ) -> None:
         self._reconciler = reconciler
         self._cluster = cluster
         self._index = index
+        self._store = store
+        self._leadership = leadership
+        self._clock = clock
+        self._next_sweep = datetime.min.replace(tzinfo=UTC)
         self._known: dict[str, _Known] = {}
-        self.scheduler = Scheduler(self._reconcile, clock=clock, name_of=self._name_of)
+        self._is_served = False
+        self.scheduler = Scheduler(
+            self._reconcile, clock=clock, name_of=self._name_of, may_start=lambda: leadership.leads
+        )
+        leadership.on_look = self.scheduler.look
 
     def observe(self, kind: str | None, body: dict[str, Any]) -> None:
         """An event of the watch (`kind` is None for what was listed)."""
@@ -68,6 +85,7 @@ class Controller:
         if account.is_older_than(known.account):
             return  # our own patches are known before their events arrive
         known.account = account
+        known.memory.observe(account)
         self.scheduler.wake(account.uid)
 
     def status_words(self) -> list[str]:
@@ -75,15 +93,37 @@ class Controller:
         known = list(self._known.values())
         return [c.reason_of(one.account.conditions, c.READY) or "New" for one in known]
 
+    def counts(self) -> metrics.Counts:
+        """For the metrics; may be called from any thread."""
+        known = list(self._known.values())
+        return metrics.Counts(
+            status_words=self.status_words(),
+            logins_open=sum("login" in one.account.status for one in known),
+            reconciles_due=self.scheduler.number_due(),
+            reconciles_in_flight=self.scheduler.number_running(),
+            token_requests_waiting=self._reconciler.throttle.waiting,
+            index_shards=self._index.shards,
+        )
+
     def seconds_since_last_turn(self) -> float:
         return time.monotonic() - self.scheduler.last_turn
+
+    def why_not_ready(self) -> str:
+        """Why this operator does not work, in a few words; empty when it does. May be called from any thread."""
+        if not self._is_served:
+            return "accounts cannot be listed yet"
+        return (
+            "" if self._leadership.leads else self._leadership.why_not or "it has not looked at the Lease for too long"
+        )
 
     async def wait_until_served(self) -> None:
         """Return once accounts can be listed. Kopf looks for the kind once, and never serves one that comes later."""
         wait = FIRST_INDEX_RETRY
         while True:
+            self.scheduler.beat()
             try:
                 await self._cluster.account_names()
+                self._is_served = True
                 return
             except httpx2.HTTPError as error:
                 hint = "; is the CRD installed?" if is_gone(error) else ""
@@ -91,11 +131,17 @@ class Controller:
             await asyncio.sleep(wait)
             wait = min(wait * 2, LAST_SERVED_RETRY)
 
+    async def stop(self, grace: float) -> bool:
+        """Begin nothing more, and wait for what is in flight; True when all of it has ended in time."""
+        self._reconciler.throttle.close()
+        return await self.scheduler.stop(grace)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The background tasks, for as long as the context lasts. One that fails ends it: a restart is better than half."""
         async with asyncio.TaskGroup() as group:
             tasks = [
+                group.create_task(self._leadership.run(), name="leadership"),
                 group.create_task(self._keep_index(), name="index keeper"),
                 group.create_task(self._index.run(), name="index publisher"),
                 group.create_task(self.scheduler.run(), name="scheduler"),
@@ -107,14 +153,39 @@ class Controller:
                     task.cancel()
 
     async def _keep_index(self) -> None:
-        """Load the index, and from then on look whether it is still what we wrote."""
-        await self._load_index()
+        """Load the index when this operator begins to lead, and from then on look whether all is still what we wrote."""
         while True:
-            await asyncio.sleep(INDEX_REPAIR_SECONDS)
-            try:
-                await self._index.repair()
-            except httpx2.HTTPError as error:
-                log.debug("the pool index was not looked at: %s", describe(error))
+            await self._leadership.wait_until(True)
+            await self._load_index()
+            await self._look_at_volumes()
+            for uid in self._known:  # somebody else may have led since we last looked at them
+                self.scheduler.wake(uid)
+            while not await self._leadership.ends_within(REPAIR_SECONDS):
+                await self._repair()
+            self._index.unload()
+
+    async def _repair(self) -> None:
+        if not self._leadership.leads:
+            return
+        try:
+            await self._index.repair()
+        except httpx2.HTTPError as error:
+            log.debug("the pool index was not looked at: %s", describe(error))
+        await self._look_at_volumes()
+
+    async def _look_at_volumes(self) -> None:
+        """Have accounts looked at whose access files somebody touched, and remove what was retained for long enough."""
+        try:
+            for uid in self._known.keys() & await in_thread(self._store.touched_access_files):
+                log.warning("%s: somebody else touched its access file; looking at it", self._name_of(uid))
+                self.scheduler.wake(uid)
+            if self._clock() >= self._next_sweep:
+                self._next_sweep = self._clock() + SWEEP_INTERVAL
+                sweep = partial(self._store.sweep, self._clock() - RETENTION, spare=set(self._known))
+                for gone in await in_thread(sweep):
+                    log.info("%s: deleted for %d days; what was retained of it is removed", gone.name, RETENTION.days)
+        except StoreFailed as error:
+            log.warning("the volumes were not looked at: %s", error)
 
     async def _load_index(self) -> None:
         wait = FIRST_INDEX_RETRY
@@ -135,13 +206,13 @@ class Controller:
         with metrics.RECONCILE_SECONDS.time():
             try:
                 account, due = await self._reconciler.reconcile(before, known.memory)
-            except (httpx2.HTTPError, ClusterUnavailable) as error:
+            except Exception as error:
                 metrics.RECONCILES.labels("error").inc()
                 if is_gone(error.__cause__ or error):  # the event of its deletion is on its way
                     return NEVER
                 raise
         metrics.RECONCILES.labels("success").inc()
-        if before.deleting:
+        if account.deleting and due == NEVER:
             del self._known[uid]
             return None
         if known.account.is_older_than(account):

@@ -8,8 +8,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
 
 import httpx2
 import msgspec
@@ -19,16 +19,25 @@ from . import login, metrics
 from .accounts import Account
 from .cluster import Cluster, describe
 from .config import Profile
-from .errors import GrantRejected, StoreFailed, TokenEndpointUnavailable
-from .grants import TokenAnswer, TokenEndpoint
-from .policies import Facts
-from .store import Credential, Journal, Store, fingerprint
+from .documents import Credential, Journal, Owner, fingerprint
+from .errors import (
+    AuthorizationPending,
+    ExchangeRejected,
+    GrantRejected,
+    StoreCorrupt,
+    StoreFailed,
+    SubjectMismatch,
+    TokenEndpointUnavailable,
+)
+from .facts import Facts
+from .grants import TokenEndpoint
+from .policies import next_generation
+from .store import Store, in_thread
+from .token_answer import TokenAnswer
 
 log = logging.getLogger(__name__)
 
 SAVE_RETRY_SECONDS = 1.0
-
-_T = TypeVar("_T")
 
 
 class Credentials:
@@ -48,22 +57,29 @@ class Credentials:
         self._endpoints = endpoints
         self._cluster = cluster
         self._on_unsaved = on_unsaved  # told once when an answer cannot be stored for now
+        self.unsaved: dict[str, Credential] = {}  # by UID: answers that wait for the disk
 
     async def from_code(self, facts: Facts) -> Facts:
-        """Exchange the code of the session; afterwards the session is over."""
+        """Exchange the code of the session, or its device code; afterwards the session is over."""
         account, session = facts.account, facts.session
-        assert session is not None and session.code is not None
-        digest, credential = login.digest(session.code), facts.credential
+        assert session is not None
+        code, endpoint = session.device_code or session.code, self._endpoint(account)
+        assert code
+        digest, credential = login.digest(code), facts.credential
         # Stored, but the session could not be ended: a second exchange would make the provider revoke the grant.
         if credential is None or credential.code_digest != digest:
             await in_thread(self._store.begin_exchange, account.uid, None)
             with _counted(account.name):
-                answer = await self._endpoint(account).exchange_code(session.code, session)
+                if session.device_code:
+                    answer = await endpoint.exchange_device_code(code)
+                else:
+                    answer = await endpoint.exchange_code(code, session)
+            await self._demand_subject(account, answer)
             credential = await self._save_answer(facts, answer, code_digest=digest)
             log.info("%s: logged in, token generation %d", account.name, credential.generation)
         session = login.end_session(session)
         await in_thread(self._store.save_session, account.uid, session)
-        return replace(facts, credential=credential, session=session)
+        return replace(facts, credential=credential, session=session, damaged=None)
 
     async def from_refresh_token(self, facts: Facts) -> Facts:
         """Refresh. A grant that turns out to be dead is not an error here: the credential says so from then on."""
@@ -72,12 +88,11 @@ class Credentials:
         if credential.refresh_token is None:
             return await self._bury(facts, c.GRANT_REVOKED)
         used = fingerprint(credential.refresh_token)
-        journal = await in_thread(self._store.journal, account.uid)
-        outcome_was_unknown = journal is not None and journal.refresh_token_fingerprint == used
+        outcome_was_unknown = await self._outcome_is_unknown(facts, used)
         await in_thread(self._store.begin_exchange, account.uid, Journal(facts.now, credential.generation, used))
         try:
             with _counted(account.name):
-                answer = await self._endpoint(account).refresh(credential.refresh_token)
+                answer = await self._endpoint(account).refresh(credential.refresh_token, account.spec.grant)
         except GrantRejected:
             return await self._confirm_death(facts, outcome_was_unknown)
         except TokenEndpointUnavailable as error:
@@ -102,12 +117,42 @@ class Credentials:
             answer = await self._endpoint(account).exchange_assertion(assertion, workload)
         if answer.subject is None:
             answer = replace(answer, subject=workload.service_account_id or workload.service_account_name)
-        credential = await self._save_answer(facts, answer)
+        credential = await self._save_answer(facts, answer, workload=fingerprint(workload.text))
         log.info("%s: exchanged, token generation %d", account.name, credential.generation)
-        return replace(facts, credential=credential)
+        return replace(facts, credential=credential, damaged=None)
+
+    async def store(self, account: Account, credential: Credential, *, replaces: int) -> None:
+        """On the disk, with whose it is."""
+        await in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
+        owner = Owner(account.name, account.namespace, account.spec.provider, account.spec.grant)
+        with suppress(StoreFailed):  # the credential is what matters; the next one brings another chance
+            await in_thread(self._store.save_owner, account.uid, owner)
+
+    async def _outcome_is_unknown(self, facts: Facts, used: str) -> bool:
+        """A refresh with this very token was begun before, and not ended. A damaged journal may have said so."""
+        uid = facts.account.uid
+        try:
+            journal = await in_thread(self._store.journal, uid)
+        except StoreCorrupt as error:
+            name = await in_thread(self._store.set_aside, uid, "journal.json", facts.now)
+            log.error("%s: %s; set aside as %s", facts.account.name, error, name)
+            return True
+        return journal is not None and journal.refresh_token_fingerprint == used
 
     def _endpoint(self, account: Account) -> TokenEndpoint:
         return self._endpoints[account.spec.provider]
+
+    async def _demand_subject(self, account: Account, answer: TokenAnswer) -> None:
+        """`SubjectMismatch` when the grant is not of whom the account is for; it is then given back, if that is possible."""
+        expected, actual = account.spec.expected_subject, answer.subject
+        if expected is None or (actual is not None and actual.casefold() == expected.casefold()):
+            return
+        try:
+            await self._endpoint(account).revoke(answer.refresh_token or answer.access_token, account.spec.grant)
+        except (TokenEndpointUnavailable, ExchangeRejected) as error:
+            log.warning("%s: a refused login was not revoked: %s", account.name, error)
+        who = actual or "somebody whom the provider did not name"
+        raise SubjectMismatch(f"{who} logged in, but spec.expectedSubject is {expected}; that login was not taken")
 
     async def _confirm_death(self, facts: Facts, outcome_was_unknown: bool) -> Facts:
         """`invalid_grant`: dead only if what was sent is still what is stored."""
@@ -128,12 +173,14 @@ class Credentials:
         log.error("%s: the grant is dead (%s); somebody has to log in again", account.name, reason)
         return replace(facts, credential=dead)
 
-    async def _save_answer(self, facts: Facts, answer: TokenAnswer, *, code_digest: str | None = None) -> Credential:
+    async def _save_answer(
+        self, facts: Facts, answer: TokenAnswer, *, code_digest: str | None = None, workload: str | None = None
+    ) -> Credential:
         """The new credential, on the disk. Its life is counted from before the request, so that it never seems longer."""
         before = facts.credential
         kept = before if code_digest is None else None  # a new grant has nothing of the one before
         credential = Credential(
-            generation=(before.generation if before else 0) + 1,
+            generation=next_generation(facts),
             access_token=answer.access_token,
             expires=facts.now + answer.lifetime,
             obtained=facts.now,
@@ -141,6 +188,7 @@ class Credentials:
             previous_refresh_token=kept.refresh_token if kept else None,
             subject=answer.subject or (kept.subject if kept else None),
             code_digest=code_digest or (kept.code_digest if kept else None),
+            workload=workload,
         )
         await self._save(facts, credential, replaces=before.generation if before else 0)
         return credential
@@ -150,9 +198,11 @@ class Credentials:
         account, is_told = facts.account, False
         while True:
             try:
-                await in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
+                await self.store(account, credential, replaces=replaces)
+                self.unsaved.pop(account.uid, None)
                 return
             except StoreFailed as error:
+                self.unsaved[account.uid] = credential
                 log.error("%s: the new credential is not on the disk yet: %s", account.name, error)
                 if not is_told:
                     is_told = True
@@ -160,13 +210,8 @@ class Credentials:
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
 
 
-async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:
-    """The volumes may hang; the event loop must not."""
-    return await asyncio.to_thread(function, *arguments)
-
-
 class _counted:
-    """Counts and times one request to the token endpoint."""
+    """Counts and times one request to the token endpoint, unless it was only a question whether somebody has decided."""
 
     def __init__(self, account_id: str) -> None:
         self._account_id = account_id
@@ -175,5 +220,7 @@ class _counted:
         self._start = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if kind is AuthorizationPending:
+            return
         metrics.REFRESH_SECONDS.observe(time.monotonic() - self._start)
         metrics.TOKEN_REFRESHES.labels(self._account_id, "failure" if kind else "success").inc()

@@ -17,10 +17,26 @@ class TokenEndpointUnavailable(Exception):
     With `may_be_done`, the request may have been carried out although no answer came: a refresh token may be redeemed.
     """
 
-    def __init__(self, what: str, *, may_be_done: bool, retry_after: timedelta | None = None) -> None:
+    def __init__(
+        self, what: str, *, may_be_done: bool, retry_after: timedelta | None = None, is_throttled: bool = False
+    ) -> None:
         super().__init__(what)
         self.may_be_done = may_be_done
         self.retry_after = retry_after
+        # the provider has had enough of us, not of this account: 429, or an answer that says when to come back
+        self.is_throttled = is_throttled or retry_after is not None
+
+
+class ProviderHeld(TokenEndpointUnavailable):
+    """The provider has told us to wait, be it about another account; nothing was sent."""
+
+    def __init__(self, wait: timedelta) -> None:
+        super().__init__("the provider has asked us to wait", may_be_done=False, retry_after=wait)
+        self.is_throttled = False  # it is the one wait, not one more
+
+
+class NotInCharge(Exception):
+    """This operator must not begin anything: it is ending, or another one works."""
 
 
 class GrantRejected(Exception):
@@ -29,6 +45,30 @@ class GrantRejected(Exception):
 
 class ExchangeRejected(Exception):
     """Any other refusal of the token endpoint (RFC 6749 5.2): a configuration mistake, not a dead account."""
+
+    def __init__(self, message: str, *, word: str = "") -> None:
+        super().__init__(message)
+        self.word = word  # the endpoint's own, if it is one of the standards'
+
+
+class AuthorizationPending(Exception):
+    """The person has not decided yet about a device's login (RFC 8628 3.5): ask again, later if `slow_down`."""
+
+    def __init__(self, *, slow_down: bool) -> None:
+        super().__init__("slow_down" if slow_down else "authorization_pending")
+        self.slow_down = slow_down
+
+
+class AuthorizationEnded(Exception):
+    """A device's login will come to nothing (RFC 8628 3.5): the person said no, or was not in time (`has_expired`)."""
+
+    def __init__(self, *, has_expired: bool) -> None:
+        super().__init__("expired_token" if has_expired else "access_denied")
+        self.has_expired = has_expired
+
+
+class SubjectMismatch(Exception):
+    """Somebody logged in whom the account is not for; what they were granted is not used."""
 
 
 class ServiceAccountTokenRefused(Exception):
@@ -45,6 +85,10 @@ class StoreCorrupt(StoreFailed):
 
 class StoreConflict(Exception):
     """Somebody else wrote a newer credential since it was read."""
+
+
+class IndexFull(Exception):
+    """There are more accounts than the pool index has room for; somebody has to delete some, or run a second pool."""
 
 
 class ClusterUnavailable(Exception):

@@ -1,50 +1,37 @@
-"""The only module that talks to a provider's token endpoint: code exchange, refresh, assertion exchange, revocation.
+"""The only module that talks to a provider: device authorization, code exchange, refresh, assertion exchange, revocation.
 
-Authlib builds the requests; this module makes it strict (an answer is a token only if it says so), speaks JSON where
-the profile asks for it, and turns every failure into one of the errors of `errors`, whose texts hold no secret.
+Authlib builds the requests; this module has it speak JSON where the profile asks for it. What an answer means is in
+`token_answer`, which makes Authlib strict and turns every failure into one of the errors of `errors`.
 """
 
+import asyncio
 import json
-import re
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
 import httpx2
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
-from .accounts import WorkloadIdentity
-from .config import Profile
-from .errors import ExchangeRejected, GrantRejected, TokenEndpointUnavailable
-from .store import LoginSession
-
-JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-
-# RFC 6749 5.1 only recommends `expires_in`; this is assumed without it.
-DEFAULT_LIFETIME = timedelta(hours=1)
-LONGEST_LIFETIME = timedelta(days=366)
-
-# RFC 6749 5.2, RFC 7523 3.1: the words that may be repeated to a person. Anything else is "an unknown error".
-_ERROR_WORDS = frozenset(
-    (
-        *("invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type"),
-        *("invalid_scope", "invalid_target", "access_denied"),
-        *("invalid_request_error", "authentication_error", "permission_error", "not_found_error"),
-    )
+from .accounts import Grant, WorkloadIdentity
+from .config import ClientProfile, Profile
+from .documents import LoginSession
+from .errors import AuthorizationEnded, AuthorizationPending, ExchangeRejected, TokenEndpointUnavailable
+from .token_answer import (
+    DeviceAuthorization,
+    TokenAnswer,
+    demand_device_authorization,
+    demand_token,
+    granted,
+    unavailable,
 )
 
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 
-@dataclass(frozen=True)
-class TokenAnswer:
-    """What a token endpoint granted."""
-
-    access_token: str = field(repr=False)
-    refresh_token: str | None = field(repr=False)
-    lifetime: timedelta
-    subject: str | None
+# Whoever waits for a revocation is a deleted object, or a person whose login was refused.
+REVOCATION_SECONDS = 8.0
 
 
 class TokenEndpoint:
@@ -68,7 +55,7 @@ class TokenEndpoint:
         profile = self._profile.authorization_code
         assert profile is not None
         url: str
-        url, _ = self._client().create_authorization_url(
+        url, _ = self._client(profile).create_authorization_url(
             profile.authorization_endpoint,
             state=session.state,
             code_verifier=session.verifier,
@@ -81,7 +68,7 @@ class TokenEndpoint:
         profile = self._profile.authorization_code
         assert profile is not None
         extra = {"state": session.state} if profile.send_state else {}
-        client = self._client(extra)
+        client = self._client(profile, extra)
         return await _answer(
             lambda: client.fetch_token(
                 profile.token_endpoint,
@@ -93,12 +80,55 @@ class TokenEndpoint:
             )
         )
 
-    async def refresh(self, refresh_token: str) -> TokenAnswer:
+    async def authorize_device(self) -> DeviceAuthorization:
+        """What a person needs to log in on another device (RFC 8628 3.1)."""
+        profile = self._profile.device_code
+        assert profile is not None
+        members = {"client_id": profile.client_id}
+        if profile.scopes:
+            members["scope"] = " ".join(profile.scopes)
+        try:
+            response: httpx2.Response = await self._client(profile).request(
+                "POST",
+                profile.device_authorization_endpoint,
+                headers=self._headers(profile.token_headers),
+                withhold_token=True,
+                **{"json" if profile.token_body == "json" else "data": members},
+            )
+        except httpx2.HTTPError as error:
+            raise unavailable(error, "the device authorization endpoint") from None
+        return demand_device_authorization(response)
+
+    async def exchange_device_code(self, device_code: str) -> TokenAnswer:
+        """The device code for tokens (RFC 8628 3.4).
+
+        `AuthorizationPending` until the person has decided; `AuthorizationEnded` when nothing will come of it.
+        """
+        profile = self._profile.device_code
+        assert profile is not None
+        client = self._client(profile, scope=False)
+        try:
+            return await _answer(
+                lambda: client.fetch_token(
+                    profile.token_endpoint,
+                    grant_type=DEVICE_CODE,
+                    device_code=device_code,
+                    headers=self._headers(profile.token_headers),
+                )
+            )
+        except ExchangeRejected as error:
+            if error.word in ("authorization_pending", "slow_down"):
+                raise AuthorizationPending(slow_down=error.word == "slow_down") from None
+            if error.word in ("access_denied", "expired_token"):
+                raise AuthorizationEnded(has_expired=error.word == "expired_token") from None
+            raise
+
+    async def refresh(self, refresh_token: str, grant: Grant = "AuthorizationCode") -> TokenAnswer:
         """A new access token (RFC 6749 6). The answer's refresh token, if any, replaces the one that was sent."""
-        profile = self._profile.authorization_code
+        profile = self._profile.client(grant)
         assert profile is not None
         # `scope` is left out: without it the scope stays as granted (RFC 6749 6)
-        client = self._client(scope=False)
+        client = self._client(profile, scope=False)
         return await _answer(
             lambda: client.refresh_token(
                 profile.token_endpoint, refresh_token=refresh_token, headers=self._headers(profile.token_headers)
@@ -128,21 +158,29 @@ class TokenEndpoint:
             )
         )
 
-    async def revoke(self, token: str) -> None:
-        """Tell the provider that the token is no longer needed (RFC 7009). Nothing happens without an endpoint."""
-        profile = self._profile.authorization_code
+    async def revoke(self, token: str, grant: Grant = "AuthorizationCode") -> None:
+        """Tell the provider that the token is no longer needed (RFC 7009). Nothing happens without an endpoint, and it
+        does not take longer than `REVOCATION_SECONDS`."""
+        profile = self._profile.client(grant)
         if profile is None or profile.revocation_endpoint is None:
             return
-        client, endpoint = self._client(), profile.revocation_endpoint
+        client, endpoint = self._client(profile), profile.revocation_endpoint
         try:
-            response = await client.revoke_token(
-                endpoint,
-                token=token,
-                token_type_hint="refresh_token",
-                headers=self._headers(profile.token_headers),
-            )
+            async with asyncio.timeout(REVOCATION_SECONDS):
+                response = await client.revoke_token(
+                    endpoint,
+                    token=token,
+                    token_type_hint="refresh_token",
+                    headers=self._headers(profile.token_headers),
+                )
+        except TimeoutError:
+            raise TokenEndpointUnavailable("the revocation endpoint did not answer in time", may_be_done=True) from None
         except httpx2.HTTPError as error:
-            raise _unavailable(error) from None
+            raise unavailable(error, "the revocation endpoint") from None
+        if response.status_code == 429 or response.status_code >= 500:
+            raise TokenEndpointUnavailable(
+                f"the revocation endpoint answered {response.status_code}", may_be_done=response.status_code != 429
+            )
         if response.status_code >= 400:
             raise ExchangeRejected(f"the revocation endpoint answered {response.status_code}")
 
@@ -151,16 +189,16 @@ class TokenEndpoint:
             transport=self._transport, timeout=self._profile.timeout_secs, trust_env=False, **settings
         )
         for hook in ("access_token_response", "refresh_token_response"):
-            client.compliance_hook[hook].add(_demand_token)
+            client.compliance_hook[hook].add(demand_token)
         return client
 
-    def _client(self, extra: dict[str, str] | None = None, *, scope: bool = True) -> AsyncOAuth2Client:
+    def _client(
+        self, profile: ClientProfile, extra: dict[str, str] | None = None, *, scope: bool = True
+    ) -> AsyncOAuth2Client:
         """A client for one request: Authlib's keeps the last token in itself."""
-        profile = self._profile.authorization_code
-        assert profile is not None
         client = self._plain_client(
             client_id=profile.client_id,
-            redirect_uri=profile.redirect_uri,
+            redirect_uri=getattr(profile, "redirect_uri", None),
             scope=" ".join(profile.scopes) or None if scope else None,
             code_challenge_method="S256",
             token_endpoint_auth_method="body",
@@ -201,94 +239,11 @@ def _members(body: Any) -> dict[str, str]:
     return dict(parse_qsl(text, keep_blank_values=True))
 
 
-def _demand_token(response: httpx2.Response) -> httpx2.Response:
-    """Without this, Authlib takes any JSON object without an `error` key for a token.
-
-    A token is passed on as the few members that are looked at later, so that nothing else of the answer, however odd,
-    can get between a refresh token that was rotated and the disk.
-    """
-    document = _document(response)
-    if response.status_code == 200 and isinstance(document.get("access_token"), str) and document["access_token"]:
-        members = {name: document[name] for name in ("access_token", "refresh_token", "account") if name in document}
-        seconds = _lifetime(document.get("expires_in")).total_seconds()
-        return httpx2.Response(200, json=members | {"lifetime_seconds": seconds}, request=response.request)
-    word = _error_word(document)
-    if response.status_code == 429 or response.status_code >= 500:
-        raise TokenEndpointUnavailable(
-            f"the token endpoint answered {response.status_code}",
-            may_be_done=response.status_code != 429,
-            retry_after=_retry_after(response.headers.get("retry-after")),
-        )
-    if response.status_code == 200:
-        raise TokenEndpointUnavailable("the token endpoint answered 200 without an access token", may_be_done=True)
-    if word == "invalid_grant":
-        raise GrantRejected("the token endpoint answered invalid_grant")
-    raise ExchangeRejected(f"the token endpoint answered {response.status_code} {word}")
-
-
-def _document(response: httpx2.Response) -> dict[str, Any]:
-    try:
-        document = response.json()
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _error_word(document: dict[str, Any]) -> str:
-    error = document.get("error")
-    if isinstance(error, dict):  # the API's envelope
-        error = error.get("type")
-    return error if isinstance(error, str) and error in _ERROR_WORDS else "(an unknown error)"
-
-
-def _lifetime(value: Any) -> timedelta:
-    """`expires_in` (RFC 6749 5.1: seconds), also as text; without a sense it counts as missing."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}", value):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        return DEFAULT_LIFETIME
-    return min(timedelta(seconds=min(value, LONGEST_LIFETIME.total_seconds())), LONGEST_LIFETIME)
-
-
-def _retry_after(value: str | None) -> timedelta | None:
-    """The delay in seconds (RFC 9110 10.2.3); for the date form the caller's own backoff does."""
-    if value is None or not re.fullmatch(r"[0-9]+", value):
-        return None
-    return timedelta(seconds=min(int(value[:9]), 24 * 3600))
-
-
 async def _answer(
     request: Callable[[], Awaitable[dict[str, Any]]], *, sent_refresh_token: str | None = None
 ) -> TokenAnswer:
     try:
         token = await request()
     except httpx2.HTTPError as error:
-        raise _unavailable(error) from None
-    refresh_token = token.get("refresh_token")
-    return TokenAnswer(
-        access_token=token["access_token"],
-        refresh_token=refresh_token if isinstance(refresh_token, str) and refresh_token else sent_refresh_token,
-        lifetime=timedelta(seconds=token["lifetime_seconds"]),
-        subject=_subject(token),
-    )
-
-
-def _unavailable(error: httpx2.HTTPError) -> TokenEndpointUnavailable:
-    """The kind of failure in our own words; the library's text may name a URL."""
-    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return TokenEndpointUnavailable("the token endpoint cannot be reached", may_be_done=False)
-    if isinstance(error, httpx2.TimeoutException):
-        return TokenEndpointUnavailable("the token endpoint did not answer in time", may_be_done=True)
-    if isinstance(error, httpx2.HTTPStatusError):
-        return TokenEndpointUnavailable(f"the token endpoint answered {error.response.status_code}", may_be_done=True)
-    return TokenEndpointUnavailable("the connection to the token endpoint was cut", may_be_done=True)
-
-
-def _subject(token: dict[str, Any]) -> str | None:
-    """Who logged in, if the answer says so."""
-    account = token.get("account")
-    if isinstance(account, dict):
-        for key in ("email_address", "email", "uuid"):
-            if isinstance(account.get(key), str):
-                return str(account[key])[:253]
-    return None
+        raise unavailable(error, "the token endpoint") from None
+    return granted(token, sent_refresh_token)

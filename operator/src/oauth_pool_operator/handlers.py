@@ -15,13 +15,12 @@ import kopf
 
 from .accounts import GROUP, PLURAL, VERSION
 from .controller import Controller
+from .leadership import Leadership
 
 log = logging.getLogger(__name__)
 
 # SIGTERM waits this long for refreshes in flight; terminationGracePeriodSeconds has to be longer.
 DRAIN_SECONDS = 50.0
-# A loop that has not turned for this long is stuck (it turns at least every 30 s).
-STUCK_SECONDS = 90.0
 
 
 class Backoffs:
@@ -72,24 +71,10 @@ def register(controller: Controller) -> kopf.OperatorRegistry:
 
     @kopf.on.cleanup(registry=registry)
     async def drain(**_: Any) -> None:
-        if not await controller.scheduler.stop(DRAIN_SECONDS):
+        if not await controller.stop(DRAIN_SECONDS):
             log.error("a refresh is still in flight after %d s; ending without it", DRAIN_SECONDS)
 
-    @kopf.on.probe(registry=registry, id="loop")
-    async def loop(**_: Any) -> str:
-        return liveness(controller.seconds_since_last_turn())
-
     return registry
-
-
-def liveness(seconds_since_last_turn: float) -> str:
-    """The word for the liveness probe: raises `kopf.PermanentError`, which becomes a 500, when the reconcile loop is stuck.
-
-    Any other exception would be tried again within the probe's request, which would then hang.
-    """
-    if seconds_since_last_turn > STUCK_SECONDS:
-        raise kopf.PermanentError("the reconcile loop is stuck")
-    return "turning"
 
 
 async def _served(controller: Controller) -> bool:
@@ -105,7 +90,7 @@ async def _served(controller: Controller) -> bool:
     return True
 
 
-async def run(controller: Controller, *, namespace: str, health_address: str) -> None:
+async def run(controller: Controller, leadership: Leadership, *, namespace: str) -> None:
     """Watch and reconcile until SIGTERM or SIGINT; raises when the API server does not let us in."""
     settings = kopf.OperatorSettings()
     configure(settings)
@@ -118,6 +103,6 @@ async def run(controller: Controller, *, namespace: str, health_address: str) ->
             settings=settings,
             standalone=True,
             namespaces=[namespace],
-            liveness_endpoint=f"http://{health_address}/healthz",
         )
         await asyncio.sleep(0)
+    await leadership.release()  # an end by an exception lets the Lease expire: something may be in flight

@@ -15,7 +15,7 @@ import msgspec
 
 from .accounts import LOGIN_ANNOTATION
 from .conditions import CODE_REJECTED, LOGIN_EXPIRED
-from .store import LoginSession
+from .documents import LoginSession
 
 SESSION_LIFETIME = timedelta(minutes=10)
 
@@ -45,8 +45,12 @@ def open_session(now: datetime, request: str) -> LoginSession:
 
 def end_session(session: LoginSession) -> LoginSession:
     """The session without its secrets; what is kept tells an old event from a new code."""
-    return msgspec.structs.replace(
-        session, state="", verifier="", code=None, problem=None, problem_message="", expires=session.start
+    return LoginSession(
+        session_id=session.session_id,
+        start=session.start,
+        expires=session.start,
+        request=session.request,
+        handled_code=session.handled_code,
     )
 
 
@@ -56,7 +60,7 @@ def digest(pasted: str) -> str:
 
 
 def parse_pasted(text: str) -> Pasted:
-    """`code#state`, or the whole redirect URL with `code` and `state` in its query."""
+    """`code#state`, or the whole redirect URL with `code` and `state` in its query, or a code alone (`state` is empty)."""
     text = text.strip()
     if text.startswith(("https://", "http://")):
         try:
@@ -70,8 +74,13 @@ def parse_pasted(text: str) -> Pasted:
     return Pasted(code=code, state=state)
 
 
-def judge(session: LoginSession | None, text: str, now: datetime, name: str) -> LoginSession:
-    """The session after a paste: with the code to exchange, or with the problem that the person reads."""
+def judge(
+    session: LoginSession | None, text: str, now: datetime, name: str, *, allow_without_state: bool = False
+) -> LoginSession:
+    """The session after a paste: with the code to exchange, or with the problem that the person reads.
+
+    A `state` that was pasted has to be the session's, even where a code may come without one.
+    """
     ask_again = HOW_TO_ASK_AGAIN.format(name=name)
     if session is None or session.is_over:
         blank = LoginSession(session_id="", start=now, expires=now) if session is None else session
@@ -84,11 +93,12 @@ def judge(session: LoginSession | None, text: str, now: datetime, name: str) -> 
     if pasted.refused:
         message = "the provider's page refused the login; open status.login.authorizationURL and try again"
         return _with_problem(session, text, CODE_REJECTED, message)
-    if not pasted.code or not pasted.state:
+    is_complete = bool(pasted.code and (pasted.state or allow_without_state))
+    if not is_complete:
         message = "what was given is not <code>#<state> nor the whole redirect URL; copy all of what the page shows"
         return _with_problem(session, text, CODE_REJECTED, message)
     # constant time: how far a guess of `state` was right must not be measurable
-    if not hmac.compare_digest(pasted.state.encode(), session.state.encode()):
+    if pasted.state and not hmac.compare_digest(pasted.state.encode(), session.state.encode()):
         message = "the code belongs to another login; open the present status.login.authorizationURL and use its code"
         return _with_problem(session, text, CODE_REJECTED, message)
     return msgspec.structs.replace(

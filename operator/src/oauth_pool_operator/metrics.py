@@ -1,7 +1,8 @@
 """The operator's Prometheus metrics."""
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -26,19 +27,44 @@ RECONCILE_SECONDS = Histogram(
     "Duration of one account's reconcile",
     buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
 )
+INDEX_BYTES = Gauge("pool_index_bytes", "Size of the pool index, by number of its ConfigMap", ["shard"])
+LEASE_HELD = Gauge("pool_operator_lease_held", "1 while this operator leads, 0 while it waits")
 
 
-class AccountsCollector(Collector):
-    """`pool_accounts{status}`, counted when somebody looks."""
+class Counts(NamedTuple):
+    """What is counted when somebody looks."""
 
-    def __init__(self, words: Callable[[], Iterable[str]]) -> None:
-        self._words = words
+    status_words: list[str]
+    logins_open: int
+    reconciles_due: int
+    reconciles_in_flight: int
+    token_requests_waiting: int
+    index_shards: int
+
+
+class PoolCollector(Collector):
+    """Gauges that nobody keeps up to date: they are counted when somebody looks, from another thread."""
+
+    def __init__(self, count: Callable[[], Counts]) -> None:
+        self._count = count
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        counts = self._count()
+        yield _gauge("pool_logins_open", "Login sessions that wait for a person", counts.logins_open)
+        yield _gauge("pool_reconciles_due", "Accounts that are due and not yet looked at", counts.reconciles_due)
+        yield _gauge("pool_reconciles_in_flight", "Accounts that are being reconciled", counts.reconciles_in_flight)
+        yield _gauge(
+            "pool_token_requests_waiting", "Accounts that wait for their turn to ask", counts.token_requests_waiting
+        )
+        yield _gauge("pool_index_shards", "ConfigMaps that the pool index uses", counts.index_shards)
         family = GaugeMetricFamily("pool_accounts", "Accounts by the word shown as STATUS", labels=["status"])
-        for word, number in sorted(Tally(self._words()).items()):
+        for word, number in sorted(Tally(counts.status_words).items()):
             family.add_metric([word], number)
         yield family
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
 
 
 def forget(account_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The decisions about one account: should we refresh, is it ready, what is asked of a person, when to look again.
+"""The decisions about one account: should we refresh, is it ready, when to look again.
 
 Pure functions of what was gathered (`Facts`); the clock is a value. The account's life:
 
@@ -10,7 +10,7 @@ Pure functions of what was gathered (`Facts`); the clock is a value. The account
      again       └────── Disabled ◀─────┘
                                              Suspended: from anywhere, and back
 
-    An access token lives like this (AuthorizationCode; WorkloadIdentity exchanges anew instead of refreshing):
+    An access token lives like this (after a login; WorkloadIdentity exchanges anew instead of refreshing):
 
     obtained ─────────────────────────────┬── refresh due ──┬─────── expires
               used by proxies             │  still used     │  Refreshing: not used
@@ -23,72 +23,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from . import conditions as c
-from .accounts import Account, Report, Window, parse_duration, rfc3339
-from .login import HOW_TO_ASK_AGAIN
-from .store import Credential, LoginSession
-
-# A report's `untilTime` further away than this is not believed: it would bench an account for good.
-LONGEST_COOLDOWN = timedelta(days=8)
+from .accounts import Account, Report, rfc3339
+from .cooldowns import latest_windows, next_probe, stale_at
+from .documents import AccessFile, Credential, fingerprint
+from .facts import NEVER, Facts
+from .login_policy import login_required
 
 # A provider that refuses even fresh tokens must not be asked for another with every request.
 FORCED_REFRESH_INTERVAL = timedelta(minutes=5)
 
-# The official SDKs exchange anew 120 s before expiry (the provider's workload identity guide).
-WORKLOAD_IDENTITY_MARGIN = timedelta(seconds=120)
+# More than clocks may differ: a proxy whose clock is 5 minutes ahead has a new token before it takes the old for expired.
 REFRESH_MARGIN = timedelta(minutes=10)
+# An exchange that failed is tried again at this time before expiry, if not before: the official SDKs count on it.
+LAST_CALL = timedelta(seconds=30)
 # However short a token lives, the token endpoint is not asked more often than this.
 SHORTEST_PAUSE = timedelta(seconds=1)
-
-NEVER = datetime.max.replace(tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What kept this reconcile from finishing its work: a reason, its text, and when to try again."""
-
-    reason: str
-    message: str
-    retry_at: datetime
-    is_stalled: bool  # True: a person has to change something. False: it passes by itself
-
-
-@dataclass(frozen=True)
-class Cooldown:
-    """Until when proxies leave the account alone, and why."""
-
-    until: datetime
-    reason: str
-
-
-@dataclass(frozen=True)
-class Facts:
-    """All that a decision looks at."""
-
-    account: Account
-    now: datetime
-    credential: Credential | None = None
-    session: LoginSession | None = None
-    trouble: Trouble | None = None
-    last_forced_refresh: datetime | None = None  # by a proxy's report, not by time
-
-    @property
-    def cooldown(self) -> Cooldown | None:
-        return longest_cooldown(self.account, self.now)
-
-    @property
-    def storage_is_unavailable(self) -> bool:
-        """The state volume could not be read: a missing credential or session means nothing."""
-        return self.trouble is not None and self.trouble.reason == c.STORAGE_UNAVAILABLE
-
-    @property
-    def login_is_impossible(self) -> bool:
-        """Nothing a person could do at the provider would help now."""
-        blocking = (c.UNKNOWN_PROVIDER, c.INVALID_SPEC, c.STORAGE_UNAVAILABLE)
-        return self.trouble is not None and self.trouble.reason in blocking
-
-    @property
-    def session_is_open(self) -> bool:
-        return self.session is not None and not self.session.is_over and self.session.expires > self.now
 
 
 @dataclass(frozen=True)
@@ -103,15 +52,21 @@ class Readiness:
 def next_refresh(credential: Credential, account: Account) -> datetime:
     """When the access token is due: a margin before it expires, spread a little so that accounts do not come at once."""
     lifetime = credential.expires - credential.obtained
-    if account.spec.grant == "WorkloadIdentity":
-        margin = WORKLOAD_IDENTITY_MARGIN
-    else:
-        margin = max(REFRESH_MARGIN, lifetime * 0.2)
-    margin = min(margin, lifetime / 2)
+    margin = min(max(REFRESH_MARGIN, lifetime * 0.2), lifetime / 2)
     # the same for every look at the same token, different for every account and token
     spread = zlib.crc32(f"{account.uid}/{credential.generation}".encode()) / 2**32
     due = credential.expires - margin * (1 + 0.1 * spread)
     return max(due, credential.obtained + SHORTEST_PAUSE)
+
+
+def last_call(facts: Facts) -> datetime | None:
+    """When an exchange of a ServiceAccount token must have another try at the latest, however often it failed before."""
+    credential = facts.credential
+    if credential is None or facts.account.has_login:
+        return None
+    lifetime = credential.expires - credential.obtained
+    instant = credential.expires - min(LAST_CALL, lifetime / 4)
+    return instant if instant > facts.now else None
 
 
 def refresh_is_due(facts: Facts) -> bool:
@@ -119,13 +74,36 @@ def refresh_is_due(facts: Facts) -> bool:
     account, credential = facts.account, facts.credential
     if account.spec.suspend:
         return False
-    if credential is None:
-        return account.spec.grant == "WorkloadIdentity"
+    if credential is None or facts.damaged is not None:
+        return not account.has_login
     if credential.dead is not None:
         return False
-    if account.spec.grant == "AuthorizationCode" and credential.refresh_token is None:
+    if account.has_login and credential.refresh_token is None:
         return credential.expires <= facts.now  # nothing to refresh with: used up to its end
+    if _is_of_another_workload(account, credential):
+        return True
     return next_refresh(credential, account) <= facts.now or forced_refresh(facts) == facts.now
+
+
+def _is_of_another_workload(account: Account, credential: Credential) -> bool:
+    """spec.workloadIdentity has changed since the token was obtained."""
+    workload = account.spec.workload_identity
+    if workload is None or credential.workload is None:
+        return False
+    return fingerprint(workload.text) != credential.workload
+
+
+def salvaged(access: AccessFile | None, facts: Facts) -> Credential | None:
+    """What is left of a credential that was lost: its access token serves until it expires, or is refused."""
+    try:
+        expires = datetime.fromisoformat(access.expires).astimezone(UTC) if access is not None else facts.now
+    except ValueError:
+        return None
+    if access is None or expires <= facts.now:
+        return None
+    subject = facts.account.status.get("subject")
+    left = Credential(access.generation, access.access_token, expires=expires, obtained=expires, subject=subject)
+    return None if token_was_refused(facts.account.reports, left) else left
 
 
 def forced_refresh(facts: Facts) -> datetime | None:
@@ -145,26 +123,16 @@ def token_was_refused(reports: Sequence[Report], credential: Credential) -> bool
     )
 
 
-def longest_cooldown(account: Account, now: datetime) -> Cooldown | None:
-    """The longest cooldown that any proxy reports and that still lasts."""
-    longest: Cooldown | None = None
-    for report in account.reports:
-        if report.reason not in (c.QUOTA_EXHAUSTED, c.RATE_LIMITED):
-            continue
-        until = report.until_time or report.observed_time + parse_duration(account.spec.cooldown)
-        until = min(until, report.observed_time + LONGEST_COOLDOWN)
-        if until > now and (longest is None or until > longest.until):
-            longest = Cooldown(until, report.reason)
-    return longest
+def stale_reports(facts: Facts) -> list[str]:
+    """Whose reports are to be removed."""
+    return [report.reporter for report in facts.account.reports if _stale_at(report, facts) <= facts.now]
 
 
-def latest_windows(account: Account) -> tuple[list[Window], datetime | None]:
-    """The quota windows as last seen by any proxy, and when that was."""
-    seen = [report for report in account.reports if report.windows]
-    if not seen:
-        return [], None
-    latest = max(seen, key=lambda report: report.observed_time)
-    return sorted(latest.windows, key=lambda window: window.name), latest.observed_time
+def _stale_at(report: Report, facts: Facts) -> datetime:
+    if facts.storage_is_unavailable:  # which generation of the access token is current is not known
+        return NEVER
+    generation = facts.credential.generation if facts.credential is not None else None
+    return stale_at(report, facts.account, generation, facts.now) or NEVER
 
 
 def readiness(facts: Facts) -> Readiness:
@@ -178,18 +146,31 @@ def readiness(facts: Facts) -> Readiness:
         return Readiness(False, c.STORAGE_UNAVAILABLE, trouble.message)
     if credential is None or credential.dead is not None:
         return _without_grant(facts)
+    if credential.expires <= facts.now and facts.storage_fails and trouble is not None:
+        return Readiness(False, c.STORAGE_UNAVAILABLE, trouble.message)
     if credential.expires <= facts.now:
+        if trouble is not None and trouble.reason == c.INVALID_PROFILE:
+            return Readiness(False, trouble.reason, trouble.message)
         why = f": {trouble.message}" if trouble is not None else ""
         return Readiness(False, c.REFRESHING, f"the access token has expired and a new one is being obtained{why}")
     if (cooldown := facts.cooldown) is not None:
-        return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} until {rfc3339(cooldown.until)}")
+        so_far = "; trying it with one request at a time" if facts.probe is not None else ""
+        return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} until {rfc3339(cooldown.until)}{so_far}")
+    if facts.probe is not None:
+        return Readiness(
+            True, c.AVAILABLE, f"after a long cooldown: one request at a time until {rfc3339(facts.probe.end)}"
+        )
     why = f"; refreshing it fails: {trouble.message}" if trouble is not None else ""
+    if facts.damaged is not None and account.has_login:
+        why = "; a login is needed before that, because the stored credential was damaged"
     return Readiness(True, c.AVAILABLE, f"access token valid until {rfc3339(credential.expires)}{why}")
 
 
 def _without_grant(facts: Facts) -> Readiness:
+    trouble = facts.trouble
+    if facts.login_is_impossible and trouble is not None:
+        return Readiness(False, trouble.reason, trouble.message)
     if facts.account.spec.grant == "WorkloadIdentity":
-        trouble = facts.trouble
         if trouble is not None and trouble.is_stalled:
             return Readiness(False, trouble.reason, trouble.message)
         why = f": {trouble.message}" if trouble is not None else ""
@@ -200,45 +181,11 @@ def _without_grant(facts: Facts) -> Readiness:
     return Readiness(False, c.LOGIN_REQUIRED, message)
 
 
-def login_required(facts: Facts) -> tuple[bool, str, str]:
-    """Condition LoginRequired: whether, why, and what the person should do."""
-    account, credential, session = facts.account, facts.credential, facts.session
-    if account.spec.grant != "AuthorizationCode" or account.spec.suspend or facts.login_is_impossible:
-        return False, c.NOT_REQUIRED, ""
-    is_alive = credential is not None and credential.dead is None
-    if session is not None and session.problem is not None and not is_alive:
-        return True, session.problem, session.problem_message
-    if is_alive:
-        return False, c.NOT_REQUIRED, _about_second_login(facts)
-    ask_again = HOW_TO_ASK_AGAIN.format(name=account.name)
-    if facts.session_is_open:
-        return True, c.AWAITING_CODE, _AWAITING.format(name=account.name)
-    if credential is not None and credential.dead is not None and (session is None or session.is_over):
-        return True, credential.dead, f"{_DEAD.get(credential.dead, 'the grant is dead')}; log in again: {ask_again}"
-    if session is None:
-        return True, c.AWAITING_CODE, "a login is about to be opened"
-    return True, c.LOGIN_EXPIRED, f"the login was not completed in time; ask for a new one: {ask_again}"
-
-
-_AWAITING = (
-    "open status.login.authorizationURL in a browser, then hand over what the page shows: "
-    "kubectl annotate oauthaccount {name} oauthpool.dev/authorization-code='<code>#<state>'"
-)
-_DEAD = {
-    c.GRANT_REVOKED: "the provider no longer accepts the refresh token (invalid_grant), or gave none",
-    c.REFRESH_OUTCOME_UNKNOWN: (
-        "the answer to a refresh was lost, and the provider no longer accepts the refresh token that was sent"
-    ),
-}
-
-
-def _about_second_login(facts: Facts) -> str:
-    session = facts.session
-    if session is not None and session.problem is not None:
-        return session.problem_message
-    if facts.session_is_open:
-        return "a new login was asked for; the present one goes on working until it is completed"
-    return ""
+def next_generation(facts: Facts) -> int:
+    """The number of the next access token: also when the credential is lost, an old number must not mean another token."""
+    stored = facts.credential.generation if facts.credential is not None else 0
+    published = facts.account.status.get("token", {}).get("generation", 0)
+    return max(stored, int(published)) + 1
 
 
 def next_check(facts: Facts) -> datetime:
@@ -247,14 +194,21 @@ def next_check(facts: Facts) -> datetime:
     instants = []
     if facts.trouble is not None:
         instants.append(facts.trouble.retry_at)
+    if facts.next_poll is not None:
+        instants.append(facts.next_poll)
+    if facts.login_trouble is not None:
+        instants.append(facts.login_trouble.retry_at)
     if facts.session_is_open and session is not None:
         instants.append(session.expires)
     if credential is not None and credential.dead is None:
         instants.append(credential.expires)
-        if not account.spec.suspend and facts.trouble is None:
+        if not account.spec.suspend and facts.trouble is None and facts.damaged is None:
             instants.append(next_refresh(credential, account))
             instants.append(forced_refresh(facts) or NEVER)
     if (cooldown := facts.cooldown) is not None:
         instants.append(cooldown.until)
-    instants.extend(window.reset_time for window in latest_windows(account)[0] if window.reset_time is not None)
+    instants.extend(w.reset_time for w in latest_windows(account, facts.now)[0] if w.reset_time is not None)
+    if (probe := next_probe(account, facts.now)) is not None:
+        instants.extend((probe.start, probe.end))
+    instants.extend(_stale_at(report, facts) for report in account.reports)
     return min((instant for instant in instants if instant > facts.now), default=NEVER)

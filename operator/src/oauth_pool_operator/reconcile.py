@@ -1,28 +1,29 @@
 """One account, from what is there to what should be: the steps, in order.
 
-    finalizer -> gather -> log in -> refresh -> publish (access file, index) -> status and Events
+    finalizer -> gather -> import -> log in -> refresh -> access file -> clear cooldown -> index -> status and Events
 
 Every step is safe to run twice, and a crash between any two leaves something that the next run completes: what can be
 lost (a refresh token) is on the state volume before anybody hears of it. What goes wrong becomes part of the facts
 and ends in a condition; only the API server's failures are raised, and the scheduler calls again.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import datetime
+from typing import TypeVar
 
 import httpx2
-import msgspec
 
 from . import conditions as c
-from . import login, metrics, policies
-from .accounts import CODE_ANNOTATION, FINALIZER, Account, rfc3339
-from .cluster import Cluster, is_gone
+from . import policies
+from .accounts import FINALIZER, Account
+from .cluster import Cluster
+from .code_login import CodeLogins
 from .config import Profile
-from .credentials import Credentials, in_thread
+from .credentials import Credentials
+from .device_login import DeviceLogins
 from .errors import (
     ClusterUnavailable,
     ExchangeRejected,
@@ -33,46 +34,21 @@ from .errors import (
     StoreFailed,
     TokenEndpointUnavailable,
 )
+from .exchanges import Exchanges
+from .facts import NEVER, Facts, Trouble
 from .grants import TokenEndpoint
-from .policies import NEVER, Facts, Trouble
-from .pool_index import IndexPublisher, render_entry
-from .status import OWNED, happenings, merge_patch, render_status
-from .store import AccessFile, LoginSession, Store
+from .imports import Imports
+from .login_policy import login_is_due
+from .memory import Memory
+from .pool_index import IndexPublisher
+from .publication import Publication
+from .removal import Removal
+from .store import Store, in_thread
+from .throttle import Throttle
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY = timedelta(seconds=1)
-LAST_RETRY = timedelta(minutes=5)
-REVOCATION_SECONDS = 10
-
-
-@dataclass
-class Memory:
-    """What the operator remembers of an account between reconciles; all of it may be lost."""
-
-    failures: int = 0
-    trouble: Trouble | None = None
-    generation: int = 0
-    last_forced_refresh: datetime | None = None
-
-    def holds_back(self, now: datetime) -> Trouble | None:
-        """The last failure, for as long as its time to try again has not come."""
-        return self.trouble if self.trouble is not None and now < self.trouble.retry_at else None
-
-    def failed(self, reason: str, error: Exception, now: datetime, *, is_stalled: bool) -> Trouble:
-        """Remember a failure; the next try comes later each time (1 s to 5 min), or when the server said."""
-        if (held := self.holds_back(now)) is not None and held.reason == reason:
-            return held  # looked at early, because something else happened: not another try
-        delay = min(FIRST_RETRY * 2**self.failures, LAST_RETRY)
-        if isinstance(error, TokenEndpointUnavailable) and error.retry_after is not None:
-            delay = max(delay, error.retry_after)
-        self.failures = min(self.failures + 1, 16)
-        retry_at = now + delay
-        self.trouble = Trouble(reason, f"{error}; next try at {rfc3339(retry_at)}", retry_at, is_stalled)
-        return self.trouble
-
-    def succeeded(self) -> None:
-        self.failures, self.trouble = 0, None
+_T = TypeVar("_T")
 
 
 class Reconciler:
@@ -86,17 +62,31 @@ class Reconciler:
         endpoints: Mapping[str, TokenEndpoint],
         index: IndexPublisher,
         cluster: Cluster,
+        throttle: Throttle,
         clock: Callable[[], datetime],
+        broken_profiles: Mapping[str, str] | None = None,
     ) -> None:
+        self.throttle = throttle
         self._store = store
         self._profiles = profiles
-        self._endpoints = endpoints
-        self._credentials = Credentials(
-            store=store, profiles=profiles, endpoints=endpoints, cluster=cluster, on_unsaved=self._report_unsaved
-        )
-        self._index = index
+        self._broken_profiles = broken_profiles or {}
         self._cluster = cluster
         self._clock = clock
+        self._publication = Publication(store=store, endpoints=endpoints, index=index, cluster=cluster)
+        self._exchanges = exchanges = Exchanges(throttle=throttle, publication=self._publication, clock=clock)
+        self._credentials = credentials = Credentials(
+            store=store, profiles=profiles, endpoints=endpoints, cluster=cluster, on_unsaved=exchanges.tell_unsaved
+        )
+        self._imports = Imports(store=store, credentials=credentials, cluster=cluster)
+        self._code_logins = CodeLogins(
+            store=store, profiles=profiles, credentials=credentials, exchanges=exchanges, cluster=cluster
+        )
+        self._device_logins = DeviceLogins(
+            store=store, endpoints=endpoints, credentials=credentials, exchanges=exchanges, clock=clock
+        )
+        self._removal = Removal(
+            store=store, endpoints=endpoints, credentials=credentials, index=index, cluster=cluster, clock=clock
+        )
 
     async def reconcile(self, account: Account, memory: Memory) -> tuple[Account, datetime]:
         """Bring one account up to date; returns it as last written, and when to look at it again.
@@ -104,62 +94,35 @@ class Reconciler:
         Raises `ClusterUnavailable` when the tokens are up to date but the cluster does not know yet.
         """
         if account.deleting:
-            await self._remove(account)
-            return account, NEVER
+            return account, await self._removal.run(account, memory)
         if memory.generation != account.generation:
             memory.succeeded()  # the spec has changed: what failed before may work now
             memory.generation = account.generation
         account = await self._ensure_finalizer(account)
         facts = await self._gather(account, memory)
+        facts = await self._imports.take(facts, memory)
         facts = await self._log_in(facts, memory)
         facts = await self._refresh(facts, memory)
-        facts = await self._write_access_file(facts, memory)
+        facts = replace(facts, account=memory.newest(facts.account))
+        if facts.account.deleting:
+            return facts.account, await self._removal.run(facts.account, memory)
+        facts = await self._publication.write_access_file(facts, memory)
         try:
-            await self._publish(facts)
-            account = await self._report(facts)
+            facts = await self._clear_cooldown(facts)
+            await self._publication.update_index(facts)
+            account = await self._publication.report(facts)
+            account = await self._prune_reports(replace(facts, account=account))
         except (httpx2.HTTPError, TimeoutError) as error:
             raise ClusterUnavailable(policies.next_check(facts)) from error
         if facts.trouble is None:
             memory.succeeded()
         return account, policies.next_check(facts)
 
-    # --- finalizer and removal ---------------------------------------------------------------------------------------
-
     async def _ensure_finalizer(self, account: Account) -> Account:
         """Nothing is stored for an object before Kubernetes has promised to tell us of its deletion."""
         if FINALIZER in account.finalizers:
             return account
         return await self._cluster.patch_metadata(account, {"finalizers": [*account.finalizers, FINALIZER]})
-
-    async def _remove(self, account: Account) -> None:
-        """Index first, so that no proxy picks it; then the access file, the grant, the state, and the finalizer."""
-        await self._index.withdraw(account)
-        await in_thread(self._store.remove_access, account.uid)
-        if account.spec.deletion_policy == "Revoke":
-            await self._revoke(account)
-            await in_thread(self._store.remove_state, account.uid)
-        metrics.forget(account.name)
-        if FINALIZER in account.finalizers:
-            rest = [finalizer for finalizer in account.finalizers if finalizer != FINALIZER]
-            try:
-                await self._cluster.patch_metadata(account, {"finalizers": rest or None})
-            except httpx2.HTTPError as error:
-                if not is_gone(error):
-                    raise
-        log.info("%s: removed", account.name)
-
-    async def _revoke(self, account: Account) -> None:
-        """Best effort and bounded: a provider that does not answer must not keep a namespace from going."""
-        endpoint = self._endpoints.get(account.spec.provider)
-        try:
-            credential = await in_thread(self._store.credential, account.uid)
-            if endpoint is None or credential is None or credential.refresh_token is None or credential.dead:
-                return
-            async with asyncio.timeout(REVOCATION_SECONDS):
-                await endpoint.revoke(credential.refresh_token)
-        except (TokenEndpointUnavailable, ExchangeRejected, StoreFailed, TimeoutError) as error:
-            why = str(error) or "no answer in time"
-            log.warning("%s: its grant was not revoked at the provider: %s", account.name, why)
 
     # --- gather ------------------------------------------------------------------------------------------------------
 
@@ -171,26 +134,34 @@ class Reconciler:
             last_forced_refresh=memory.last_forced_refresh,
         )
         try:
-            credential = await in_thread(self._store.credential, account.uid)
-            session = await self._session(account)
+            credential = await self._read(facts, "credential.json", self._store.credential)
+            session = await self._read(facts, "login.json", self._store.session)
+            damaged = None if credential else await in_thread(self._store.damaged_credential, account.uid)
+            if damaged is not None:
+                credential = policies.salvaged(await in_thread(self._store.access, account.uid), facts)
         except StoreFailed as error:
             trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
             return replace(facts, trouble=trouble)
-        return replace(facts, credential=credential, session=session)
+        return replace(facts, credential=credential, session=session, damaged=damaged)
 
-    async def _session(self, account: Account) -> LoginSession | None:
-        """A damaged session costs a login that is open, not an account that works."""
+    async def _read(self, facts: Facts, name: str, read: Callable[[str], _T | None]) -> _T | None:
+        """A damaged file is set aside and counts as missing: one file costs neither the others nor other accounts."""
+        account = facts.account
         try:
-            return await in_thread(self._store.session, account.uid)
+            return await in_thread(read, account.uid)
         except StoreCorrupt as error:
-            log.warning("%s: %s; it is as if no login had been opened", account.name, error)
+            new = await in_thread(self._store.set_aside, account.uid, name, facts.now)
+            log.error("%s: %s; set aside as %s", account.name, error, new)
             return None
 
     def _spec_trouble(self, account: Account) -> Trouble | None:
         provider, grant = account.spec.provider, account.spec.grant
+        if (problem := self._broken_profiles.get(provider)) is not None:
+            message = f"the operator cannot use its profile of provider {provider!r}: {problem}"
+            return Trouble(c.INVALID_PROFILE, message, NEVER, is_stalled=True)
         profile = self._profiles.get(provider)
         if profile is None:
-            known = ", ".join(sorted(self._profiles))
+            known = ", ".join(sorted({*self._profiles, *self._broken_profiles}))
             message = f"the operator's configuration has no provider {provider!r}; it knows {known}"
             return Trouble(c.UNKNOWN_PROVIDER, message, NEVER, is_stalled=True)
         if grant not in profile.grants:
@@ -202,72 +173,18 @@ class Reconciler:
     # --- log in ------------------------------------------------------------------------------------------------------
 
     async def _log_in(self, facts: Facts, memory: Memory) -> Facts:
-        """Open a login session when one is due, take what was pasted off the object, and exchange a good code."""
+        """Take what was pasted off the object, open a login when one is due, and see the one through that is open."""
         account = facts.account
-        if account.spec.grant != "AuthorizationCode" and account.pasted_code is not None:
-            log.warning("%s: a code was given, but grant %s needs none", account.name, account.spec.grant)
-            return replace(facts, account=await self._cluster.remove_annotation(account, CODE_ANNOTATION))
-        if account.spec.grant != "AuthorizationCode" or facts.storage_is_unavailable:
-            return facts
+        logins = self._device_logins if account.spec.grant == "DeviceCode" else self._code_logins
         try:
-            facts = await self._take_pasted_code(facts)
-            if facts.trouble is None and not account.spec.suspend:
-                facts = await self._open_session(facts)
-                facts = await self._exchange_code(facts, memory)
+            facts = await self._code_logins.take_pasted_code(facts)
+            if not account.has_login or account.spec.suspend or facts.trouble is not None:
+                return facts
+            if login_is_due(facts):
+                facts = await logins.open(facts, memory)
+            return await logins.carry_on(facts, memory)
         except (StoreFailed, StoreConflict) as error:
             return replace(facts, trouble=memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True))
-        return facts
-
-    async def _take_pasted_code(self, facts: Facts) -> Facts:
-        """The code moves to the state volume first, then leaves the object: lost in neither case, public in none."""
-        account, session, pasted = facts.account, facts.session, facts.account.pasted_code
-        if pasted is None:
-            return facts
-        if session is None or session.handled_code != login.digest(pasted):
-            session = login.judge(session, pasted, facts.now, account.name)
-            await in_thread(self._store.save_session, account.uid, session)
-            if session.problem is not None:
-                log.warning("%s: %s", account.name, session.problem_message)
-        account = await self._cluster.remove_annotation(account, CODE_ANNOTATION)
-        return replace(facts, account=account, session=session)
-
-    async def _open_session(self, facts: Facts) -> Facts:
-        account, session, request = facts.account, facts.session, facts.account.login_request or ""
-        handled = session.request if session is not None else account.status.get("lastHandledLoginRequest", "")
-        is_first = (session is None or not session.session_id) and facts.credential is None
-        is_asked_for = bool(request) and request != handled
-        if not is_first and not is_asked_for:
-            return facts
-        session = login.open_session(facts.now, request)
-        await in_thread(self._store.save_session, account.uid, session)
-        log.info("%s: login %s is open until %s", account.name, session.session_id, rfc3339(session.expires))
-        return replace(facts, session=session)
-
-    async def _exchange_code(self, facts: Facts, memory: Memory) -> Facts:
-        if facts.session is None or facts.session.code is None:
-            return facts
-        if (held := memory.holds_back(facts.now)) is not None:
-            return replace(facts, trouble=held)
-        try:
-            return await self._credentials.from_code(facts)
-        except TokenEndpointUnavailable as error:
-            return replace(facts, trouble=memory.failed(c.EXCHANGING, error, facts.now, is_stalled=False))
-        except (GrantRejected, ExchangeRejected) as error:
-            return await self._start_over(facts, error)
-
-    async def _start_over(self, facts: Facts, error: Exception) -> Facts:
-        """A code is good for one exchange; after a refusal there is a new session, so that the person has a fresh URL."""
-        account, session = facts.account, facts.session
-        assert session is not None
-        log.warning("%s: the code was refused: %s", account.name, error)
-        fresh = msgspec.structs.replace(
-            login.open_session(facts.now, session.request),
-            handled_code=session.handled_code,
-            problem=c.CODE_REJECTED,
-            problem_message=f"{error}; log in again with the new status.login.authorizationURL",
-        )
-        await in_thread(self._store.save_session, account.uid, fresh)
-        return replace(facts, session=fresh)
 
     # --- refresh -----------------------------------------------------------------------------------------------------
 
@@ -278,19 +195,21 @@ class Reconciler:
         if (held := memory.holds_back(facts.now)) is not None:
             return replace(facts, trouble=held)
         facts = await self._announce(facts)
-        is_refresh = facts.account.spec.grant == "AuthorizationCode"
-        obtain = self._credentials.from_refresh_token if is_refresh else self._credentials.from_service_account
+        has_login, latest = facts.account.has_login, policies.last_call(facts)
+        obtain = self._credentials.from_refresh_token if has_login else self._credentials.from_service_account
         try:
-            refreshed = await obtain(facts)
-            if policies.forced_refresh(facts) == facts.now:
+            refreshed = await self._exchanges.run(facts, memory, obtain)
+            if refreshed.credential != facts.credential and policies.forced_refresh(facts) == facts.now:
                 memory.last_forced_refresh = facts.now
             return refreshed
         except TokenEndpointUnavailable as error:
-            trouble = memory.failed(c.REFRESHING if is_refresh else c.EXCHANGING, error, facts.now, is_stalled=False)
+            reason = c.REFRESHING if has_login else c.EXCHANGING
+            trouble = self._exchanges.put_off(memory, reason, error, facts, latest=latest)
         except (GrantRejected, ExchangeRejected) as error:
-            trouble = memory.failed(c.EXCHANGE_REJECTED, error, facts.now, is_stalled=True)
+            trouble = memory.failed(c.EXCHANGE_REJECTED, error, facts.now, is_stalled=True, latest=latest)
         except ServiceAccountTokenRefused as error:
-            trouble = memory.failed(c.SERVICE_ACCOUNT_TOKEN_REFUSED, error, facts.now, is_stalled=True)
+            refused = c.SERVICE_ACCOUNT_TOKEN_REFUSED
+            trouble = memory.failed(refused, error, facts.now, is_stalled=True, latest=latest)
         except (StoreFailed, StoreConflict) as error:
             trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
         log.warning("%s: no new access token: %s", facts.account.name, trouble.message)
@@ -300,64 +219,24 @@ class Reconciler:
         """An account that cannot be used meanwhile says what it waits for; one that can says nothing of routine."""
         if policies.readiness(facts).reason == c.REFRESHING:
             with suppress(httpx2.HTTPError):  # the token matters more than the word for it
-                return replace(facts, account=await self._report(facts))
+                return replace(facts, account=await self._publication.report(facts))
         return facts
 
-    async def _report_unsaved(self, facts: Facts, error: StoreFailed) -> None:
-        """An answer of the token endpoint waits in memory for the disk: a person should know."""
-        trouble = Trouble(c.STORAGE_WRITE_FAILED, f"{error}; tried again every second", NEVER, is_stalled=True)
-        with suppress(httpx2.HTTPError):
-            await self._report(replace(facts, trouble=trouble))
+    # --- what proxies reported ---------------------------------------------------------------------------------------
 
-    # --- publish and report ------------------------------------------------------------------------------------------
-
-    async def _write_access_file(self, facts: Facts, memory: Memory) -> Facts:
-        """The access token for the proxies, and none of an account that has none that works."""
-        account, credential = facts.account, facts.credential
-        if facts.storage_is_unavailable:
+    async def _clear_cooldown(self, facts: Facts) -> Facts:
+        """When a person has asked for it: what proxies have reported until now no longer counts."""
+        account, request = facts.account, facts.account.clear_request
+        if not request or request == account.status.get("lastHandledClearRequest"):
             return facts
-        try:
-            if credential is None or credential.dead is not None:
-                await in_thread(self._store.remove_access, account.uid)
-                return facts
-            wanted = AccessFile(credential.generation, credential.access_token, rfc3339(credential.expires))
-            if await in_thread(self._store.access, account.uid) != wanted:
-                await in_thread(self._store.save_access, account.uid, wanted)
-            metrics.TOKEN_EXPIRES.labels(account.name).set(credential.expires.timestamp())
-            return facts
-        except StoreFailed as error:
-            trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
-            log.error("%s: %s", account.name, trouble.message)
-            return replace(facts, trouble=trouble)
+        while benching := [r.reporter for r in account.reports if r.reason in (c.QUOTA_EXHAUSTED, c.RATE_LIMITED)]:
+            account = await self._cluster.remove_reports(account, benching)
+        log.info("%s: its cooldown is cleared, as asked for", account.name)
+        return replace(facts, account=account, cleared=request)
 
-    async def _publish(self, facts: Facts) -> None:
-        """The index sends proxies to the access file, so a new token is named only when that could be written."""
-        entry, trouble = render_entry(facts), facts.trouble
-        if trouble is not None and trouble.reason in (c.STORAGE_UNAVAILABLE, c.STORAGE_WRITE_FAILED):
-            listed = self._index.listed(entry.name)
-            if listed is None or listed.uid != entry.uid:
-                return
-            entry = msgspec.structs.replace(
-                entry, generation=listed.generation, fingerprint=listed.fingerprint, expires=listed.expires
-            )
-        await self._index.publish(entry)
-
-    async def _report(self, facts: Facts) -> Account:
-        """Status, once, and only what differs; Events for what a person would want to know of it."""
-        account, session = facts.account, facts.session
-        url = None
-        if session is not None and facts.session_is_open and account.spec.provider in self._endpoints:
-            url = self._endpoints[account.spec.provider].authorization_url(session)
-        desired = render_status(facts, url)
-        current = {name: value for name, value in account.status.items() if name in OWNED}
-        patch = merge_patch(current, desired)
-        if not patch:
-            return account
-        written = await self._cluster.patch_status(account, patch)
-        for happening in happenings(account.conditions, desired["conditions"]):
-            log.info("%s: %s: %s", account.name, happening.reason, happening.message)
-            try:
-                await self._cluster.post_event(account, happening.kind, happening.reason, happening.message, facts.now)
-            except httpx2.HTTPError as error:
-                log.warning("%s: Event %s was not posted: %s", account.name, happening.reason, type(error).__name__)
-        return written
+    async def _prune_reports(self, facts: Facts) -> Account:
+        """Remove reports that say nothing any more, so that those of replicas which are gone do not pile up."""
+        if not (stale := policies.stale_reports(facts)):
+            return facts.account
+        log.debug("%s: removing old reports of %s", facts.account.name, ", ".join(stale))
+        return await self._cluster.remove_reports(facts.account, stale)

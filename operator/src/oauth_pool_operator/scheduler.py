@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from .accounts import rfc3339
 from .errors import ClusterUnavailable
-from .policies import NEVER
+from .facts import NEVER
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,11 @@ class Scheduler:
         *,
         clock: Callable[[], datetime],
         name_of: Callable[[str], str] = str,
+        may_start: Callable[[], bool] = lambda: True,
     ) -> None:
         self._reconcile = reconcile
         self._clock = clock
+        self._may_start = may_start  # while it says no, what is due waits; `look` after it has changed its mind
         self._name_of = name_of  # for log lines
         self._entries: dict[str, _Entry] = {}
         self._heap: list[tuple[datetime, str]] = []
@@ -57,14 +59,31 @@ class Scheduler:
         """Reconcile the account as soon as possible."""
         self._set_due(uid, self._entries.setdefault(uid, _Entry()), self._clock())
 
+    def look(self) -> None:
+        """Look at once whether something is due."""
+        self._changed.set()
+
+    def number_due(self) -> int:
+        """How many accounts are due and wait; may be called from any thread."""
+        now = self._clock()
+        return sum(entry.due is not None and entry.due <= now for entry in list(self._entries.values()))
+
+    def number_running(self) -> int:
+        return len(self._running)
+
+    def beat(self) -> None:
+        """The loop turns, says whoever calls this."""
+        self.last_turn = time.monotonic()
+
     async def run(self) -> None:
         """Start what is due, until cancelled."""
         while True:
-            self.last_turn = time.monotonic()
+            self.beat()
             self._changed.clear()
-            self._start_due()
             timeout = LONGEST_SLEEP
-            if self._heap:
+            if self._may_start():
+                self._start_due()
+            if self._heap and self._may_start():
                 timeout = min(timeout, max(0.0, (self._heap[0][0] - self._clock()).total_seconds()))
             try:
                 async with asyncio.timeout(timeout):

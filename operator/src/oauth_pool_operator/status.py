@@ -8,8 +8,10 @@ from typing import Any
 from . import conditions as c
 from . import policies
 from .accounts import Window, rfc3339
-from .policies import Facts
-from .store import fingerprint
+from .cooldowns import latest_windows
+from .documents import LoginSession, fingerprint
+from .facts import Facts
+from .login_policy import login_required
 
 # What the operator owns below `status`. `reports` is the proxies'.
 OWNED = (
@@ -21,6 +23,7 @@ OWNED = (
     "cooldown",
     "columns",
     "lastHandledLoginRequest",
+    "lastHandledClearRequest",
     "conditions",
 )
 
@@ -28,7 +31,7 @@ OWNED = (
 def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]:
     """All of the operator's part of status; a member that has nothing to say is left out."""
     account, credential, session, cooldown = facts.account, facts.credential, facts.session, facts.cooldown
-    windows, observed = policies.latest_windows(account)
+    windows, observed = latest_windows(account, facts.now)
     status: dict[str, Any] = {"observedGeneration": account.generation, "conditions": render_conditions(facts)}
     if credential is not None:
         if credential.subject:
@@ -36,20 +39,25 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
         status["token"] = {
             "generation": credential.generation,
             "fingerprint": fingerprint(credential.access_token),
-            "refreshTime": rfc3339(credential.obtained),
             "expirationTime": rfc3339(credential.expires),
         }
-        if credential.dead is None:
-            status["token"]["nextRefreshTime"] = rfc3339(policies.next_refresh(credential, account))
-    if session is not None and facts.session_is_open and authorization_url is not None:
+        if facts.damaged is None:
+            status["token"]["refreshTime"] = rfc3339(credential.obtained)
+            if credential.dead is None:
+                status["token"]["nextRefreshTime"] = rfc3339(policies.next_refresh(credential, account))
+    elif lost := policies.next_generation(facts) - 1:
+        status["token"] = {"generation": lost}  # the next token must not have the number of one that was
+    if session is not None and facts.session_is_open and (where := _where_to_log_in(session, authorization_url)):
         status["login"] = {
-            "authorizationURL": authorization_url,
+            **where,
             "sessionID": session.session_id,
             "startTime": rfc3339(session.start),
             "expirationTime": rfc3339(session.expires),
         }
     if session is not None and session.request:
         status["lastHandledLoginRequest"] = session.request
+    if cleared := facts.cleared or account.status.get("lastHandledClearRequest"):
+        status["lastHandledClearRequest"] = cleared
     if observed is not None:
         status["quota"] = {"windows": [_window(window) for window in windows], "observedTime": rfc3339(observed)}
     if cooldown is not None:
@@ -57,6 +65,17 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
     if columns := render_columns(facts, windows):
         status["columns"] = columns
     return status
+
+
+def _where_to_log_in(session: LoginSession, authorization_url: str | None) -> dict[str, str]:
+    if session.user_code:
+        complete = session.verification_uri_complete
+        return {
+            "userCode": session.user_code,
+            "verificationURI": session.verification_uri,
+            **({"verificationURIComplete": complete} if complete is not None else {}),
+        }
+    return {"authorizationURL": authorization_url} if authorization_url is not None else {}
 
 
 def render_conditions(facts: Facts) -> list[dict[str, Any]]:
@@ -68,15 +87,15 @@ def render_conditions(facts: Facts) -> list[dict[str, Any]]:
     ready = policies.readiness(facts)
     conditions = [
         condition(c.READY, ready.is_ready, ready.reason, ready.message),
-        condition(c.LOGIN_REQUIRED, *policies.login_required(facts)),
+        condition(c.LOGIN_REQUIRED, *login_required(facts)),
     ]
     if (cooldown := facts.cooldown) is not None:
         conditions.append(condition(c.QUOTA_AVAILABLE, False, cooldown.reason, f"until {rfc3339(cooldown.until)}"))
     else:
         conditions.append(condition(c.QUOTA_AVAILABLE, True, c.AVAILABLE, ""))
-    if facts.trouble is not None:
-        kind = c.STALLED if facts.trouble.is_stalled else c.RECONCILING
-        conditions.append(condition(kind, True, facts.trouble.reason, facts.trouble.message))
+    if (trouble := facts.trouble or facts.login_trouble) is not None:
+        kind = c.STALLED if trouble.is_stalled else c.RECONCILING
+        conditions.append(condition(kind, True, trouble.reason, trouble.message))
     elif ready.reason == c.REFRESHING:
         conditions.append(condition(c.RECONCILING, True, c.EXCHANGING, ready.message))
     return conditions
@@ -125,14 +144,20 @@ def happenings(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Ite
     """What a person would want to know of the change from one list of conditions to the next; nothing for routine."""
     login, ready, stalled = (c.find(after, kind) for kind in (c.LOGIN_REQUIRED, c.READY, c.STALLED))
     was_ready, was_login = c.reason_of(before, c.READY), c.reason_of(before, c.LOGIN_REQUIRED)
-    if login is not None and login["status"] == "True" and login["reason"] != was_login:
-        name = {c.AWAITING_CODE: "LoginOpened"}.get(login["reason"], login["reason"])
-        kind = "Normal" if login["reason"] == c.AWAITING_CODE else "Warning"
+    if login is not None and login["reason"] not in (c.NOT_REQUIRED, was_login):
+        is_opened = login["reason"] in (c.AWAITING_CODE, c.AWAITING_APPROVAL)
+        name, kind = ("LoginOpened", "Normal") if is_opened else (login["reason"], "Warning")
         yield Happening(kind, name, login["message"])
     if ready is not None and ready["reason"] != was_ready:
         yield from _readiness_changed(was_ready, ready)
+    elif ready is not None and ready["reason"] == c.AVAILABLE and _is_failing(before) and not _is_failing(after):
+        yield Happening("Normal", "RefreshSucceeded", ready["message"])
     if stalled is not None and stalled["reason"] != c.reason_of(before, c.STALLED):
         yield Happening("Warning", stalled["reason"], stalled["message"])
+
+
+def _is_failing(conditions: list[dict[str, Any]]) -> bool:
+    return any(c.find(conditions, kind) is not None for kind in (c.RECONCILING, c.STALLED))
 
 
 def _readiness_changed(before: str | None, ready: dict[str, Any]) -> Iterator[Happening]:

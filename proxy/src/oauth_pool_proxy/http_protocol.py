@@ -20,12 +20,18 @@ from oauth_pool_proxy.request import new_request_id
 from oauth_pool_proxy.transport_client import TransportClient
 
 EXTENSION = "oauth_pool_proxy"
+MOST_HEAD_BYTES = 64 * 1024
+"""Of a head, of trailers, of what is between two requests: with so much that is not part of a body, a connection is ended."""
+MOST_PIPELINED = 64
+"""Requests of one connection that wait for the answers before theirs. Hardly a client sends a second one."""
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
 class HttpProtocol(HttpToolsProtocol):
     offers_transport = True
     _is_declining = False
+    _bytes_beside_bodies = 0
+    """Since the last piece of a body, or the end of a head or of a request."""
     _unfinished: list[TransportClient]
     """Requests without a complete answer: the first is being answered, the last is being received."""
 
@@ -45,11 +51,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._unfinished[0].resume()
 
     def data_received(self, data: bytes) -> None:
+        self._bytes_beside_bodies += len(data)
         try:
             while data:
                 data = self._feed(data)
         except httptools.HttpParserError:
             self.send_400_response("The request is not valid HTTP")
+            return
+        if self._bytes_beside_bodies > MOST_HEAD_BYTES:
+            self.send_400_response(f"The head of the request is longer than {MOST_HEAD_BYTES} bytes")
 
     def _feed(self, data: bytes) -> bytes:
         """Parse. What is left over belongs to a request whose offer of an upgrade is declined."""
@@ -69,15 +79,22 @@ class HttpProtocol(HttpToolsProtocol):
             if name == b"transfer-encoding" and value.lower() != b"chunked":
                 # Another coding would have to be undone (RFC 9112 7), and the body would not be the client's any more.
                 raise httptools.HttpParserError("unknown transfer coding")
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise httptools.HttpParserError("too many requests at once")
         super().on_headers_complete()
+        self._bytes_beside_bodies = 0
+        self.headers = []  # what comes from now on are trailers, which end at this hop (RFC 9110 6.5.1)
         client = None
         if self.offers_transport:
             client = TransportClient(self.transport, self.flow, self.cycle)
             self._unfinished.append(client)
+            if self.pipeline:  # the connection is not read from until the first answer is complete
+                self._unfinished[0].look_out()
         # The application's task has been made but has not run, so it will see this.
         self.scope["extensions"] = {EXTENSION: {"target": self.url, "client": client}}
 
     def on_body(self, body: bytes) -> None:
+        self._bytes_beside_bodies = 0
         if not self.offers_transport:
             super().on_body(body)
         elif self._unfinished:
@@ -86,6 +103,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._is_declining:
             return
+        self._bytes_beside_bodies = 0
         super().on_message_complete()
         if self._unfinished:
             self._unfinished[-1].body_complete()
@@ -111,7 +129,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """The API's error envelope, which official clients parse, and the end of the connection (RFC 9112 6.3)."""
-        if not (self.cycle and self.cycle.response_started and not self.cycle.response_complete):
+        # Not in the middle of an answer, nor in place of one that others wait for.
+        is_answering = self.cycle and self.cycle.response_started and not self.cycle.response_complete
+        if not is_answering and not self.pipeline:
             request_id = new_request_id()
             body = error_body(InvalidRequest.type, msg, request_id)
             if callable(refused := getattr(self.app, "refused", None)):

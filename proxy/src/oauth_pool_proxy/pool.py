@@ -318,7 +318,8 @@ class Pool:
         if self._changed:
             changed, self._changed = self._changed, {}
             for account in changed:
-                self._sort_in(account, now)
+                if self._by_uid.get(account.uid) is account:  # else it is gone, and only its last requests are not
+                    self._sort_in(account, now)
 
     def _sort_in(self, account: Account, now: float) -> None:
         if account.state(now) is State.AVAILABLE and not account.is_busy:

@@ -125,10 +125,11 @@ class StatusReporter:
 
     async def flush(self, timeout: float) -> None:
         """Send what waits, as long as that; the process is about to end."""
-        with suppress(TimeoutError, KubeApiError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self._waiting:
-                    await self._send(self._waiting.pop(next(iter(self._waiting))))
+                    with suppress(KubeApiError):  # one that is refused is not in the way of the others
+                        await self._send(self._waiting.pop(next(iter(self._waiting))))
 
     async def run(self) -> None:
         """Send what waits, for ever."""
@@ -140,6 +141,9 @@ class StatusReporter:
                 try:
                     await self._send(apply)
                     self._backoff.reset()
+                except asyncio.CancelledError:
+                    self._waiting.setdefault(apply.uid, apply)  # for `flush`: nobody knows whether it has arrived
+                    raise
                 except KubeApiError as error:
                     if self._is_final(apply, error):
                         continue

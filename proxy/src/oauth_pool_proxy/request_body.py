@@ -12,6 +12,9 @@ from hashlib import blake2b
 
 import msgspec
 
+MOST_NAME_CHARACTERS = 200
+"""Of a model. It is kept and logged, so it must not be of any length; no model has a longer one."""
+
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _string = msgspec.json.Decoder(str)
@@ -30,7 +33,8 @@ class Description:
     __slots__ = ("_messages", "_opening", "_system", "is_stream", "model", "user_id")
 
     def __init__(self, members: dict[str, msgspec.Raw]) -> None:
-        self.model = _text(members.get("model"))
+        model = _text(members.get("model"))
+        self.model = model if model is None or len(model) <= MOST_NAME_CHARACTERS else None
         self.is_stream = _is_literal(members.get("stream"), b"true")
         self.user_id = _user_id(members.get("metadata"))
         """`metadata.user_id` as it is written, of whatever type. None if it is null or an empty string."""

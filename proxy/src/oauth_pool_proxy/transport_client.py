@@ -50,7 +50,7 @@ class TransportClient(Client):
         self._transport, self._flow, self._cycle = transport, flow, cycle
         self._parts: list[bytes] = []
         self._size = 0
-        self._is_complete = self._is_wanted = self._is_gone = False
+        self._is_complete = self._is_wanted = self._is_gone = self._is_looking = False
         self._waiter: asyncio.Future[None] | None = None
         self._watched: asyncio.Task[object] | None = None
         self._framing = _Framing.NO_BODY
@@ -101,7 +101,7 @@ class TransportClient(Client):
         self._size += len(part)
         if self._size > READ_AHEAD and not self._is_wanted:
             self._flow.pause_reading()
-            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+            self.look_out()
         self._wake()
 
     def body_complete(self) -> None:
@@ -131,8 +131,14 @@ class TransportClient(Client):
         if self._watched:
             self._watched.cancel()
 
+    def look_out(self) -> None:
+        """A connection that is not read from does not say that the client has left: ask the kernel, as long as it lasts."""
+        if not self._is_looking:
+            self._is_looking = True
+            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
     def _look(self) -> None:
-        """A connection that is not read from does not say that the client has left: ask the kernel."""
+        self._is_looking = False
         if self._is_gone or not self._flow.read_paused or self._transport.is_closing():
             return
         poll = select.poll()
@@ -141,7 +147,7 @@ class TransportClient(Client):
             self.lost()
             self._transport.abort()
         else:
-            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+            self.look_out()
 
     def _wake(self) -> None:
         if self._waiter and not self._waiter.done():
@@ -211,11 +217,14 @@ class TransportClient(Client):
     def _frame(self, pieces: list[bytes], data: bytes) -> None:
         if self._framing is _Framing.CHUNKED:
             pieces += (b"%x\r\n" % len(data), data, b"\r\n")
-        else:
+        elif self._framing is not _Framing.NO_BODY:  # an error of our own has a text, which a HEAD must not get
             pieces.append(data)
 
     def _head(self, status: int, headers: Headers) -> list[bytes]:
         cycle = self._cycle
+        if cycle.waiting_for_100_continue and not self._is_complete:
+            # Told not to send its body, or to send it after all, the client decides: what comes next cannot be known.
+            cycle.keep_alive = False
         cycle.response_started, cycle.waiting_for_100_continue = True, False
         self._framing = self._framing_of(status, headers)
         pieces = [STATUS_LINE[status]]

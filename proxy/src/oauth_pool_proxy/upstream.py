@@ -103,8 +103,15 @@ class Upstream:
     async def _connect(self) -> Connection:
         if self._tls is None:
             return await self._connect_in_time()
-        async with self._handshakes:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._handshakes.acquire()
+        except TimeoutError:
+            raise UpstreamTimeout(f"The upstream made no new connection within {self._timeout:g} s") from None
+        try:
             return await self._connect_in_time()
+        finally:
+            self._handshakes.release()
 
     async def _connect_in_time(self) -> Connection:
         try:

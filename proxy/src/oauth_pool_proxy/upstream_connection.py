@@ -218,7 +218,7 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._headers: Headers = []
         self._head: Answer | None = None
-        self._incomplete_bytes = 0
+        self._bytes_beside_body = 0
         self._head_is_complete = False
         self._has_answered = False
         self._ends_at_close = False
@@ -281,6 +281,7 @@ class Connection(asyncio.Protocol):
             return
         self._last_byte = self._owner.clock()
         self._has_answered = True
+        self._bytes_beside_body += len(data)
         try:
             self._parser.feed_data(data)  # type: ignore[union-attr]  # there is one since `_begin`
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -289,10 +290,8 @@ class Connection(asyncio.Protocol):
         self._hand_over()
         if self._head_is_complete:
             self._headers.clear()
-            return
-        self._incomplete_bytes += len(data)
-        if self._incomplete_bytes > MOST_HEAD_BYTES:
-            self._is_not_http(_NotHttp("its head is too long"))
+        if self._bytes_beside_body > MOST_HEAD_BYTES:
+            self._is_not_http(_NotHttp("its head, or what follows its body, is too long"))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_open = False
@@ -361,6 +360,7 @@ class Connection(asyncio.Protocol):
         return True, False
 
     def on_body(self, body: bytes) -> None:
+        self._bytes_beside_body = 0
         if self.is_complete:
             self._can_be_kept = False  # a body where none may be
             return

@@ -25,12 +25,13 @@ class Processes:
             start_new_session=True,
         )
 
-    def start(self, name: str, *command: str | Path, environment: dict[str, str] | None = None) -> None:
-        """Start a process; its output goes to `log_file(name)`."""
+    def start(self, name: str, *command: str | Path, environment: dict[str, str] | None = None) -> int:
+        """Start a process, and return its id; its output goes to `log_file(name)`."""
         if self.is_running(name):
             raise ControlPlaneError(f"{name} is running already")
         arguments = {"command": [str(part) for part in command], "environment": environment or {}}
-        self._order("start", name, log=str(self.log_file(name)), **arguments)
+        pid: int = self._order("start", name, log=str(self.log_file(name)), **arguments)
+        return pid
 
     def stop(self, name: str, seconds: float) -> int | None:
         """End a process, and return its exit code when it is gone: ask and wait for `seconds`, then kill.

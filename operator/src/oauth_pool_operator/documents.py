@@ -1,0 +1,111 @@
+"""What stands in the files of the two volumes, and in nothing else: no document's `repr` shows a secret."""
+
+import hashlib
+from datetime import datetime
+
+import msgspec
+
+
+def fingerprint(secret: str) -> str:
+    """The first 16 hex digits of the SHA-256: enough to tell two tokens apart, nothing to use one with."""
+    return hashlib.sha256(secret.encode()).hexdigest()[:16]
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """What the operator holds of one account. Lost, only a new login brings it back."""
+
+    generation: int
+    access_token: str
+    expires: datetime
+    obtained: datetime
+    refresh_token: str | None = None
+    previous_refresh_token: str | None = None
+    subject: str | None = None
+    # SHA-256 of the code that the grant came from: it must not be sent again (RFC 6749 4.1.2)
+    code_digest: str | None = None
+    # fingerprint of the spec.workloadIdentity that the token was exchanged for: with another, it is another's token
+    workload: str | None = None
+    # why the grant is dead (GrantRevoked, RefreshOutcomeUnknown), for as long as no new login replaces it
+    dead: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Credential generation {self.generation}>"
+
+
+class Journal(msgspec.Struct, frozen=True):
+    """A refresh that was begun; found at the start of another, its outcome is unknown."""
+
+    started: datetime
+    generation: int
+    refresh_token_fingerprint: str
+
+
+class LoginSession(msgspec.Struct, frozen=True):
+    """One attempt of a person to log in. `state`, `verifier` and `device_code` are empty once it is over."""
+
+    session_id: str
+    start: datetime
+    expires: datetime
+    state: str = ""
+    verifier: str = ""
+    request: str = ""
+    # a code that was pasted and not yet exchanged; it is here, and no longer on the object
+    code: str | None = None
+    # SHA-256 of the last pasted text, to know it again when an old event shows it once more
+    handled_code: str = ""
+    # why the last code led to nothing: a reason, and what a person reads
+    problem: str | None = None
+    problem_message: str = ""
+    # grant DeviceCode (RFC 8628 3.2): only the first of these is a secret
+    device_code: str = ""
+    user_code: str = ""
+    verification_uri: str = ""
+    verification_uri_complete: str | None = None
+    poll_seconds: float = 0
+
+    def __repr__(self) -> str:
+        return f"<LoginSession {self.session_id}>"
+
+    @property
+    def is_over(self) -> bool:
+        return not self.state and not self.device_code
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Whose credential a folder holds, for whoever finds it without its object."""
+
+    name: str
+    namespace: str
+    provider: str
+    grant: str
+
+
+class Retained(Owner, frozen=True):
+    """Whose credential a folder holds whose account was deleted with `deletionPolicy: Retain`, and since when."""
+
+    since: datetime
+
+
+class Import(msgspec.Struct, frozen=True):
+    """A credential that a person hands over. It waits here for the running operator, which alone writes credentials."""
+
+    request: str  # tells this import from another
+    refresh_token: str
+    access_token: str
+    expires: datetime
+    subject: str | None = None
+    retained_uid: str | None = None  # of the deleted account that it is from
+
+    def __repr__(self) -> str:
+        return f"<Import {self.request}>"
+
+
+class AccessFile(msgspec.Struct, frozen=True):
+    """What proxies read."""
+
+    generation: int
+    access_token: str
+    expires: str
+
+    def __repr__(self) -> str:
+        return f"<AccessFile generation {self.generation}>"

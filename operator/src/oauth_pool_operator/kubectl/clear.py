@@ -1,0 +1,67 @@
+"""`clear`: ends the cooldown of accounts before its time, and waits until the operator has done so."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from oauth_pool_operator import conditions as c
+from oauth_pool_operator.accounts import GROUP, rfc3339
+
+from .account import AccountView
+from .errors import TimedOut, UsageError
+from .options import Commands, add_command, add_names_or_all, add_timeout, session
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
+
+CLEAR_ANNOTATION = f"{GROUP}/cooldown-cleared"
+
+EXAMPLE = """\
+  kubectl oauthaccount clear claude-1
+  kubectl oauthaccount clear --all"""
+
+
+def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = add_command(commands, "clear", "end the cooldown of accounts before its time", EXAMPLE, run)
+    add_names_or_all(parser, "every account that is cooling down")
+    add_timeout(parser, "15s", "how long to wait for the operator")
+
+
+def run(options: argparse.Namespace) -> int:
+    if bool(options.names) == options.all:
+        raise UsageError("name accounts, or give --all")
+    with session(options) as (cluster, terminal):
+        if options.all:
+            accounts = [account for account in cluster.accounts() if is_cooling_down(account)]
+        else:
+            accounts = [cluster.account(name) for name in options.names]
+        if not accounts:
+            terminal.show("no account is cooling down")
+        request = f"{rfc3339(datetime.now(UTC))}-{secrets.token_hex(4)}"
+        for account in accounts:
+            cluster.annotate(account.name, CLEAR_ANNOTATION, request)
+        deadline = time.monotonic() + options.timeout
+        with terminal.waiting("the operator"):
+            cleared = [_answered(cluster, account.name, request, deadline) for account in accounts]
+        for before, after in zip(accounts, cleared, strict=True):
+            what = "cooldown ended" if is_cooling_down(before) else "was not cooling down"
+            terminal.show(f"{after.name}: {what}; it is {after.status_word}")
+    return 0
+
+
+def is_cooling_down(account: AccountView) -> bool:
+    return account.cooldown_until is not None or account.status_word == c.COOLING_DOWN
+
+
+def _answered(cluster: Cluster, name: str, request: str, deadline: float) -> AccountView:
+    for account in cluster.follow(name, max(0.0, deadline - time.monotonic())):
+        if account.status.get("lastHandledClearRequest") == request:
+            return account
+    from .operator_pod import why_silent
+
+    raise TimedOut(f"the operator did not answer for {name}: {why_silent(cluster)}")

@@ -1,0 +1,93 @@
+"""What others hear of an account: access file and pool index for proxies, status and Events for people.
+
+Each is written only when it differs from what is there. What a proxy is sent to is there before it is sent.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import httpx2
+import msgspec
+
+from . import conditions as c
+from . import metrics
+from .accounts import Account, rfc3339
+from .cluster import Cluster
+from .documents import AccessFile
+from .errors import StoreFailed
+from .facts import Facts
+from .grants import TokenEndpoint
+from .index_entry import render_entry
+from .memory import Memory
+from .pool_index import IndexPublisher
+from .status import OWNED, happenings, merge_patch, render_status
+from .store import Store, in_thread
+
+log = logging.getLogger(__name__)
+
+
+class Publication:
+    """Writes it, for any account."""
+
+    def __init__(
+        self, *, store: Store, endpoints: Mapping[str, TokenEndpoint], index: IndexPublisher, cluster: Cluster
+    ) -> None:
+        self._store = store
+        self._endpoints = endpoints
+        self._index = index
+        self._cluster = cluster
+
+    async def write_access_file(self, facts: Facts, memory: Memory) -> Facts:
+        """The access token for the proxies, and none of an account that has none that works."""
+        account, credential = facts.account, facts.credential
+        if facts.storage_is_unavailable:
+            return facts
+        try:
+            if credential is None or credential.dead is not None:
+                await in_thread(self._store.remove_access, account.uid)
+                return facts
+            wanted = AccessFile(credential.generation, credential.access_token, rfc3339(credential.expires))
+            if await in_thread(self._store.access, account.uid) != wanted:
+                await in_thread(self._store.save_access, account.uid, wanted)
+            metrics.TOKEN_EXPIRES.labels(account.name).set(credential.expires.timestamp())
+            return facts
+        except StoreFailed as error:
+            trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
+            log.error("%s: %s", account.name, trouble.message)
+            return replace(facts, trouble=trouble)
+
+    async def update_index(self, facts: Facts) -> None:
+        """The index sends proxies to the access file, so a new token is named only when that could be written."""
+        entry = render_entry(facts)
+        if facts.storage_fails:
+            listed = self._index.listed(entry.name)
+            if listed is None or listed.uid != entry.uid:
+                return
+            entry = msgspec.structs.replace(
+                entry, generation=listed.generation, fingerprint=listed.fingerprint, expires=listed.expires
+            )
+        await self._index.publish(entry)
+
+    async def report(self, facts: Facts) -> Account:
+        """Status, once, and only what differs; Events for what a person would want to know of it."""
+        account = facts.account
+        desired = render_status(facts, self._authorization_url(facts))
+        current = {name: value for name, value in account.status.items() if name in OWNED}
+        patch = merge_patch(current, desired)
+        if not patch:
+            return account
+        written = await self._cluster.patch_status(account, patch)
+        for happening in happenings(account.conditions, desired["conditions"]):
+            log.info("%s: %s: %s", account.name, happening.reason, happening.message)
+            try:
+                await self._cluster.post_event(account, happening.kind, happening.reason, happening.message, facts.now)
+            except httpx2.HTTPError as error:
+                log.warning("%s: Event %s was not posted: %s", account.name, happening.reason, type(error).__name__)
+        return written
+
+    def _authorization_url(self, facts: Facts) -> str | None:
+        session, endpoint = facts.session, self._endpoints.get(facts.account.spec.provider)
+        if session is None or not session.state or not facts.session_is_open or endpoint is None:
+            return None
+        return endpoint.authorization_url(session)

@@ -1,0 +1,137 @@
+"""What the operator writes into a real API server, read by the proxy's own reader with no more than the proxy's Role."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from oauth_pool_operator.cluster import Cluster
+from oauth_pool_operator.index_entry import Entry, render_entry
+from oauth_pool_operator.pool_index import MOST_SHARDS, ROOM_TO_GROW, IndexPublisher
+from oauth_pool_proxy.config import KubernetesConfig
+from oauth_pool_proxy.index_watcher import Backoff, ConfigMapIndex
+from oauth_pool_proxy.kube_api import KubeApi, KubeApiError
+from oauth_pool_proxy.pool_index import PoolIndexReader
+from tests.support.builders import account, credential, facts
+from tests.support.control_plane import ControlPlane
+from tests.support.stack import Stack
+
+NAMES = [f"account-{number}" for number in range(MOST_SHARDS)]
+
+
+def entry(name: str) -> Entry:
+    return render_entry(facts(account(name=name, uid=f"uid-of-{name}"), credential=credential()))
+
+
+ROOM_FOR_ONE = len(NAMES[0]) + len(msgspec.json.encode(entry(NAMES[0]))) + ROOM_TO_GROW
+
+
+class Reader:
+    """A proxy's, and what it last handed on."""
+
+    def __init__(self, api: KubeApi) -> None:
+        self.seen: Mapping[str, str] = {}
+        self._news = asyncio.Event()
+        self.index = ConfigMapIndex(api, "oauth-pool", self._take, lambda: Backoff(0.01, 0.1))
+
+    def _take(self, found: Mapping[str, str]) -> None:
+        self.seen = found
+        self._news.set()
+
+    async def sees(self, names: list[str]) -> None:
+        """Returns when these accounts, and no others, are in the pool that it makes of them."""
+        async with asyncio.timeout(20):
+            while sorted(one.name for one in PoolIndexReader("anthropic").read(self.seen)) != names:
+                self._news.clear()
+                await self._news.wait()
+
+
+@pytest.fixture
+def stack(control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    """No process: only the namespace, with its Roles."""
+    stack = Stack(control_plane, tmp_path)
+    stack.prepare_cluster()
+    stack.close()
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig_for(stack.namespace, "oauth-pool-operator")))
+    return stack
+
+
+@asynccontextmanager
+async def operator(stack: Stack) -> AsyncIterator[IndexPublisher]:
+    """Its publisher, whose ConfigMaps are full with one account."""
+    cluster = Cluster(stack.namespace, "oauth-pool")
+    index = IndexPublisher(cluster, shard_bytes=ROOM_FOR_ONE)
+    await index.load(set(NAMES))
+    task = asyncio.create_task(index.run())
+    try:
+        yield index
+    finally:
+        await ended(task)
+        await cluster.close()
+
+
+def proxy_api(stack: Stack, folder: Path) -> KubeApi:
+    token = folder / "token"
+    token.write_text(stack.control_plane.service_account_token(stack.namespace, "oauth-pool-proxy"))
+    plane = stack.control_plane
+    return KubeApi(KubernetesConfig(plane.server, stack.namespace, ca_file=plane.ca_file, token_file=token))
+
+
+@asynccontextmanager
+async def proxy(stack: Stack, folder: Path) -> AsyncIterator[Reader]:
+    api = proxy_api(stack, folder)
+    reader = Reader(api)
+    task = asyncio.create_task(reader.index.run())
+    try:
+        yield reader
+    finally:
+        await ended(task)
+        await api.close()
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_a_proxy_follows_the_index_into_every_config_map_that_it_grows_into(stack: Stack, tmp_path: Path) -> None:
+    async with proxy(stack, tmp_path) as early, operator(stack) as index:
+        for number, name in enumerate(NAMES, 1):
+            await index.publish(entry(name))
+            await early.sees(NAMES[:number])
+        async with proxy(stack, tmp_path) as late:  # started when all of them are there
+            await late.sees(NAMES)
+        await index.withdraw(account(name=NAMES[-1], uid=f"uid-of-{NAMES[-1]}"))
+        await early.sees(NAMES[:-1])
+
+
+async def test_a_proxy_that_starts_after_somebody_removed_the_announcement_hears_of_all_of_them(
+    stack: Stack, tmp_path: Path
+) -> None:
+    async with operator(stack) as index:
+        for name in NAMES[:3]:
+            await index.publish(entry(name))
+        stack.kubectl("annotate", "configmap", "oauth-pool", "oauthpool.dev/shards-")
+        async with proxy(stack, tmp_path) as reader:
+            await reader.sees(NAMES[:1])
+            await index.repair()
+            await reader.sees(NAMES[:3])
+        stack.kubectl("delete", "configmap", "oauth-pool")
+        await index.repair()
+        async with proxy(stack, tmp_path) as reader:
+            await reader.sees(NAMES[:3])
+
+
+async def test_a_proxy_may_not_list_what_is_not_its_own(stack: Stack, tmp_path: Path) -> None:
+    path = f"/api/v1/namespaces/{stack.namespace}/configmaps"
+    api = proxy_api(stack, tmp_path)
+    for params in ({}, {"labelSelector": "oauthpool.dev/index=1"}, {"fieldSelector": "metadata.name=kube-root-ca.crt"}):
+        with pytest.raises(KubeApiError) as caught:
+            async with api.request("GET", path, params):
+                pass
+        assert caught.value.status == 403
+    await api.close()

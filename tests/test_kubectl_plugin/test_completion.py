@@ -1,0 +1,75 @@
+"""Completion, as the shells see it: through kubectl itself, and through the script for bash."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oauth_pool_operator.kubectl.cli import build_parser
+from oauth_pool_operator.kubectl.completion import FILES, NO_FILES, suggest
+from tests.test_kubectl_plugin.conftest import Objects, Plugin, condition
+
+BIN = Path(sys.executable).parent
+
+
+def words_of(plugin: Plugin, *words: str) -> list[str]:
+    found, _ = suggest(build_parser(), ["--kubeconfig", str(plugin.kubeconfig), "-n", plugin.namespace, *words])
+    return [one.partition("\t")[0] for one in found]
+
+
+@pytest.fixture
+def environment(plugin: Plugin) -> dict[str, str]:
+    return os.environ | {"KUBECONFIG": str(plugin.kubeconfig), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_kubectl_completes_the_names_of_accounts(objects: Objects, plugin: Plugin, environment: dict[str, str]) -> None:
+    objects.create("alice", {"conditions": [condition("Ready", "False", "LoginRequired")]})
+    objects.create("bob")
+    kubectl = str(objects.plane.kubectl_path)
+    command = [kubectl, "__complete", "oauthaccount", "-n", plugin.namespace, "login", "a"]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert printed.stdout == "alice\tLoginRequired\n:4\n"
+
+
+def test_bash_completes_with_the_script(objects: Objects, plugin: Plugin, environment: dict[str, str]) -> None:
+    objects.create("alice")
+    script = (
+        f"source <({BIN}/kubectl-oauthaccount completion bash)\n"
+        f"COMP_WORDS=(kubectl-oauthaccount -n {plugin.namespace} describe al) COMP_CWORD=4\n"
+        "_kubectl_oauthaccount 2>/dev/null\n"  # compopt complains outside of a real completion
+        'printf "%s\\n" "${COMPREPLY[@]}"\n'
+        "complete -p kubectl-oauthaccount\n"
+    )
+    printed = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert printed.stdout.splitlines() == [
+        "alice",
+        "complete -o default -F _kubectl_oauthaccount kubectl-oauthaccount",
+    ]
+
+
+def test_commands_options_and_values_are_suggested(objects: Objects, plugin: Plugin) -> None:
+    for name in ("alice", "bob"):
+        objects.create(name)
+    assert words_of(plugin, "s") == ["suspend"]
+    assert words_of(plugin, "login", "--no") == ["--no-browser"]
+    assert words_of(plugin, "top", "--once", "-o", "") == ["json"]
+    assert words_of(plugin, "completion", "") == ["bash", "fish", "zsh"]
+    assert words_of(plugin, "top", "--context", "") == ["control-plane"]
+    # several names, none of them twice; one where there can be only one
+    assert words_of(plugin, "suspend", "bob", "") == ["alice"]
+    assert words_of(plugin, "login", "--timeout", "5m", "") == ["alice", "bob"]
+    assert words_of(plugin, "login", "bob", "") == []
+
+
+def test_files_are_completed_where_a_file_is_wanted() -> None:
+    assert suggest(build_parser(), ["import", "alice", "-f", ""]) == ([], FILES)
+    assert suggest(build_parser(), ["import", "--pod", ""]) == ([], NO_FILES)
+
+
+def test_without_a_cluster_there_is_nothing_to_suggest(tmp_path: Path) -> None:
+    program = str(BIN / "kubectl_complete-oauthaccount")
+    environment = {"KUBECONFIG": str(tmp_path / "none")}
+    printed = subprocess.run([program, "login", ""], env=environment, capture_output=True, text=True, check=True)
+    assert (printed.stdout, printed.stderr) == (":4\n", "")

@@ -1,0 +1,193 @@
+"""`import`: how a credential gets into the operator's pod.
+
+There is no kubelet here. The WebSocket part runs against a server that speaks the exec subprotocol, which runs the
+operator's real command where that matters; what the API server itself answers is from a real one. That the two work
+together, only a cluster can show.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.control_plane import ControlPlane, wait_until
+from tests.support.stack import Stack
+from tests.test_kubectl_plugin.conftest import Objects, Outcome, Plugin
+from tests.test_kubectl_plugin.exec_server import POD, ExecServer, exec_server
+from tests.test_operator.test_handover_on_api_server import document, entry
+
+ECHO = (sys.executable, "-c", "import sys; d = sys.stdin.read(); print(len(d)); print('did it', file=sys.stderr)")
+# every byte, and more than one frame of them
+CREDENTIAL = "".join(map(chr, range(1, 128))) * 1000
+
+
+def run(
+    kubeconfig: Path, capfdbinary: pytest.CaptureFixture[bytes], *arguments: str, stdin: str = CREDENTIAL
+) -> Outcome:
+    from oauth_pool_operator.kubectl.cli import main
+
+    before = sys.stdin
+    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+    try:
+        code = main(["--kubeconfig", str(kubeconfig), "import", *arguments])
+    finally:
+        sys.stdin = before
+    printed = capfdbinary.readouterr()
+    return Outcome(code, printed.out.decode(), printed.err.decode())
+
+
+def test_what_is_piped_in_reaches_the_command_and_its_output_comes_back(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with exec_server(*ECHO) as server:
+        outcome = run(server.kubeconfig(tmp_path), capfdbinary, "claude-1", "--entry", "main", "--replace")
+    assert outcome == Outcome(0, f"{len(CREDENTIAL)}\n", "did it\n")
+    assert server.received.decode() == CREDENTIAL
+    assert server.commands == [["oauth-pool-operator", "import", "claude-1", "--entry", "main", "--replace"]]
+    assert server.containers == ["operator"]
+
+
+def test_a_file_is_read_and_all_of_it_imported(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    (tmp_path / "credentials.json").write_text("{}")
+    with exec_server(*ECHO) as server:
+        outcome = run(server.kubeconfig(tmp_path), capfdbinary, "--all", "-f", str(tmp_path / "credentials.json"))
+    assert outcome.code == 0
+    assert (server.received, server.commands) == (b"{}", [["oauth-pool-operator", "import", "--all"]])
+
+
+def test_the_exit_code_is_the_command_s(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    with exec_server(sys.executable, "-c", "import sys; sys.exit('no entry of that name')") as server:
+        outcome = run(server.kubeconfig(tmp_path), capfdbinary, "claude-1")
+    assert outcome == Outcome(1, "", "no entry of that name\n")
+    with exec_server(sys.executable, "-c", "raise SystemExit(7)") as server:
+        assert run(server.kubeconfig(tmp_path), capfdbinary, "claude-1").code == 7
+
+
+def test_a_server_that_cannot_end_the_input_gets_nothing(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with exec_server(*ECHO, protocols=("v4.channel.k8s.io",)) as server:
+        outcome = run(server.kubeconfig(tmp_path), capfdbinary, "claude-1")
+    assert outcome.code == 1
+    assert f"kubectl -n default exec -i {POD} -c operator -- oauth-pool-operator import claude-1" in outcome.err
+    assert server.received == b""
+
+
+def test_a_connection_that_breaks_off_is_not_taken_for_success(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with exec_server(*ECHO, breaks_off=True) as server:
+        outcome = run(server.kubeconfig(tmp_path), capfdbinary, "claude-1")
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: the connection")
+
+
+@contextmanager
+def operator_pod(stack: Stack) -> Iterator[ExecServer]:
+    """Runs the operator's command as it would run in its pod: beside the operator, with its volumes and its rights."""
+    environment = os.environ | stack.as_operator()
+    with exec_server(*stack.operator_command, passes_arguments=True, environment=environment) as server:
+        yield server
+
+
+def test_a_credential_gets_from_a_file_to_the_account(
+    stack: Stack, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    tokens = stack.simulator.issue_tokens("nina@example.com")
+    stack.apply(stack.account("nina"))
+    with operator_pod(stack) as server:
+        outcome = run(server.kubeconfig(tmp_path), capfdbinary, "nina", stdin=document(main=entry(tokens)).decode())
+    assert (outcome.code, outcome.out.startswith("nina: Available: access token valid until")) == (0, True), outcome
+    assert "nina: handed over; waiting for the operator" in outcome.err
+    assert stack.get("nina")["status"]["token"]["generation"] == 1
+    for secret in (tokens["refresh_token"], tokens["access_token"]):
+        assert secret not in outcome.out + outcome.err + str(server.commands)
+
+
+def test_what_the_operator_does_not_take_is_told_and_is_no_success(
+    stack: Stack, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    stack.apply(stack.account("oscar"))
+    given = document(one={"type": "broken"}, other={"type": "oauth"}).decode()
+    with operator_pod(stack) as server:
+        kubeconfig = server.kubeconfig(tmp_path)
+        assert run(kubeconfig, capfdbinary, "oscar", "--entry", "one", stdin=given).err.endswith(
+            "entry one: its type is not oauth\n"
+        )
+        assert run(kubeconfig, capfdbinary, "--all", "--replace", stdin=given).code == 1
+        assert run(kubeconfig, capfdbinary, "oscar", stdin="not JSON").code == 1
+    assert "token" not in stack.get("oscar")["status"]
+
+
+def pod(plane: ControlPlane, namespace: str, name: str, status: dict[str, Any]) -> None:
+    """A pod of the operator in that state; no kubelet will contradict."""
+    body = {
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "oauth-pool-operator"}},
+        "spec": {"containers": [{"name": "operator", "image": "none"}]},
+    }
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    assert plane.api.post(pods, json=body).is_success
+    headers = {"content-type": "application/merge-patch+json"}
+    answer = plane.api.patch(f"{pods}/{name}/status", json={"status": status}, headers=headers)
+    assert answer.is_success, answer.text
+
+
+def test_the_api_server_s_own_refusal_is_told(control_plane: ControlPlane, objects: Objects, plugin: Plugin) -> None:
+    objects.create("alice")
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    pod(control_plane, plugin.namespace, "operator-of-before", {"phase": "Failed"})
+    pod(control_plane, plugin.namespace, "operator-0", ready)
+    outcome = plugin("import", "alice", stdin="{}")
+    assert outcome.code == 1
+    # the one that is ready was found, and it runs nowhere
+    assert "operator-0 does not have a host assigned" in outcome.err
+
+
+def test_a_pod_that_is_not_there_or_not_ready_is_named(
+    control_plane: ControlPlane, objects: Objects, plugin: Plugin
+) -> None:
+    objects.create("alice")
+    assert "no operator runs in namespace" in plugin("import", "alice", stdin="{}").err
+    waiting = {"name": "operator", "image": "none", "imageID": "", "ready": False, "restartCount": 0}
+    waiting["state"] = {"waiting": {"reason": "ImagePullBackOff"}}
+    pod(control_plane, plugin.namespace, "operator-0", {"phase": "Pending", "containerStatuses": [waiting]})
+    assert "operator-0 is not ready: ImagePullBackOff" in plugin("import", "alice", stdin="{}").err
+    assert 'pods "other" not found' in plugin("import", "alice", "--pod", "other", stdin="{}").err
+
+
+def test_who_may_not_exec_is_told_so(control_plane: ControlPlane, objects: Objects, plugin: Plugin) -> None:
+    objects.create("alice")
+    for kind, name, more in (
+        ("role", "reader", ("--verb=get", "--resource=oauthaccounts.oauthpool.dev")),
+        ("rolebinding", "reader", ("--role=reader", f"--serviceaccount={plugin.namespace}:default")),
+    ):
+        control_plane.kubectl("-n", plugin.namespace, "create", kind, name, *more)
+    plugin.kubeconfig = control_plane.kubeconfig_for(plugin.namespace, "default")
+    wait_until(lambda: "pods/exec" in plugin("import", "alice", "--pod", "operator-0", stdin="{}").err, "the Role")
+    outcome = plugin("import", "alice", "--pod", "operator-0", stdin="{}")
+    assert outcome.err == (
+        f"error: you may not create pods/exec in namespace {plugin.namespace}: ask for a Role with that verb\n"
+    )
+    assert "you may not list pods in" in plugin("import", "alice", stdin="{}").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "problem"),
+    [
+        pytest.param((), "{}", "name one account, or give --all", id="neither"),
+        pytest.param(("alice", "--all"), "{}", "name one account, or give --all", id="both"),
+        pytest.param(("--all", "--entry", "x"), "{}", "--entry is for one account", id="entry of all"),
+        pytest.param(("alice",), " \n", "is empty", id="nothing given"),
+        pytest.param(("alice",), "x" * (1024 * 1024 + 1), "larger than 1 MiB", id="too large"),
+        pytest.param(("alice", "-f", "/nowhere"), "", "/nowhere cannot be read", id="no such file"),
+    ],
+)
+def test_wrong_usage(plugin: Plugin, arguments: tuple[str, ...], stdin: str, problem: str) -> None:
+    outcome = plugin("import", *arguments, stdin=stdin)
+    assert outcome.code == 2
+    assert problem in outcome.err

@@ -1,0 +1,66 @@
+"""A TCP connection to the API server that can be cut or fall silent: how an API server that is gone looks to one client."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class ApiLink:
+    """Relays bytes between its own port and the API server's."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._is_cut = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield
+        finally:
+            server.close()
+            self.cut()
+            await server.wait_closed()
+
+    def cut(self) -> None:
+        """Break every connection, and each new one at once."""
+        self._is_cut = True
+        self._flows.set()
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def fall_silent(self) -> None:
+        """Take everything and hand on nothing, as behind a lost route."""
+        self._flows.clear()
+
+    def mend(self) -> None:
+        self._is_cut = False
+        self._flows.set()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_cut:
+            writer.transport.abort()
+            return
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        ends = {writer, upstream_writer}
+        self._writers |= ends
+        try:
+            await asyncio.gather(self._pump(reader, upstream_writer), self._pump(upstream_reader, writer))
+        finally:
+            self._writers -= ends
+            for end in ends:
+                end.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One direction, until it ends; either end's leaving ends both."""
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                await self._flows.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()

@@ -1,0 +1,69 @@
+"""One life of the operator's process: started, watched, and killed."""
+
+import asyncio
+import os
+import resource
+import sys
+from collections import deque
+from pathlib import Path
+
+from tests.support.control_plane.processes import Processes
+
+SCRIPT = str(Path(sys.executable).with_name("oauth-pool-operator"))
+
+
+class OperatorProcess:
+    """The real console script. Its lines go through a pipe, as in a container: they do not fail when the disk is full."""
+
+    def __init__(self, processes: Processes, name: str, config: Path, kubeconfig: Path, *, lines: deque[str]) -> None:
+        self._lines = lines
+        self._processes = processes
+        self._name = name
+        self._rest = b""
+        pipe = processes.log_file(name)
+        os.mkfifo(pipe)
+        self._reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # before the writer, whose opening waits for it
+        self._pid = processes.start(
+            name, SCRIPT, "--config", config, environment={"KUBECONFIG": str(kubeconfig), "LOG_LEVEL": "info"}
+        )
+        pipe.unlink()
+        asyncio.get_running_loop().add_reader(self._reader, self._read)
+
+    @property
+    def is_running(self) -> bool:
+        return self._processes.is_running(self._name)
+
+    def kill(self) -> None:
+        """SIGKILL; on return the process is gone, and what it has done is done."""
+        self._processes.stop(self._name, seconds=0)
+        self._read()
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening to it; the guard ends it."""
+        if self._reader >= 0:
+            asyncio.get_running_loop().remove_reader(self._reader)
+            os.close(self._reader)
+            self._reader = -1
+
+    def limit_file_size(self, size: int | None) -> None:
+        """No file may be written beyond this offset (EFBIG), which needs no rights and stops root, too; None lifts it.
+
+        The limit ends with the process.
+        """
+        if not self.is_running:
+            return
+        hard = resource.prlimit(self._pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(self._pid, resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
+
+    def _read(self) -> None:
+        while self._reader >= 0:
+            try:
+                data = os.read(self._reader, 65536)
+            except BlockingIOError:
+                return
+            if not data:
+                self.close()
+                return
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            self._lines.extend(line.decode(errors="replace") for line in lines)

@@ -87,7 +87,11 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ),
         pytest.param(('"/tmp/state"', "7"), "operator.state_dir: expected a path, got `int`", id="type"),
         pytest.param(('namespace = "pool"', ""), "operator.namespace: is missing", id="no namespace"),
-        pytest.param((GOOD, "providers = 1"), "providers: must be tables", id="providers are no tables"),
+        pytest.param(
+            (GOOD, 'providers = 1\n[operator]\nnamespace = "pool"\n'),
+            "providers: must be tables",
+            id="providers are no tables",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, broken: tuple[str, str], says: str) -> None:

@@ -17,10 +17,16 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 LOCK := .tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 # A client of the end-to-end tests. To update it: npm update --prefix tests/e2e/typescript
 TYPESCRIPT := tests/e2e/typescript
+# The two images. BASE is what both are built on.
+ENGINE ?= $(shell for p in docker podman; do command -v $$p >/dev/null && { echo $$p; break; }; done)
+BASE ?= python:3.13-slim
+TAG ?= dev
+IMAGE_PREFIX ?=
+SOURCE ?=
 ARGS ?=
 N ?= 200
 
-.PHONY: help setup demo test crash-trials check format lock bench bench-operator picture clean
+.PHONY: help setup demo test crash-trials check format lock bench bench-operator picture images test-images clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -62,6 +68,17 @@ lock-into: .tools/bin/uv
 
 bench: setup ## Measure the proxy beside nginx and a direct connection (ARGS=--help; docs/performance.md)
 	@$(BIN)/python -m tests.bench.run $(ARGS)
+
+images: ## Build both images (ENGINE=docker, IMAGE_PREFIX=registry.example.com/team/, TAG=dev, BASE=python:3.13-slim)
+	@for program in proxy operator; do \
+		$(ENGINE) build -f Dockerfile.$$program -t $(IMAGE_PREFIX)oauth-pool-$$program:$(TAG) --build-arg BASE=$(BASE) \
+			--build-arg UV_VERSION=$(UV_VERSION) --build-arg SOURCE=$(SOURCE) \
+			--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) . || exit; \
+	done
+
+test-images: setup ## Look into the images that `make images` built, and run them
+	$(BIN)/python -m pytest tests/images --engine $(ENGINE) --base-image $(BASE) \
+		--proxy-image $(IMAGE_PREFIX)oauth-pool-proxy:$(TAG) --operator-image $(IMAGE_PREFIX)oauth-pool-operator:$(TAG) $(ARGS)
 
 bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help)
 	@$(BIN)/python -m tests.bench.operator_bench $(ARGS)

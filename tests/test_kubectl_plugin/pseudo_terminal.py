@@ -76,6 +76,8 @@ class PseudoTerminal:
 def on_terminal(
     *command: str, environment: dict[str, str], size: tuple[int, int] = (140, 40)
 ) -> Iterator[PseudoTerminal]:
+    # a shell does not export its size, but what runs the tests may: it would win over the terminal's own
+    environment = {name: value for name, value in environment.items() if name not in {"COLUMNS", "LINES"}}
     terminal = PseudoTerminal(list(command), environment | {"TERM": "xterm-256color"}, size)
     try:
         yield terminal

@@ -87,7 +87,11 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ),
         pytest.param(('"/tmp/state"', "7"), "operator.state_dir: expected a path, got `int`", id="type"),
         pytest.param(('namespace = "pool"', ""), "operator.namespace: is missing", id="no namespace"),
-        pytest.param((GOOD[GOOD.index("[providers") :], ""), "providers: is empty", id="no provider"),
+        pytest.param(
+            (GOOD, 'providers = 1\n[operator]\nnamespace = "pool"\n'),
+            "providers: must be tables",
+            id="providers are no tables",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, broken: tuple[str, str], says: str) -> None:
@@ -177,6 +181,10 @@ def test_a_profile_that_no_account_can_name_is_set_aside(tmp_path: Path) -> None
     config = load_config(written(tmp_path, GOOD + OTHER.replace("providers.other", 'providers."Other One"')))
     assert set(config.providers) == {"anthropic"}
     assert "no account can name it" in config.broken_providers["Other One"]
+
+
+def test_a_file_without_a_provider_is_no_mistake(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, '[operator]\nnamespace = "pool"\n')).providers == {}
 
 
 def operator(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

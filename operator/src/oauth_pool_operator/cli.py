@@ -36,6 +36,8 @@ from .volume_lock import VolumeLock
 
 log = logging.getLogger(__name__)
 
+NO_PROVIDER = "no provider: every account is Stalled (UnknownProvider) until the configuration has a [providers.NAME]"
+
 LEVELS = {
     "error": logging.ERROR,
     "warn": logging.WARNING,
@@ -131,6 +133,8 @@ def _check(path: Path, config: Config) -> int:
     lines.append(f"namespace {config.operator.namespace}, index {config.operator.config_map}")
     for name, profile in sorted(config.providers.items()):
         lines.append(f"provider {name}: {', '.join(sorted(profile.grants))}")
+    if not (config.providers or broken):
+        lines.append(NO_PROVIDER)
     sys.stdout.write("\n".join(lines) + "\n")
     for problem in broken.values():
         _fail(f"{path}: {problem}")
@@ -158,6 +162,8 @@ async def _run(config: Config) -> None:
     log.info("starting oauth-pool-operator in namespace %s", settings.namespace)
     for name, problem in config.broken_providers.items():
         log.error("provider %s cannot be used, and its accounts are Stalled until this is mended: %s", name, problem)
+    if not (config.providers or config.broken_providers):
+        log.warning(NO_PROVIDER)
     store = Store(settings.state_dir, settings.access_dir)
     await asyncio.to_thread(store.check)
     try:

@@ -150,8 +150,8 @@ def _read(raw: dict[str, Any], namespace: str | None) -> Config:
     operator = _with_namespace(_table(raw.get("operator", {}), OperatorSettings, "operator"), namespace)
     _check_operator(operator)
     tables = raw.get("providers", {})
-    if not isinstance(tables, dict) or not tables:
-        raise ConfigError("providers: is empty; at least one [providers.NAME] is needed")
+    if not isinstance(tables, dict):
+        raise ConfigError("providers: must be tables, [providers.NAME]")
     providers, broken = {}, {}
     for name, table in tables.items():
         try:

@@ -40,14 +40,16 @@ class Provider:
     @contextmanager
     def running(self) -> Iterator["Provider"]:
         """From its own namespace to a control API that can be called."""
-        for document in self._manifests():
-            self.kubectl("apply", "-f", "-", stdin=json.dumps(document))
-        self.kubectl("rollout", "status", "deployment/provider", "deployment/client", "--timeout=90s")
-        trust = ssl.create_default_context(cafile=str(self._folder / "ca.crt"))
-        with self.kubectl.forwarded("deployment/provider", PORT) as port:
-            self.simulator = SimulatorClient(f"https://127.0.0.1:{port}", verify=trust)
-            yield self
-        self.kubectl("delete", "namespace", NAMESPACE, "--timeout=60s")
+        try:
+            for document in self._manifests():
+                self.kubectl("apply", "-f", "-", stdin=json.dumps(document))
+            self.kubectl("rollout", "status", "deployment/provider", "deployment/client", "--timeout=90s")
+            trust = ssl.create_default_context(cafile=str(self._folder / "ca.crt"))
+            with self.kubectl.forwarded("deployment/provider", PORT) as port:
+                self.simulator = SimulatorClient(f"https://127.0.0.1:{port}", verify=trust)
+                yield self
+        finally:
+            self.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=60s")
 
     def operator_toml(self) -> str:
         """The profile `simulator`, with all three grants."""

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.simulator.bearer import OAUTH_BETA
+from tests.simulator.token_endpoint import FEDERATION_BETA
 from tests.support.cluster.kubectl import Kubectl
 from tests.support.cluster.product import NAMESPACE as PRODUCT
 from tests.support.control_plane.certificates import write_certificates
@@ -77,6 +79,7 @@ token_body = "json"
 [providers.simulator.workload_identity]
 token_endpoint = "{URL}/v1/oauth/token"
 audience = "{URL}"
+token_headers = {{ anthropic-beta = "{OAUTH_BETA},{FEDERATION_BETA}" }}
 """
 
     def proxy_toml(self, *more: str) -> str:

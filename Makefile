@@ -64,7 +64,7 @@ locks: .tools/bin/uv ## Whether the locks are up to date
 	@echo "requirements/ is up to date"
 
 audit: setup ## Whether anything in the locks is known to be vulnerable (asks PyPI)
-	$(BIN)/pip-audit --strict --progress-spinner=off --disable-pip --require-hashes -r requirements/dev.txt
+	$(BIN)/pip-audit --strict --progress-spinner=off --disable-pip --require-hashes -r requirements/dev.txt $(ARGS)
 
 format: setup ## Format the code and mend what lint can mend
 	$(BIN)/ruff format .
@@ -127,7 +127,7 @@ $(VENV)/.installed: $(UV) requirements/dev.txt proxy/pyproject.toml operator/pyp
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer with venv (PYTHON=… names one)" >&2; exit 1; }
 	@echo "installing into $(VENV)/ with $$($(PYTHON) --version)"
 	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
-	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt $(ARGS)
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e proxy -e operator
 	@touch $@
 

@@ -59,6 +59,12 @@ def test_a_version_is_not_a_pattern(repository: Repository) -> None:
     assert run(repository, "refs/tags/v0.1.0")[0] == 1
 
 
+def test_another_setting_is_not_the_version(repository: Repository) -> None:
+    for program in ("proxy", "operator"):
+        repository.commit("Setting", {f"{program}/pyproject.toml": 'version = "0.1.0"\nminimum-version = "0.0.9"\n'})
+    assert run(repository, "refs/tags/v0.0.9")[0] == 1
+
+
 @pytest.mark.parametrize(
     "ref",
     ["refs/pull/7/merge", "refs/heads/main2", "refs/heads/refs/heads/main", "refs/tags/0.1.0", "refs/heads/v0.1.0"],

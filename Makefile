@@ -127,7 +127,7 @@ $(VENV)/.installed: $(UV) requirements/dev.txt proxy/pyproject.toml operator/pyp
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer with venv (PYTHON=… names one)" >&2; exit 1; }
 	@echo "installing into $(VENV)/ with $$($(PYTHON) --version)"
 	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
-	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt $(ARGS)
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e proxy -e operator
 	@touch $@
 

@@ -38,6 +38,7 @@ demo: setup ## Run the whole system on this machine and show it work (ARGS=--onc
 
 test: setup $(TYPESCRIPT)/node_modules/.installed ## Run all tests (ARGS="-k name" for some)
 	@$(BIN)/python -m tests.support.control_plane build >/dev/null
+	@$(BIN)/python -m tests.support.promtool >/dev/null
 	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
 
 crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)

@@ -18,7 +18,7 @@ NAMESPACE = "anthropic-oauth-proxy"
 WORDS = frozenset(
     (
         *("sum", "min", "max", "count", "by", "and", "or", "unless", "on", "ignoring", "group_left", "group_right"),
-        *("rate", "increase", "histogram_quantile", "time", "vector", "bool"),
+        *("rate", "increase", "max_over_time", "histogram_quantile", "time", "vector", "bool"),
     )
 )
 """What PromQL itself says in our queries. Whatever is no word of it is a metric or a label."""

@@ -24,6 +24,8 @@ TOKEN_EXPIRES = Gauge(
     "pool_token_expiry_timestamp_seconds", "When the access token expires (Unix time)", ["account_id"]
 )
 RECONCILES = Counter("pool_reconciles_total", "Reconciles of single accounts", ["result"])
+for result in ("success", "error"):
+    RECONCILES.labels(result)  # so that an increase of it exists before the first error
 RECONCILE_SECONDS = Histogram(
     "pool_reconcile_duration_seconds",
     "Duration of one account's reconcile",

@@ -1,5 +1,6 @@
 """What alerts and dashboard ask for is what the real processes have, and the alerts make of it what a person would."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,6 +11,7 @@ import pytest
 
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.support.stack import Stack, running_stack
+from tests.test_manifests.manifests import ROOT
 from tests.test_monitoring.component import alerts, dashboard, grouping_labels, queries, selectors
 from tests.test_monitoring.scrapes import TARGET_LABELS, Series, assert_firing, scrape
 
@@ -131,6 +133,22 @@ def test_every_query_puts_together_by_labels_that_its_series_have(in_trouble: li
         if not any(name in labels[selector.metric] for selector in selectors(query))
     ]
     assert unknown == []
+
+
+def test_the_documentation_has_every_metric_of_the_operator_with_its_labels(in_trouble: list[Series]) -> None:
+    labels: dict[str, set[str]] = {}
+    for series in in_trouble:
+        if series.labels["pod"] == "operator-0" and series.metric.startswith("pool_"):
+            name = re.sub("_(bucket|sum|count|created)$", "", series.metric)
+            labels.setdefault(name, set()).update(series.labels.keys() - TARGET_LABELS - {"le"})
+    created = {name for name in labels if f"{name}_total" in labels}  # the library's own, beside each counter
+    section = (ROOT / "docs" / "metrics.md").read_text().split("\n## Operator\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(pool_\w+)` \| \w+[^|]* \| ([^|]*)\|", section, re.MULTILINE)
+    documented = {name: set(re.findall(r"`(\w+)`(?=: |, `|\s*$)", cell)) for name, cell in rows}
+    assert documented.keys() == labels.keys() - created
+    assert {
+        name: found for name, found in labels.items() if name not in created and not found <= documented[name]
+    } == {}
 
 
 def test_every_label_that_a_text_names_is_one_of_its_series(in_trouble: list[Series]) -> None:

@@ -559,7 +559,7 @@ def test_an_account_whose_new_credential_cannot_be_stored_is_deleted_in_time(sta
     wait_until(reserved.exists, "the refresh to begin")
     reserved.unlink()
     reserved.mkdir()  # the volume took the pre-flight file, and does not take the answer
-    stack.wait_for_reason("alice", "Stalled", "StorageWriteFailed")
+    stack.wait_for_reason("alice", "Stalled", "StorageUnavailable")
     stack.kubectl("delete", "oauthaccount", "alice", "--timeout=30s")
     assert not (stack.state_dir / uid).exists()
     revoked = json.loads(stack.simulator.requests("/v1/oauth/revoke")[-1]["body"])["token"]
@@ -660,7 +660,7 @@ def test_a_volume_that_refuses_costs_no_token(stack: Stack) -> None:
     obstacle = stack.state_dir / uid / "credential.json.new"
     obstacle.mkdir()
     stack.report("alice", "Unauthorized", generation=1)
-    stalled = stack.wait_for_reason("alice", "Stalled", "StorageWriteFailed")
+    stalled = stack.wait_for_reason("alice", "Stalled", "StorageUnavailable")
     assert "reserve room" in stalled["message"]
     assert len(stack.simulator.requests("/v1/oauth/token")) == before
     obstacle.rmdir()

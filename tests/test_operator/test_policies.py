@@ -69,19 +69,19 @@ HOUR = timedelta(hours=1)
             id="broken profile, token has expired",
         ),
         pytest.param(
-            facts(trouble=trouble("StorageUnavailable", is_stalled=True)),
+            facts(trouble=trouble("StorageUnavailable", is_stalled=True), is_unread=True),
             False,
             "StorageUnavailable",
             id="state volume cannot be read",
         ),
         pytest.param(
-            facts(credential=credential(expires_in=-HOUR), trouble=trouble("StorageWriteFailed", is_stalled=True)),
+            facts(credential=credential(expires_in=-HOUR), trouble=trouble("StorageUnavailable", is_stalled=True)),
             False,
             "StorageUnavailable",
             id="access token has expired, and the volume takes no new one",
         ),
         pytest.param(
-            facts(credential=credential(), trouble=trouble("StorageWriteFailed", is_stalled=True)),
+            facts(credential=credential(), trouble=trouble("StorageUnavailable", is_stalled=True)),
             True,
             "Available",
             id="the volume takes nothing, token still good",

@@ -41,7 +41,7 @@ class Publication:
     async def write_access_file(self, facts: Facts, memory: Memory) -> Facts:
         """The access token for the proxies, and none of an account that has none that works."""
         account, credential = facts.account, facts.credential
-        if facts.storage_is_unavailable:
+        if facts.is_unread:
             return facts
         try:
             if credential is None or credential.dead is not None:
@@ -53,7 +53,7 @@ class Publication:
             metrics.TOKEN_EXPIRES.labels(account.name).set(credential.expires.timestamp())
             return facts
         except StoreFailed as error:
-            trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
+            trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
             log.error("%s: %s", account.name, trouble.message)
             return replace(facts, trouble=trouble)
 

@@ -28,12 +28,14 @@ from oauth_pool_operator.errors import (
     ClusterUnavailable,
     ExchangeRejected,
     GrantRejected,
+    IndexFull,
     ProviderHeld,
     StoreFailed,
     TokenEndpointUnavailable,
 )
 from oauth_pool_operator.facts import NEVER
 from oauth_pool_operator.grants import TokenEndpoint
+from oauth_pool_operator.index_shards import Shards
 from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.pool_index import IndexPublisher
 from oauth_pool_operator.reconcile import Reconciler
@@ -229,7 +231,8 @@ class World:
         self.endpoint = ScriptedEndpoint(self.steps)
         self.cluster = ScriptedCluster(of, self.steps)
         self.memory = Memory()
-        self.index = IndexPublisher(self.cluster)
+        self.shards = Shards()
+        self.index = IndexPublisher(self.cluster, self.shards)
         self.throttle = Throttle(4, clock=lambda: self.now)
         code_settings = AuthorizationCodeProfile(
             client_id="me",
@@ -1078,6 +1081,49 @@ async def test_a_lost_access_file_is_written_again(tmp_path: Path) -> None:
         assert w.steps == ["access file"]
 
 
+def fill(shards: Shards) -> str:
+    """Until there is no room for anybody; returns somebody who is in."""
+    for size in (1000, 0):
+        with pytest.raises(IndexFull):
+            for number in range(10**6):
+                shards.put(f"{size}-{number}", "x" * size)
+    return "1000-0"
+
+
+async def test_an_account_that_the_index_has_no_room_for_says_so_stays_alive_and_gets_in_when_there_is(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        other = fill(w.shards)
+        w.now = await w.reconcile(answer())
+        assert w.now == NOW + MINUTE
+        assert (w.reason("Ready"), w.reason("Stalled"), w.credential.generation) == ("IndexFull", "IndexFull", 2)
+        assert w.cluster.events == ["IndexFull"]
+        w.now = await w.reconcile()
+        assert w.steps == []  # a thousand such accounts cost nothing
+        w.shards[0].want(other, None)
+        w.shards.forget(other)
+        await w.reconcile()
+        assert (w.reason("Ready"), w.reason("Stalled"), w.published()["generation"]) == ("Available", None, 2)
+
+
+@pytest.mark.parametrize(
+    ("of", "credential_", "reason"),
+    [
+        pytest.param(account(suspend=True), credential(), "Suspended", id="suspended"),
+        pytest.param(account(), None, "LoginRequired", id="not logged in yet"),
+        pytest.param(account(reports=(report(until=HOUR),)), credential(), "IndexFull", id="cooling down"),
+    ],
+)
+async def test_what_matters_more_than_a_full_index(
+    tmp_path: Path, of: Account, credential_: Credential | None, reason: str
+) -> None:
+    async with world(tmp_path, of, credential=credential_) as w:
+        fill(w.shards)
+        await w.reconcile()
+        assert (w.reason("Ready"), w.reason("Stalled")) == (reason, "IndexFull")
+
+
 async def test_the_index_sends_nobody_to_an_access_file_that_could_not_be_written(tmp_path: Path) -> None:
     async with world(tmp_path, credential=DUE) as w:
 
@@ -1107,6 +1153,17 @@ async def test_after_a_kill_between_two_files_the_index_names_no_token_before_it
         w.endpoint.meanwhile = something_is_told
         await w.reconcile(answer())
         assert [access.generation for access in seen if access is not None] == [6]
+
+
+async def test_nothing_is_exchanged_while_the_present_token_cannot_be_handed_to_proxies(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        obstacle = w.store.access_dir / f"{UID}.json"
+        obstacle.mkdir()
+        w.now = await w.reconcile()
+        assert (w.endpoint.sent, w.reason("Stalled"), w.cluster.index) == ([], "StorageUnavailable", {})
+        obstacle.rmdir()
+        await w.reconcile(answer())
+        assert (w.credential.generation, w.reason("Stalled")) == (2, None)
 
 
 @pytest.mark.parametrize("volume", ["state", "access"])

@@ -49,6 +49,7 @@ INVALID_PROFILE = "InvalidProfile"  # the profile is there, but the operator can
 INVALID_SPEC = "InvalidSpec"
 EXCHANGE_REJECTED = "ExchangeRejected"  # the token endpoint refuses for a reason that is not the account's
 SERVICE_ACCOUNT_TOKEN_REFUSED = "ServiceAccountTokenRefused"
+INDEX_FULL = "IndexFull"  # there are more accounts than the pool index has room for
 
 
 def condition(

@@ -53,7 +53,7 @@ class Exchanges:
                     await asyncio.wait({request}, timeout=LAST_EXCHANGE_SECONDS)
                     break
                 with suppress(httpx2.HTTPError, TimeoutError):
-                    await self._publication.update_index(facts)
+                    facts = await self._publication.update_index(facts)
                     memory.latest = memory.newest(await self._publication.report(facts))
             return await request if request.done() else facts
         except NotInCharge:

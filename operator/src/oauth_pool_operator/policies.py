@@ -155,6 +155,8 @@ def readiness(facts: Facts) -> Readiness:
             return Readiness(False, trouble.reason, trouble.message)
         why = f": {trouble.message}" if trouble is not None else ""
         return Readiness(False, c.REFRESHING, f"the access token has expired and a new one is being obtained{why}")
+    if trouble is not None and trouble.reason == c.INDEX_FULL:
+        return Readiness(False, trouble.reason, trouble.message)
     if (cooldown := facts.cooldown) is not None:
         so_far = "; trying it with one request at a time" if facts.probe is not None else ""
         return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} until {rfc3339(cooldown.until)}{so_far}")

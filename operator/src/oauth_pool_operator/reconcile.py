@@ -108,15 +108,15 @@ class Reconciler:
         if facts.account.deleting:
             return facts.account, await self._removal.run(facts.account, memory)
         facts = await self._publication.write_access_file(facts, memory)
+        if facts.trouble is None:
+            memory.succeeded()
         try:
             facts = await self._clear_cooldown(facts)
-            await self._publication.update_index(facts)
+            facts = await self._publication.update_index(facts)
             account = await self._publication.report(facts)
             account = await self._prune_reports(replace(facts, account=account))
         except (httpx2.HTTPError, TimeoutError) as error:
             raise ClusterUnavailable(policies.next_check(facts)) from error
-        if facts.trouble is None:
-            memory.succeeded()
         return account, policies.next_check(facts)
 
     async def _ensure_finalizer(self, account: Account) -> Account:

@@ -75,6 +75,24 @@ HOUR = timedelta(hours=1)
             id="state volume cannot be read",
         ),
         pytest.param(
+            facts(trouble=trouble("StorageUnavailable", is_stalled=True)),
+            False,
+            "StorageUnavailable",
+            id="no login can be opened, because the volume takes nothing",
+        ),
+        pytest.param(
+            facts(session=session(), trouble=trouble("StorageUnavailable", is_stalled=True)),
+            False,
+            "LoginRequired",
+            id="a login is open, and the volume takes nothing any more",
+        ),
+        pytest.param(
+            facts(credential=credential(dead="GrantRevoked"), trouble=trouble("StorageUnavailable", is_stalled=True)),
+            False,
+            "Disabled",
+            id="the grant is dead, and the volume takes nothing",
+        ),
+        pytest.param(
             facts(credential=credential(expires_in=-HOUR), trouble=trouble("StorageUnavailable", is_stalled=True)),
             False,
             "StorageUnavailable",

@@ -64,7 +64,9 @@ class Facts:
     def login_is_impossible(self) -> bool:
         """Nothing a person could do at the provider would help now."""
         blocking = (c.UNKNOWN_PROVIDER, c.INVALID_PROFILE, c.INVALID_SPEC)
-        return self.is_unread or (self.trouble is not None and self.trouble.reason in blocking)
+        is_blocked = self.trouble is not None and self.trouble.reason in blocking
+        cannot_be_opened = self.storage_fails and self.credential is None and not self.session_is_open
+        return self.is_unread or is_blocked or cannot_be_opened
 
     @property
     def session_is_open(self) -> bool:

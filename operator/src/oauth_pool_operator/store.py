@@ -197,10 +197,10 @@ class Store:
 
         def remove() -> None:
             self._access_files.pop(uid, None)
-            if path.exists():
-                unlink(path)
-                sync_folder(self._access)
-            unlink(temporary(path))
+            for file in (path, temporary(path)):
+                if file.exists():  # a read-only volume refuses to remove even what is not there
+                    unlink(file)
+                    sync_folder(self._access)
 
         guarded("remove the access file", remove)
 

@@ -101,7 +101,7 @@ test-images: setup ## Look into the images that `make images` built, and run the
 	$(BIN)/python -m pytest tests/images --engine $(ENGINE) --base-image $(BASE) \
 		--proxy-image $(IMAGE_PREFIX)oauth-pool-proxy:$(TAG) --operator-image $(IMAGE_PREFIX)oauth-pool-operator:$(TAG) $(ARGS)
 
-bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help)
+bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help; docs/performance.md)
 	@$(BIN)/python -m tests.bench.operator_bench $(ARGS)
 
 picture: setup ## Draw docs/kubectl-top.svg anew, by the code that draws it on a terminal

@@ -174,8 +174,8 @@ def test_merge_patch(current: dict[str, Any], desired: dict[str, Any], patch: di
         ),
         pytest.param(
             facts(credential=credential(), trouble=trouble()),
-            facts(credential=credential(), trouble=trouble("StorageWriteFailed", is_stalled=True)),
-            ["StorageWriteFailed"],
+            facts(credential=credential(), trouble=trouble("StorageUnavailable", is_stalled=True)),
+            ["StorageUnavailable"],
             id="one failure after another",
         ),
         pytest.param(

@@ -177,6 +177,15 @@ async def test_a_request_holds_what_it_should_and_the_configured_headers(
         assert request.values(b"user-agent") == [b"tests/1"]
 
 
+async def test_a_configured_header_takes_the_place_of_our_own_however_it_is_written() -> None:
+    async with upstream_server() as upstream:
+        async with asked(configured(upstream.url, token_headers={"User-Agent": "theirs"})) as endpoint:
+            upstream.answer_all(json_answer(b'{"access_token": "t"}'))
+            await endpoint.refresh("r")
+        (request,) = upstream.requests
+        assert request.values(b"user-agent") == [b"theirs"]
+
+
 @pytest.mark.parametrize(
     "member", ["", ', "refresh_token": null', ', "refresh_token": ""'], ids=["none", "null", "empty"]
 )

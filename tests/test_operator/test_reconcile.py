@@ -11,6 +11,7 @@ import httpx2
 import msgspec
 import pytest
 from lightkube.core.exceptions import ApiError
+from prometheus_client import REGISTRY
 
 from oauth_pool_operator import credentials, exchanges, login, metrics
 from oauth_pool_operator.accounts import (
@@ -965,6 +966,18 @@ async def test_requests_are_counted_by_what_became_of_them(tmp_path: Path) -> No
             result: metrics.TOKEN_REFRESHES.labels("counted", result)._value.get() for result in ("failure", "success")
         }
         assert counts == {"failure": 2, "success": 1}
+
+
+async def test_a_dead_grant_has_no_token_that_could_expire(tmp_path: Path) -> None:
+    def expiry() -> float | None:
+        return REGISTRY.get_sample_value("pool_token_expiry_timestamp_seconds", {"account_id": "dying"})
+
+    async with world(tmp_path, account(name="dying"), credential=EXPIRED) as w:
+        await w.reconcile(answer(lifetime=HOUR))
+        assert expiry() == (NOW + HOUR).timestamp()
+        w.now += 2 * HOUR
+        await w.reconcile(DEAD)
+        assert expiry() is None
 
 
 async def test_a_changed_spec_is_tried_at_once(tmp_path: Path) -> None:

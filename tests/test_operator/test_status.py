@@ -13,7 +13,7 @@ HOUR = timedelta(hours=1)
 
 
 URL = "https://provider.example/authorize"
-WRONG_CODE = {"problem": "CodeRejected", "problem_message": "m"}
+WRONG_CODE: dict[str, Any] = {"problem": "CodeRejected", "problem_message": "m"}
 
 
 def rendered(of: Facts) -> dict[str, Any]:

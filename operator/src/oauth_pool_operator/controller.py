@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 LAST_SERVED_RETRY = 5.0
 REPAIR_SECONDS = 10.0
-LOOK_SECONDS, LOOK_TIMEOUT = 0.1, 5.0
+LOOK_SECONDS = 5.0
 # How long the credential of an account is kept that was deleted with `deletionPolicy: Retain`.
 RETENTION = timedelta(days=7)
 SWEEP_INTERVAL = timedelta(days=1)
@@ -65,6 +65,7 @@ class Controller:
         self._next_sweep = datetime.min.replace(tzinfo=UTC)
         self._known: dict[str, _Known] = {}
         self._is_served = self._is_leaving = False
+        self._last_has_gone = asyncio.Event()
         self.scheduler = Scheduler(
             self._reconcile, clock=clock, name_of=self._name_of, may_start=lambda: leadership.leads
         )
@@ -136,7 +137,7 @@ class Controller:
         """Begin nothing more, and wait for what is in flight; True when all of it has ended in time."""
         self._reconciler.throttle.close()
         end = time.monotonic() + grace
-        if await self._namespace_is_going():
+        if self._known and await self._namespace_is_going():
             await self._let_go(grace)
         return await self.scheduler.stop(max(0.0, end - time.monotonic()))
 
@@ -158,7 +159,7 @@ class Controller:
 
     async def _namespace_is_going(self) -> bool:
         try:
-            async with asyncio.timeout(LOOK_TIMEOUT):
+            async with asyncio.timeout(LOOK_SECONDS):
                 return self._leadership.leads and await self._cluster.is_being_deleted()
         except (httpx2.HTTPError, TimeoutError) as error:
             log.debug("nobody says whether the namespace is being deleted: %s", describe(error))
@@ -169,12 +170,12 @@ class Controller:
         nobody would be left to take the finalizers off."""
         log.warning("the namespace is being deleted: letting go of its %d accounts", len(self._known))
         self._is_leaving = True
+        self._last_has_gone.clear()
         for uid in self._known:
             self.scheduler.wake(uid)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                while self._known:
-                    await asyncio.sleep(LOOK_SECONDS)
+                await self._last_has_gone.wait()
         for known in self._known.values():
             log.error("%s: was not let go in time, and its finalizer stays", known.account.name)
 
@@ -248,6 +249,8 @@ class Controller:
         metrics.RECONCILES.labels("success").inc()
         if account.deleting and due == NEVER:
             del self._known[uid]
+            if not self._known:
+                self._last_has_gone.set()
             return None
         if known.account.is_older_than(account):
             known.account = account

@@ -2,6 +2,7 @@
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -69,10 +70,13 @@ def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
 
 def forget(account_id: str) -> None:
     """Remove the series of an account that no longer exists."""
-    for metric, rest in ((TOKEN_REFRESHES, ("success", "failure")), (TOKEN_EXPIRES, (None,))):
-        for value in rest:
-            labels = (account_id,) if value is None else (account_id, value)
-            try:
-                metric.remove(*labels)
-            except KeyError:
-                continue
+    for result in ("success", "failure"):
+        with suppress(KeyError):
+            TOKEN_REFRESHES.remove(account_id, result)
+    forget_expiry(account_id)
+
+
+def forget_expiry(account_id: str) -> None:
+    """Of an account without a token that could expire."""
+    with suppress(KeyError):
+        TOKEN_EXPIRES.remove(account_id)

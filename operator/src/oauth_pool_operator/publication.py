@@ -46,6 +46,7 @@ class Publication:
         try:
             if credential is None or credential.dead is not None:
                 await in_thread(self._store.remove_access, account.uid)
+                metrics.forget_expiry(account.name)
                 return facts
             wanted = AccessFile(credential.generation, credential.access_token, rfc3339(credential.expires))
             if await in_thread(self._store.access, account.uid) != wanted:

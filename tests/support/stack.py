@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -111,11 +112,13 @@ _numbers = itertools.count(1)
 class SimulatorClient:
     """The simulator's own API, over HTTP."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, verify: ssl.SSLContext | bool = True) -> None:
         self.url = url
+        self._verify = verify
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        response = httpx2.request(method, f"{self.url}/_simulator/{path}", json=body, timeout=30)
+        url = f"{self.url}/_simulator/{path}"
+        response = httpx2.request(method, url, json=body, timeout=30, verify=self._verify)
         assert response.status_code < 400, response.text
         return response.json()
 
@@ -181,8 +184,10 @@ class Stack:
         operator: Sequence[str] = OPERATOR,
         log_level: str = "info",
         on_line: Callable[[str, str], None] | None = None,
+        proxy_settings: str = "",
     ) -> None:
         self.control_plane = control_plane
+        self._proxy_settings = proxy_settings
         self._operator = operator
         self.folder = folder
         self.namespace = control_plane.namespace()
@@ -479,6 +484,7 @@ redirect_uri = "{url}/oauth/callback"
 [proxy]
 listen_addr = "{self.proxy_url.removeprefix("http://")}"
 upstream_url = "{self._simulator_url}"
+{self._proxy_settings}
 
 [oauth]
 source = "kubernetes"

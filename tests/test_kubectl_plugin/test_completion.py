@@ -13,8 +13,8 @@ import pytest
 
 from oauth_pool_operator.kubectl.cli import build_parser
 from oauth_pool_operator.kubectl.completion import FILES, NO_FILES, suggest
+from tests.support.pseudo_terminal import on_terminal
 from tests.test_kubectl_plugin.conftest import Objects, Plugin, condition
-from tests.test_kubectl_plugin.pseudo_terminal import on_terminal
 
 BIN = Path(sys.executable).parent
 

@@ -434,6 +434,7 @@ async def test_a_revocation_that_fails_is_tried_again_for_a_while_and_then_keeps
             w.now = due
         assert len(w.endpoint.sent) > 5
         assert w.now - NOW < 30 * SECOND
+        assert not (w.store.state_dir / UID).exists()
         assert w.cluster.object.finalizers == ["example.com/theirs"]
 
 
@@ -451,6 +452,22 @@ async def test_a_volume_that_cannot_be_written_keeps_an_object_only_for_a_while(
             w.now = due
         assert w.now - NOW < 30 * SECOND
         assert w.cluster.object.finalizers == ["example.com/theirs"]
+
+
+async def test_an_index_that_cannot_be_written_does_not_keep_the_grant_alive(tmp_path: Path) -> None:
+    async with world(tmp_path, account(), credential=credential(refresh_token="refresh-1")) as w:
+        await w.reconcile()
+        w.observed(deleting=True)
+        w.cluster.failures["index"] = NO_API_SERVER
+        while (due := await w.reconcile(answer())) != NEVER:
+            assert w.endpoint.sent == []  # for as long as a proxy may still pick it
+            w.endpoint.answers.clear()
+            w.now = due
+        assert w.now - NOW < 30 * SECOND
+        assert w.endpoint.sent == ["refresh-1"]
+        assert not (w.store.state_dir / UID).exists()
+        assert not (w.store.access_dir / f"{UID}.json").exists()
+        assert w.cluster.object.finalizers == []
 
 
 async def test_what_is_retained_says_whose_it_is_and_since_when(tmp_path: Path) -> None:

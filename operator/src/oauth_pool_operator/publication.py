@@ -95,7 +95,7 @@ class Publication:
         if not patch:
             return account
         written = await self._cluster.patch_status(account, patch)
-        for happening in happenings(account.conditions, desired["conditions"]):
+        for happening in happenings(account.status, desired):
             log.info("%s: %s: %s", account.name, happening.reason, happening.message)
             try:
                 await self._cluster.post_event(account, happening.kind, happening.reason, happening.message, facts.now)

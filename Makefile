@@ -18,15 +18,18 @@ LOCK := .tools/bin/uv pip compile --quiet --universal --python-version 3.11 --ge
 # A client of the end-to-end tests. To update it: npm update --prefix tests/e2e/typescript
 TYPESCRIPT := tests/e2e/typescript
 # The two images. BASE is what both are built on.
-ENGINE ?= $(shell for p in docker podman; do command -v $$p >/dev/null && { echo $$p; break; }; done)
+ENGINE ?= $(shell for p in docker podman buildah; do command -v $$p >/dev/null && { echo $$p; break; }; done)
 BASE ?= python:3.13-slim
 TAG ?= dev
 IMAGE_PREFIX ?=
 SOURCE ?=
+# Of `make e2e`: what brings an image to the cluster's nodes, and a prefix for what talks to the cluster.
+LOAD ?=
+INSIDE ?=
 ARGS ?=
 N ?= 200
 
-.PHONY: help setup demo test crash-trials check format lock bench bench-operator picture images test-images clean
+.PHONY: help setup demo test e2e crash-trials check format lock bench bench-operator picture images test-images clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -39,6 +42,9 @@ demo: setup ## Run the whole system on this machine and show it work (ARGS=--onc
 test: setup $(TYPESCRIPT)/node_modules/.installed ## Run all tests (ARGS="-k name" for some)
 	@$(BIN)/python -m tests.support.control_plane build >/dev/null
 	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+
+e2e: setup ## Run everything on a cluster: KUBECONFIG's, or one made with kind (ARGS=--help; LOAD=… brings images to its nodes)
+	@$(BIN)/python -m tests.e2e.cluster --engine "$(ENGINE)" --base $(BASE) --uv-version $(UV_VERSION) --load "$(LOAD)" --inside "$(INSIDE)" $(ARGS)
 
 crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)
 	@$(BIN)/python -m tests.test_operator.crash_trials --trials $(N) $(ARGS)

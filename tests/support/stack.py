@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -111,11 +112,13 @@ _numbers = itertools.count(1)
 class SimulatorClient:
     """The simulator's own API, over HTTP."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, verify: ssl.SSLContext | bool = True) -> None:
         self.url = url
+        self._verify = verify
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        response = httpx2.request(method, f"{self.url}/_simulator/{path}", json=body, timeout=30)
+        url = f"{self.url}/_simulator/{path}"
+        response = httpx2.request(method, url, json=body, timeout=30, verify=self._verify)
         assert response.status_code < 400, response.text
         return response.json()
 

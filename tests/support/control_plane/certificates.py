@@ -1,6 +1,7 @@
 """The keys and certificates of one control plane: made in a few milliseconds, valid for a year, worth nothing elsewhere."""
 
 import ipaddress
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
-def write_certificates(folder: Path) -> None:
-    """Write `ca.crt`, `server.crt` and `server.key` (for 127.0.0.1 and localhost), `sa.key` and `sa.pub`."""
+def write_certificates(folder: Path, *, names: Sequence[str] = ()) -> None:
+    """Write `ca.crt`, `server.crt` and `server.key` (for 127.0.0.1, localhost and `names`), `sa.key` and `sa.pub`."""
     ca_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca = _ca_certificate(ca_key)
     (folder / "ca.crt").write_bytes(ca.public_bytes(Encoding.PEM))
-    (folder / "server.crt").write_bytes(_server_certificate(server_key, ca, ca_key).public_bytes(Encoding.PEM))
+    (folder / "server.crt").write_bytes(_server_certificate(server_key, ca, ca_key, names).public_bytes(Encoding.PEM))
     _write_key(folder / "server.key", server_key)
     # RSA, so that ServiceAccount tokens are signed RS256, which every OpenID consumer accepts.
     account_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -37,15 +38,16 @@ def _ca_certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
 
 
 def _server_certificate(
-    key: ec.EllipticCurvePrivateKey, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey
+    key: ec.EllipticCurvePrivateKey, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, names: Sequence[str]
 ) -> x509.Certificate:
-    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+    loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    alternatives = [loopback, *map(x509.DNSName, ("localhost", *names))]
     return (
         _builder(_name("kube-apiserver"), ca.subject, key.public_key(), ca_key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(digital_signature=True, key_cert_sign=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
 

@@ -56,9 +56,7 @@ def test_a_status_of_another_version_of_the_operator_makes_nothing_healthy_or_de
 
 
 def test_every_reason_is_the_reason_of_some_case() -> None:
-    found = {
-        condition["reason"] for case in CASES for condition in case.object.get("status", {}).get("conditions", [])
-    }
+    found = {condition["reason"] for case in CASES for condition in case.object.get("status", {}).get("conditions", [])}
     assert REASONS - found == set()
 
 

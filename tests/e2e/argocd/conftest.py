@@ -1,0 +1,128 @@
+"""The product and its accounts, from a Git repository, by ArgoCD; `make e2e-argocd` runs these tests.
+
+They go together, in the order of their files: what stands in the cluster is what the Git repository of the run says.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.cluster.conftest import (
+    SECONDS,
+    images,
+    kubectl,
+    pictures,
+    provider,
+    pytest_addoption,
+    pytest_ignore_collect,
+)
+from tests.support.cluster.argocd import ACCOUNTS, ROOT, SYSTEM, ArgoCD, Record
+from tests.support.cluster.git import Repository, account
+from tests.support.cluster.kubectl import Kubectl
+from tests.support.cluster.product import NAMESPACE, Images, Product
+from tests.support.cluster.provider import Provider
+from tests.support.stack import ORGANIZATION, RULE, WORKLOAD
+
+__all__ = ["images", "kubectl", "provider", "pytest_addoption", "pytest_ignore_collect"]
+
+ROOT_FOLDER = Path(__file__).parents[3]
+ELSEWHERE = "elsewhere"
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(SECONDS))
+
+
+@dataclass
+class Pool:
+    """What was installed, and what ArgoCD has said since."""
+
+    argocd: ArgoCD
+    repository: Repository
+    product: Product
+    provider: Provider
+    record: Record
+
+    def log_in(self, name: str, subject: str) -> None:
+        pasted = self.provider.simulator.approve(self.product.login_url(name), subject)
+        self.product.kubectl("annotate", "oauthaccount", name, f"oauthpool.dev/authorization-code={pasted}")
+        self.product.wait_for_status(name, "Available")
+
+
+@pytest.fixture(scope="session")
+def argocd(kubectl: Kubectl) -> ArgoCD:
+    found = ArgoCD(kubectl)
+    found.forget([ROOT, ACCOUNTS, SYSTEM, ELSEWHERE])
+    found.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT_FOLDER / "k8s/argocd/argocd-cm.yaml"))
+    return found
+
+
+@pytest.fixture(scope="session")
+def pool(
+    argocd: ArgoCD, kubectl: Kubectl, provider: Provider, images: Images, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pool]:
+    """Installed from nothing: the root Application is all that was applied. Nobody has logged in yet."""
+    one_node = len(kubectl("get", "nodes", "-o", "name").split()) == 1
+    settings = {
+        "base": "single-node" if one_node else "default",
+        "images": images,
+        "proxy_toml": provider.proxy_toml(),
+        "operator_toml": provider.operator_toml(),
+        "ca": provider.ca,
+    }
+    repository = Repository(tmp_path_factory.mktemp("repository"), settings)
+    for name in ("claude-1", "claude-2"):
+        repository.write_account(name)
+    repository.write_account("device", grant="DeviceCode")
+    repository.write("k8s/accounts/inference.yaml", *workload())
+    repository.commit("A pool and its accounts")
+    product = Product(kubectl, tmp_path_factory.mktemp("product"), settings)
+    with argocd.watched() as record:
+        argocd.kubectl("apply", "-f", str(repository.root_application))
+        argocd.wait_for(ROOT, seconds=180, sync="Synced", operation="Succeeded")
+        yield Pool(argocd, repository, product, provider, record)
+    argocd.forget([ROOT, ACCOUNTS, SYSTEM, ELSEWHERE])
+    remove_what_stays(kubectl)
+
+
+def workload() -> list[dict[str, object]]:
+    """The example of a WorkloadIdentity account, with the names of this cluster's provider."""
+    documents = list(yaml.safe_load_all((ROOT_FOLDER / "k8s/examples/workload-identity.yaml").read_text()))
+    names = {"serviceAccountName": WORKLOAD, "federationRuleID": RULE, "organizationID": ORGANIZATION}
+    return [
+        account("inference", grant="WorkloadIdentity", workloadIdentity=names)
+        if document["kind"] == "OAuthAccount"
+        else document
+        for document in documents
+    ]
+
+
+def remove_what_stays(kubectl: Kubectl) -> None:
+    accounts = kubectl.in_namespace(NAMESPACE)
+    accounts("delete", "oauthaccounts", "--all", "--timeout=40s")
+    kubectl("delete", "crd", "oauthaccounts.oauthpool.dev", "--timeout=60s")
+    policy = "oauth-pool-proxy-reports"
+    kinds = ("validatingadmissionpolicy", "validatingadmissionpolicybinding")
+    for kind in kinds:
+        kubectl("delete", kind, policy, "--ignore-not-found")
+    kubectl("delete", "namespace", NAMESPACE, ELSEWHERE, "--ignore-not-found", "--timeout=90s")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failure comes with what ArgoCD and the cluster say."""
+    report = yield
+    if report.failed:  # type: ignore[attr-defined]
+        argocd: ArgoCD | None = getattr(item, "funcargs", {}).get("argocd")
+        if argocd is not None:
+            text = argocd.kubectl("get", "applications", "-o", "yaml")
+            report.sections.append(("applications", text))  # type: ignore[attr-defined]
+        for title, text in pictures(item):
+            report.sections.append((title, text))  # type: ignore[attr-defined]
+    return report

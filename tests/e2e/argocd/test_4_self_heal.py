@@ -28,7 +28,7 @@ def edit(kubectl: Kubectl, name: str, **spec: object) -> None:
 @pytest.fixture(scope="module")
 def elsewhere(pool: Pool) -> Iterator[Kubectl]:
     """An account in a namespace without an operator, so that nobody but ArgoCD changes it."""
-    pool.repository.write("elsewhere/claude-9.yaml", account("claude-9", ELSEWHERE, weight=3))
+    pool.repository.write("elsewhere/claude-9.yaml", account("claude-9", namespace=ELSEWHERE, weight=3))
     pool.repository.commit("An account that nobody looks after")
     manifest = pool.argocd.application(ACCOUNTS)
     spec = manifest["spec"] | {"source": manifest["spec"]["source"] | {"path": "elsewhere"}}

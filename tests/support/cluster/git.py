@@ -40,7 +40,7 @@ class Repository:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump_all(documents, sort_keys=False))
 
-    def write_account(self, name: str, **spec: object) -> None:
+    def write_account(self, name: str, **spec: Any) -> None:
         """With no more said, an AuthorizationCode account."""
         self.write(f"k8s/accounts/{name}.yaml", account(name, **spec))
 
@@ -56,7 +56,7 @@ class Repository:
         subprocess.run(["git", "-C", str(self.folder), *arguments], check=True, capture_output=True)
 
 
-def account(name: str, namespace: str = NAMESPACE, **spec: object) -> dict[str, Any]:
+def account(name: str, *, namespace: str = NAMESPACE, **spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": "oauthpool.dev/v1alpha1",
         "kind": "OAuthAccount",

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, cast
 
 import httpx2
 import msgspec
-from lightkube.config.kubeconfig import KubeConfig
+from lightkube.config.client_adapter import verify_cluster
+from lightkube.config.kubeconfig import KubeConfig, SingleConfig
+from lightkube.config.models import User
 from lightkube.core.async_client import AsyncClient
 from lightkube.core.exceptions import ApiError
 from lightkube.core.exceptions import ConfigError as LightkubeConfigError
@@ -25,6 +27,7 @@ from lightkube.resources.core_v1 import ConfigMap, Event, ServiceAccountToken
 from lightkube.types import PatchType
 
 from .accounts import GROUP, KIND, PLURAL, VERSION, Account, parse_account
+from .certificates import as_others_verify
 from .errors import ConfigError, ServiceAccountTokenRefused
 from .lease import LEASE_NAME, Lease, parsed, rendered
 
@@ -51,12 +54,16 @@ class Cluster:
     def __init__(self, namespace: str, config_map: str) -> None:
         self._namespace = namespace
         self._config_map = config_map
+        config = _connection()
         self._client = AsyncClient(
-            config=_kubeconfig(),
+            config=config,
             namespace=namespace,
             timeout=httpx2.Timeout(30, connect=5),
             field_manager=FIELD_MANAGER,
             trust_env=True,
+            transport=httpx2.AsyncHTTPTransport(
+                verify=as_others_verify(verify_cluster(config.cluster, config.user or User(), config.abs_file))
+            ),
         )
 
     async def close(self) -> None:
@@ -243,9 +250,11 @@ class Cluster:
         return error
 
 
-def _kubeconfig() -> KubeConfig:
+def _connection() -> SingleConfig:
     try:
-        return KubeConfig.from_env()
+        found = KubeConfig.from_env().get()
+        assert found is not None  # there is no default
+        return found
     except LightkubeConfigError as error:
         raise ConfigError(
             f"no cluster to work with: {str(error).splitlines()[0]}; run in a pod, or set KUBECONFIG"
@@ -261,7 +270,9 @@ def describe(error: BaseException) -> str:
     """A failure of the API server in a few words: its text may quote an object, so it is not repeated."""
     if isinstance(error, httpx2.HTTPStatusError):  # lightkube's ApiError is one
         return f"the API server answered {error.response.status_code}"
-    return f"the API server cannot be reached ({type(error).__name__})"
+    # "connection refused", or what is wrong with its certificate
+    why = str(error) if isinstance(error, httpx2.ConnectError) else ""
+    return f"the API server cannot be reached ({why or type(error).__name__})"
 
 
 def is_gone(error: BaseException) -> bool:

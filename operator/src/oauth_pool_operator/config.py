@@ -7,7 +7,6 @@ that cannot be used costs its own accounts only: it is set aside with the reason
 import ipaddress
 import os
 import re
-import ssl
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from .certificates import context_for
 from .errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/oauth-pool-operator/config.toml")
@@ -230,7 +230,7 @@ def _check_profile(where: str, profile: Profile) -> None:
         raise ConfigError(f"{where}.timeout_secs: must be more than 0")
     if profile.ca_file is not None:
         try:
-            ssl.create_default_context(cafile=str(profile.ca_file))
+            context_for(str(profile.ca_file))
         except OSError as error:  # ssl.SSLError is one
             raise ConfigError(f"{where}.ca_file: {profile.ca_file} is not a PEM file with certificates") from error
     for grant in GRANT_TABLES.values():

@@ -6,7 +6,6 @@ Authlib builds the requests; this module has it speak JSON where the profile ask
 
 import asyncio
 import json
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,6 +14,7 @@ import httpx2
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 from .accounts import Grant, WorkloadIdentity
+from .certificates import context_for
 from .config import ClientProfile, Profile
 from .documents import LoginSession
 from .errors import AuthorizationEnded, AuthorizationPending, ExchangeRejected, TokenEndpointUnavailable
@@ -43,7 +43,7 @@ class TokenEndpoint:
     def __init__(self, profile: Profile, *, user_agent: str) -> None:
         self._profile = profile
         self._user_agent = user_agent
-        context = ssl.create_default_context(cafile=str(profile.ca_file) if profile.ca_file else None)
+        context = context_for(str(profile.ca_file) if profile.ca_file else None)
         # One transport for all requests: it keeps connections and the TLS context, the clients on it come and go.
         self._transport = httpx2.AsyncHTTPTransport(verify=context)
 

@@ -7,6 +7,7 @@ finalizer is our own.
 import asyncio
 import logging
 import signal
+import ssl
 from collections.abc import Iterator
 from itertools import chain, repeat
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import kopf
 
 from .accounts import GROUP, PLURAL, VERSION
+from .certificates import as_others_verify
 from .controller import Controller
 from .leadership import Leadership
 
@@ -63,7 +65,8 @@ def register(controller: Controller) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=registry)
     def log_in(**kwargs: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        found = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        return found and _Connection(**vars(found))
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def observe(event: kopf.RawEvent, **_: Any) -> None:
@@ -75,6 +78,11 @@ def register(controller: Controller) -> kopf.OperatorRegistry:
             log.error("a refresh is still in flight after %d s; ending without it", DRAIN_SECONDS)
 
     return registry
+
+
+class _Connection(kopf.ConnectionInfo):
+    def as_ssl_context(self) -> ssl.SSLContext:
+        return as_others_verify(super().as_ssl_context())
 
 
 async def _served(controller: Controller) -> bool:

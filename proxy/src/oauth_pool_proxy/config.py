@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from oauth_pool_proxy.certificates import context_for
 from oauth_pool_proxy.errors import ConfigInvalid
 from oauth_pool_proxy.toml_table import Table
 
@@ -211,7 +212,7 @@ def _ca_file(table: Table, key: str, default: Path | None = None) -> Path | None
     if path is None:
         return None
     try:
-        ssl.create_default_context(cafile=path)
+        context_for(path)
     except ssl.SSLError:
         table.refuse(f'must be a file with certificates in PEM form; "{path}" is not', key)
     except OSError as error:

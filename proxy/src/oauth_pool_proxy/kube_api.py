@@ -3,13 +3,13 @@
 The kubelet replaces the token in its file every hour or so: it is read again every minute, and after every 401.
 """
 
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import httpx2
 
+from oauth_pool_proxy.certificates import context_for
 from oauth_pool_proxy.config import KubernetesConfig
 
 TOKEN_SECONDS = 60.0
@@ -38,7 +38,7 @@ class KubeApi:
         self._token, self._token_read_at = "", float("-inf")
         self._http = httpx2.AsyncClient(
             base_url=config.server,
-            verify=ssl.create_default_context(cafile=config.ca_file) if config.server.startswith("https") else False,
+            verify=context_for(config.ca_file) if config.server.startswith("https") else False,
             timeout=httpx2.Timeout(10, read=read_timeout),
             trust_env=False,  # an HTTPS_PROXY for the internet is not the way to the cluster's API server
         )
@@ -62,7 +62,9 @@ class KubeApi:
                     raise KubeApiError(f"the API server answered {response.status_code}", response.status_code)
                 yield response
         except httpx2.HTTPError as error:
-            raise KubeApiError(f"no connection to the API server ({type(error).__name__})") from error
+            # "connection refused", or what is wrong with its certificate
+            why = str(error) if isinstance(error, httpx2.ConnectError) else ""
+            raise KubeApiError(f"no connection to the API server ({why or type(error).__name__})") from error
         except OSError as error:
             raise KubeApiError(f"the ServiceAccount's token cannot be read ({error.strerror})") from error
 

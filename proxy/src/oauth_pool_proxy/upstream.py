@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from oauth_pool_proxy.addresses import Addresses, Lookup, look_up
+from oauth_pool_proxy.certificates import context_for
 from oauth_pool_proxy.config import UpstreamUrl
 from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.tls_connection import TlsConnection
@@ -195,6 +196,6 @@ def _reason(error: OSError) -> str:
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
     """Verifies against the system's trust store, or against this file alone."""
-    context = ssl.create_default_context(cafile=ca_file)
+    context = context_for(ca_file)
     context.set_alpn_protocols(["http/1.1"])
     return context

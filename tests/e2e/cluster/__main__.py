@@ -31,7 +31,7 @@ class NoCluster(Exception):
 
 
 def say(text: str) -> None:
-    print(f"e2e: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"e2e: {text}\n")
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 `make test` leaves them out: they need a cluster, and images on its nodes.
 """
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -18,6 +19,7 @@ from tests.support.cluster.provider import Provider
 from tests.support.cluster.usage import Usage
 from tests.support.control_plane import binaries
 from tests.support.control_plane.binaries import kubectl_in
+from tests.support.control_plane.errors import KubectlError
 
 Loader = Callable[..., AbstractContextManager[Load]]
 SECONDS = 400  # for one test; a rollout alone may take a minute on a small machine
@@ -136,5 +138,5 @@ def pictures(item: pytest.Item) -> Iterator[tuple[str, str]]:
     }.items():
         try:
             yield title, kubectl(*arguments, seconds=20)
-        except Exception as error:
+        except (KubectlError, subprocess.TimeoutExpired) as error:
             yield title, str(error)

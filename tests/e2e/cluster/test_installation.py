@@ -1,9 +1,8 @@
 """What stands in the cluster after `kubectl apply -k`."""
 
-import json
+import httpx2
 
 from tests.support.cluster.product import NAMESPACE, OPERATOR, PROXY, Product
-from tests.support.control_plane import wait_until
 
 
 def test_everything_is_up_without_a_restart(product: Product) -> None:
@@ -30,16 +29,5 @@ def test_operator_and_proxy_share_files_by_their_user_alone(product: Product) ->
 
 def test_the_proxy_says_in_health_that_it_has_no_accounts_yet(product: Product) -> None:
     with product.kubectl.forwarded(f"service/{PROXY}", 80) as port:
-        health = wait_until(lambda: _health(port), "health")
-    assert health["status"] == "unhealthy", json.dumps(health)
-
-
-def _health(port: int) -> dict[str, object]:
-    import urllib.error
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        return json.load(error)
+        health = httpx2.get(f"http://127.0.0.1:{port}/health").json()
+    assert health["status"] == "unhealthy", health

@@ -18,6 +18,7 @@ import random
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 
 import httpx2
 
@@ -75,10 +76,8 @@ class Clients:
         return ("error_event" if "event: error" in text else "broken"), text[-300:]
 
     async def _wait(self, seconds: float) -> None:
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self.ending.wait(), seconds)
-        except TimeoutError:
-            pass
 
 
 async def until_end_of_input(ending: asyncio.Event) -> None:
@@ -97,7 +96,7 @@ async def main() -> None:
     waiting = asyncio.create_task(until_end_of_input(clients.ending))
     await clients.run()
     await waiting
-    print(json.dumps({"outcomes": clients.outcomes, "examples": clients.examples}))
+    sys.stdout.write(json.dumps({"outcomes": clients.outcomes, "examples": clients.examples}))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from typing import Any
 import yaml
 from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
+from urllib3.util.ssl_ import create_urllib3_context
+
+from oauth_pool_operator.certificates import as_others_verify
 
 from .cluster import Cluster
 from .errors import PluginError
@@ -30,6 +33,8 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
         config.load_kube_config(path, context=chosen["name"], client_configuration=settings)
     client = ApiClient(settings)
     client.user_agent = "kubectl-oauthaccount"
+    if settings.verify_ssl:  # there is no public way to hand it over
+        client.rest_client.pool_manager.connection_pool_kw["ssl_context"] = as_others_verify(create_urllib3_context())
     return Cluster(client, namespace or chosen["context"].get("namespace") or "default")
 
 

@@ -20,17 +20,22 @@ from tests.e2e.cluster.conftest import (
     pytest_ignore_collect,
 )
 from tests.support.cluster.argocd import ACCOUNTS, ROOT, SYSTEM, ArgoCD, Record
+from tests.support.cluster.argocd import NAMESPACE as ARGOCD
 from tests.support.cluster.git import Repository, account
 from tests.support.cluster.kubectl import Kubectl
 from tests.support.cluster.product import NAMESPACE, Images, Product
 from tests.support.cluster.provider import Provider
+from tests.support.control_plane import binaries
+from tests.support.control_plane.binaries import kubectl_in
 from tests.support.stack import ORGANIZATION, RULE, WORKLOAD
 
 __all__ = ["images", "kubectl", "provider", "pytest_addoption", "pytest_ignore_collect"]
 
-ROOT_FOLDER = Path(__file__).parents[3]
-ELSEWHERE = "elsewhere"
 HERE = Path(__file__).parent
+K8S = Path(__file__).parents[3] / "k8s"
+ELSEWHERE = "elsewhere"
+OURS = (ROOT, ACCOUNTS, SYSTEM, ELSEWHERE)
+SAID = '{range .items[*]}{.metadata.name}: {.status.sync} {.status.health} {.status.conditions} {.status.operationState}{"\\n"}{end}'
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,11 +61,19 @@ class Pool:
 
 
 @pytest.fixture(scope="session")
-def argocd(kubectl: Kubectl) -> ArgoCD:
+def argocd(kubectl: Kubectl) -> Iterator[ArgoCD]:
+    """It knows of accounts, and has no Application of ours."""
     found = ArgoCD(kubectl)
-    found.forget([ROOT, ACCOUNTS, SYSTEM, ELSEWHERE])
-    found.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT_FOLDER / "k8s/argocd/argocd-cm.yaml"))
-    return found
+    found.forget(OURS)
+    settings = found.settings()
+    found.kubectl("patch", "configmap", "argocd-cm", "--type=merge", f"--patch-file={K8S}/argocd/argocd-cm.yaml")
+    assert settings.items() <= found.settings().items(), "ArgoCD has lost settings of its own"
+    yield found
+    found.forget(OURS)
+    for key in found.settings().keys() - settings.keys():
+        found.kubectl(
+            "patch", "configmap", "argocd-cm", "--type=json", "-p", f'[{{"op": "remove", "path": "/data/{key}"}}]'
+        )
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +89,7 @@ def pool(
         "operator_toml": provider.operator_toml(),
         "ca": provider.ca,
     }
+    remove_what_stayed(kubectl)
     repository = Repository(tmp_path_factory.mktemp("repository"), settings)
     for name in ("claude-1", "claude-2"):
         repository.write_account(name)
@@ -83,17 +97,19 @@ def pool(
     repository.write("k8s/accounts/inference.yaml", *workload())
     repository.commit("A pool and its accounts")
     product = Product(kubectl, tmp_path_factory.mktemp("product"), settings)
-    with argocd.watched() as record:
-        argocd.kubectl("apply", "-f", str(repository.root_application))
-        argocd.wait_for(ROOT, seconds=180, sync="Synced", operation="Succeeded")
-        yield Pool(argocd, repository, product, provider, record)
-    argocd.forget([ROOT, ACCOUNTS, SYSTEM, ELSEWHERE])
-    remove_what_stays(kubectl)
+    try:
+        with argocd.watched() as record:
+            argocd.kubectl("apply", "-f", str(repository.root_application))
+            argocd.wait_for(ROOT, seconds=180, sync="Synced", operation="Succeeded")
+            yield Pool(argocd, repository, product, provider, record)
+    finally:
+        argocd.forget(OURS)
+        remove_what_stayed(kubectl)
 
 
 def workload() -> list[dict[str, object]]:
     """The example of a WorkloadIdentity account, with the names of this cluster's provider."""
-    documents = list(yaml.safe_load_all((ROOT_FOLDER / "k8s/examples/workload-identity.yaml").read_text()))
+    documents = list(yaml.safe_load_all((K8S / "examples/workload-identity.yaml").read_text()))
     names = {"serviceAccountName": WORKLOAD, "federationRuleID": RULE, "organizationID": ORGANIZATION}
     return [
         account("inference", grant="WorkloadIdentity", workloadIdentity=names)
@@ -103,13 +119,16 @@ def workload() -> list[dict[str, object]]:
     ]
 
 
-def remove_what_stays(kubectl: Kubectl) -> None:
-    accounts = kubectl.in_namespace(NAMESPACE)
-    accounts("delete", "oauthaccounts", "--all", "--timeout=40s")
-    kubectl("delete", "crd", "oauthaccounts.oauthpool.dev", "--timeout=60s")
+def remove_what_stayed(kubectl: Kubectl) -> None:
+    """Of Applications that were forgotten, and not deleted."""
+    if "oauthaccounts.oauthpool.dev" in kubectl("get", "crd", "-o", "name"):
+        for namespace in (NAMESPACE, ELSEWHERE):
+            accounts = kubectl.in_namespace(namespace)
+            for name in accounts("get", "oauthaccounts", "-o", "name").split():
+                accounts("patch", name, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+        kubectl("delete", "crd", "oauthaccounts.oauthpool.dev", "--timeout=60s")
     policy = "oauth-pool-proxy-reports"
-    kinds = ("validatingadmissionpolicy", "validatingadmissionpolicybinding")
-    for kind in kinds:
+    for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
         kubectl("delete", kind, policy, "--ignore-not-found")
     kubectl("delete", "namespace", NAMESPACE, ELSEWHERE, "--ignore-not-found", "--timeout=90s")
 
@@ -119,10 +138,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """A failure comes with what ArgoCD and the cluster say."""
     report = yield
     if report.failed:  # type: ignore[attr-defined]
-        argocd: ArgoCD | None = getattr(item, "funcargs", {}).get("argocd")
-        if argocd is not None:
-            text = argocd.kubectl("get", "applications", "-o", "yaml")
-            report.sections.append(("applications", text))  # type: ignore[attr-defined]
+        applications = Kubectl(kubectl_in(binaries()), ARGOCD)("get", "applications", "-o", f"jsonpath={SAID}")
+        report.sections.append(("applications", applications))  # type: ignore[attr-defined]
         for title, text in pictures(item):
             report.sections.append((title, text))  # type: ignore[attr-defined]
     return report

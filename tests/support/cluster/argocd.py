@@ -42,6 +42,11 @@ class ArgoCD:
         assert "applications.argoproj.io" in kubectl("get", "crd", "-o", "name"), MISSING
         self.kubectl = kubectl.in_namespace(NAMESPACE)
 
+    def settings(self) -> dict[str, str]:
+        """The keys of argocd-cm."""
+        found: dict[str, str] = self.kubectl.json("get", "configmap", "argocd-cm").get("data", {})
+        return found
+
     def application(self, name: str) -> dict[str, Any]:
         """Empty when there is none of that name."""
         found: list[dict[str, Any]] = self.kubectl.json("get", "applications")["items"]
@@ -111,3 +116,5 @@ class Record:
         self._process.terminate()
         self._process.wait(10)
         self._reader.join(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()

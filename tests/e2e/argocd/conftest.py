@@ -100,7 +100,8 @@ def pool(
     try:
         with argocd.watched() as record:
             argocd.kubectl("apply", "-f", str(repository.root_application))
-            argocd.wait_for(ROOT, seconds=180, sync="Synced", operation="Succeeded")
+            for name in (ROOT, ACCOUNTS):
+                argocd.wait_for(name, seconds=180, sync="Synced", operation="Succeeded")
             yield Pool(argocd, repository, product, provider, record)
     finally:
         argocd.forget(OURS)

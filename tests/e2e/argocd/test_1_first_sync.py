@@ -4,6 +4,8 @@ from tests.e2e.argocd.conftest import Pool
 from tests.support.cluster.argocd import ACCOUNTS, ROOT, SYSTEM
 from tests.support.control_plane import wait_until
 
+NAMES = (ROOT, SYSTEM, ACCOUNTS)
+
 
 def test_the_accounts_come_when_the_pool_is_healthy_and_not_before(pool: Pool) -> None:
     seen = pool.record.of(SYSTEM, ACCOUNTS)
@@ -14,14 +16,18 @@ def test_the_accounts_come_when_the_pool_is_healthy_and_not_before(pool: Pool) -
 def test_every_sync_ends_although_the_accounts_wait_for_their_login(pool: Pool) -> None:
     for name in ("claude-1", "claude-2", "device"):
         pool.product.wait_for_status(name, "LoginRequired")
-    for name in (ROOT, SYSTEM, ACCOUNTS):
+    for name in NAMES:
         pool.argocd.wait_for(name, sync="Synced", operation="Succeeded")
     pool.argocd.wait_for(ACCOUNTS, health="Suspended")
     pool.argocd.wait_for(SYSTEM, health="Healthy")
 
 
+def test_no_sync_needed_a_second_attempt(pool: Pool) -> None:
+    assert {name: pool.argocd.operation(name).get("retryCount", 0) for name in NAMES} == dict.fromkeys(NAMES, 0)
+
+
 def test_nothing_was_ever_degraded_on_the_way(pool: Pool) -> None:
-    for name in (SYSTEM, ACCOUNTS):
+    for name in NAMES:
         assert "Degraded" not in {seen.health for seen in pool.record.of(name)}
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.control_plane import wait_until
+from tests.support.pseudo_terminal import on_terminal
 from tests.support.stack import Stack
 from tests.test_kubectl_plugin.conftest import Plugin
-from tests.test_kubectl_plugin.pseudo_terminal import on_terminal
 
 PROMPT = "What the page shows (not echoed): "
 

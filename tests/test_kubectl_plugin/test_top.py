@@ -9,8 +9,8 @@ import pytest
 from oauth_pool_operator.kubectl.kubeconfig import connect
 from oauth_pool_operator.kubectl.top import Pool
 from tests.support.control_plane import ControlPlane, wait_until
+from tests.support.pseudo_terminal import on_terminal
 from tests.test_kubectl_plugin.conftest import Objects, Plugin, condition
-from tests.test_kubectl_plugin.pseudo_terminal import on_terminal
 
 
 def ready(reason: str) -> dict[str, object]:

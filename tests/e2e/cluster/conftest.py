@@ -82,9 +82,11 @@ def product(
         "ca": provider.ca,
     }
     made = Product(kubectl, tmp_path_factory.mktemp("product"), settings)
-    made.apply()
-    yield made
-    made.remove()
+    try:
+        made.apply()
+        yield made
+    finally:
+        made.remove()
 
 
 @pytest.fixture(scope="session")

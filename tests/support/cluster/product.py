@@ -11,6 +11,7 @@ import yaml
 from tests.support.cluster.kubectl import Kubectl
 from tests.support.control_plane import wait_until
 from tests.support.control_plane.errors import NotInTime
+from tests.support.stack import SimulatorClient
 
 ROOT = Path(__file__).parents[3]
 NAMESPACE = "anthropic-oauth-proxy"
@@ -106,10 +107,14 @@ class Product:
     def pod_names(self, app: str) -> list[str]:
         return sorted(pod["metadata"]["name"] for pod in self.pods(app))
 
-    def logs(self, app: str) -> list[dict[str, Any]]:
-        """The lines of all its pods that are still there."""
-        text = self.kubectl("logs", "-l", f"app={app}", "--tail=-1", "--prefix=false")
-        return [json.loads(line) for line in text.splitlines()]
+    def scale(self, proxies: int) -> None:
+        self.kubectl("scale", f"deployment/{PROXY}", f"--replicas={proxies}")
+        self.wait_until_rolled_out(PROXY)
+
+    def operator_file(self, path: str) -> str:
+        """A file on one of the operator's volumes. Raises KubectlError."""
+        code = "import sys; print(open(sys.argv[1]).read())"
+        return self.kubectl("exec", f"deployment/{OPERATOR}", "--", "python3", "-c", code, path)
 
     # --- accounts ----------------------------------------------------------------------------------------------------
 
@@ -146,6 +151,15 @@ class Product:
             )
         except NotInTime as error:
             raise AssertionError(f"{error}; it says\n{self.kubectl('describe', 'oauthaccount', name)}") from None
+
+    def log_in(self, name: str, subject: str, simulator: SimulatorClient) -> None:
+        """The whole login of an AuthorizationCode account; returns when it is Available."""
+        pasted = simulator.approve(self.login_url(name), subject)
+        self.kubectl("annotate", "oauthaccount", name, f"oauthpool.dev/authorization-code={pasted}")
+        self.wait_for_status(name, "Available")
+
+    def remove_accounts(self) -> None:
+        self.kubectl("delete", "oauthaccounts", "--all", "--timeout=60s")
 
     def login_url(self, name: str) -> str:
         path = "jsonpath={.status.login.authorizationURL}"

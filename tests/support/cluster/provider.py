@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.simulator.bearer import OAUTH_BETA
+from tests.simulator.token_endpoint import FEDERATION_BETA
 from tests.support.cluster.kubectl import Kubectl
 from tests.support.cluster.product import NAMESPACE as PRODUCT
 from tests.support.control_plane.certificates import write_certificates
@@ -40,14 +42,16 @@ class Provider:
     @contextmanager
     def running(self) -> Iterator["Provider"]:
         """From its own namespace to a control API that can be called."""
-        for document in self._manifests():
-            self.kubectl("apply", "-f", "-", stdin=json.dumps(document))
-        self.kubectl("rollout", "status", "deployment/provider", "deployment/client", "--timeout=90s")
-        trust = ssl.create_default_context(cafile=str(self._folder / "ca.crt"))
-        with self.kubectl.forwarded("deployment/provider", PORT) as port:
-            self.simulator = SimulatorClient(f"https://127.0.0.1:{port}", verify=trust)
-            yield self
-        self.kubectl("delete", "namespace", NAMESPACE, "--timeout=60s")
+        try:
+            for document in self._manifests():
+                self.kubectl("apply", "-f", "-", stdin=json.dumps(document))
+            self.kubectl("rollout", "status", "deployment/provider", "deployment/client", "--timeout=90s")
+            trust = ssl.create_default_context(cafile=str(self._folder / "ca.crt"))
+            with self.kubectl.forwarded("deployment/provider", PORT) as port:
+                self.simulator = SimulatorClient(f"https://127.0.0.1:{port}", verify=trust)
+                yield self
+        finally:
+            self.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=60s")
 
     def operator_toml(self) -> str:
         """The profile `simulator`, with all three grants."""
@@ -75,6 +79,7 @@ token_body = "json"
 [providers.simulator.workload_identity]
 token_endpoint = "{URL}/v1/oauth/token"
 audience = "{URL}"
+token_headers = {{ anthropic-beta = "{OAUTH_BETA},{FEDERATION_BETA}" }}
 """
 
     def proxy_toml(self, *more: str) -> str:

@@ -54,6 +54,11 @@ class Pool:
     provider: Provider
     record: Record
 
+    def commit(self, message: str) -> None:
+        """ArgoCD hears of it, as it does from a Git server that is told to tell it."""
+        self.repository.commit(message)
+        self.argocd.look_now(ACCOUNTS)
+
     def log_in(self, name: str, subject: str) -> None:
         pasted = self.provider.simulator.approve(self.product.login_url(name), subject)
         self.product.kubectl("annotate", "oauthaccount", name, f"oauthpool.dev/authorization-code={pasted}")

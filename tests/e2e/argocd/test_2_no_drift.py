@@ -34,11 +34,11 @@ def test_two_minutes_of_logins_refreshes_cooldowns_and_reports_are_no_drift(pool
         first = generation(product, "claude-1")
         simulator.exhaust("bob@example.com", reset_in=COOLDOWN)
         product.wait_for_status("claude-2", "CoolingDown")
-        product.wait_for_status("claude-2", "Available")
+        product.wait_for_status("claude-2", "Available", seconds=60)
         log_in_again(pool, "claude-2", "bob@example.com")
         simulator.exhaust("alice@example.com", reset_in=COOLDOWN)
         product.wait_for_status("claude-1", "CoolingDown")
-        product.wait_for_status("claude-1", "Available")
+        product.wait_for_status("claude-1", "Available", seconds=60)
         wait_until(lambda: time.monotonic() > end, "the time to be over", seconds=60 * MINUTES, every=1)
     simulator.reset()
 

@@ -1,4 +1,4 @@
-"""A commit is in force within 15 s where ArgoCD looks every 5 s, and what it takes away goes as the account says."""
+"""A commit is in force within 15 s after ArgoCD has heard of it, and what it takes away goes as the account says."""
 
 import json
 from typing import Any
@@ -31,7 +31,7 @@ def revocations(pool: Pool) -> int:
 
 def test_an_account_that_a_commit_adds_can_be_logged_in(pool: Pool) -> None:
     pool.repository.write_account(ADDED)
-    pool.repository.commit("A third account")
+    pool.commit("A third account")
     wait_until(lambda: not is_gone(pool, ADDED), "the account", seconds=IN_FORCE)
     pool.product.wait_for_status(ADDED, "LoginRequired")
     pool.argocd.wait_for(ACCOUNTS, health="Suspended", operation="Succeeded")
@@ -42,25 +42,25 @@ def test_an_account_that_a_commit_adds_can_be_logged_in(pool: Pool) -> None:
 
 def test_a_change_reaches_the_proxies(pool: Pool) -> None:
     pool.repository.write_account(ADDED, weight=3, priority=7)
-    pool.repository.commit("More of the third")
+    pool.commit("More of the third")
     wait_until(lambda: entry(pool, ADDED)["weight"] == 3, "the new weight", seconds=IN_FORCE)
     assert entry(pool, ADDED)["priority"] == 7
 
 
 def test_a_field_that_a_commit_takes_out_has_its_default_again(pool: Pool) -> None:
     pool.repository.write_account(ADDED, weight=3)
-    pool.repository.commit("No more priority")
+    pool.commit("No more priority")
     wait_until(lambda: entry(pool, ADDED)["priority"] == 0, "the default priority", seconds=IN_FORCE)
     assert entry(pool, ADDED)["weight"] == 3
 
 
 def test_an_account_is_suspended_and_resumed(pool: Pool) -> None:
     pool.repository.write_account(ADDED, suspend=True)
-    pool.repository.commit("Not the third for now")
+    pool.commit("Not the third for now")
     wait_until(lambda: entry(pool, ADDED)["status"] == "Suspended", "the suspension", seconds=IN_FORCE)
     pool.argocd.wait_for(ACCOUNTS, health="Suspended", sync="Synced")
     pool.repository.write_account(ADDED, suspend=False)
-    pool.repository.commit("The third again")
+    pool.commit("The third again")
     wait_until(lambda: entry(pool, ADDED)["status"] == "Available", "the resumption", seconds=IN_FORCE)
     pool.argocd.wait_for(ACCOUNTS, health="Healthy", sync="Synced")
 
@@ -79,7 +79,7 @@ def test_a_grant_that_the_provider_withdrew_is_degraded_until_somebody_logs_in(p
 def test_an_account_with_policy_revoke_takes_its_grant_along(pool: Pool) -> None:
     before = revocations(pool)
     pool.repository.remove(f"k8s/accounts/{ADDED}.yaml")
-    pool.repository.commit("No third account")
+    pool.commit("No third account")
     wait_until(lambda: is_gone(pool, ADDED), "the account to go", seconds=IN_FORCE)
     assert revocations(pool) == before + 1
     assert entry(pool, ADDED) == {}
@@ -88,13 +88,13 @@ def test_an_account_with_policy_revoke_takes_its_grant_along(pool: Pool) -> None
 
 def test_an_account_with_policy_retain_leaves_its_grant(pool: Pool) -> None:
     pool.repository.write_account(ADDED, deletionPolicy="Retain")
-    pool.repository.commit("The third account, to be kept")
+    pool.commit("The third account, to be kept")
     wait_until(lambda: not is_gone(pool, ADDED), "the account", seconds=IN_FORCE)
     pool.log_in(ADDED, SUBJECT)
     uid = pool.product.account(ADDED)["metadata"]["uid"]
     before = revocations(pool)
     pool.repository.remove(f"k8s/accounts/{ADDED}.yaml")
-    pool.repository.commit("No third account again")
+    pool.commit("No third account again")
     wait_until(lambda: is_gone(pool, ADDED), "the account to go", seconds=IN_FORCE)
     files = f"import os; print(os.listdir('/var/lib/oauth-pool/state/{uid}'))"
     kept = pool.product.kubectl("exec", f"deployment/{OPERATOR}", "--", "python3", "-c", files)
@@ -108,7 +108,7 @@ def test_a_folder_that_is_empty_all_at_once_is_taken_for_a_mistake(pool: Pool) -
     for file in files:
         file.unlink()
     (files[0].parent / "README").touch()  # Git knows no empty folders
-    pool.repository.commit("Oh no")
+    pool.commit("Oh no")
 
     def refusal() -> str:
         conditions = pool.argocd.application(ACCOUNTS)["status"].get("conditions", [])
@@ -119,13 +119,13 @@ def test_a_folder_that_is_empty_all_at_once_is_taken_for_a_mistake(pool: Pool) -
     for file, content in contents.items():
         file.write_text(content)
     (files[0].parent / "README").unlink()
-    pool.repository.commit("Phew")
+    pool.commit("Phew")
     pool.argocd.wait_for(ACCOUNTS, sync="Synced", health="Healthy")
 
 
 def test_the_repair_of_a_commit_that_the_cluster_refuses_does_not_wait_for_retries(pool: Pool) -> None:
     pool.repository.write_account(ADDED, weight=-1)
-    pool.repository.commit("A mistake")
+    pool.commit("A mistake")
     wait_until(
         lambda: "weight" in pool.argocd.operation(ACCOUNTS).get("message", ""),
         "ArgoCD to say what is wrong",
@@ -133,6 +133,6 @@ def test_the_repair_of_a_commit_that_the_cluster_refuses_does_not_wait_for_retri
     )
     pool.repository.remove(f"k8s/accounts/{ADDED}.yaml")
     pool.repository.write_account("claude-1", weight=2)
-    pool.repository.commit("Its repair")
+    pool.commit("Its repair")
     wait_until(lambda: entry(pool, "claude-1")["weight"] == 2, "the repair", seconds=IN_FORCE)
     pool.argocd.wait_for(ACCOUNTS, sync="Synced", health="Healthy", operation="Succeeded")

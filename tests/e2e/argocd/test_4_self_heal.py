@@ -29,7 +29,7 @@ def edit(kubectl: Kubectl, name: str, **spec: object) -> None:
 def elsewhere(pool: Pool) -> Iterator[Kubectl]:
     """An account in a namespace without an operator, so that nobody but ArgoCD changes it."""
     pool.repository.write("elsewhere/claude-9.yaml", account("claude-9", namespace=ELSEWHERE, weight=3))
-    pool.repository.commit("An account that nobody looks after")
+    pool.commit("An account that nobody looks after")
     manifest = pool.argocd.application(ACCOUNTS)
     spec = manifest["spec"] | {"source": manifest["spec"]["source"] | {"path": "elsewhere"}}
     spec["destination"] = spec["destination"] | {"namespace": ELSEWHERE}
@@ -54,7 +54,7 @@ def test_an_edit_of_the_spec_is_undone_and_nothing_else_is(pool: Pool, elsewhere
 
 def test_a_running_login_survives_that_somebody_edits_the_spec(pool: Pool) -> None:
     pool.repository.write_account("claude-4", weight=3)
-    pool.repository.commit("A fourth account")
+    pool.commit("A fourth account")
     wait_until(lambda: "claude-4" in pool.product.kubectl("get", "oauthaccounts", "-o", "name"), "it", seconds=HEALED)
     before = wait_until(lambda: pool.product.account("claude-4").get("status", {}).get("login"), "its login")
     edit(pool.product.kubectl, "claude-4", weight=9)
@@ -74,7 +74,7 @@ def test_a_field_that_git_leaves_out_is_for_people(pool: Pool) -> None:
     assert pool.argocd.operation(ACCOUNTS) != operation
     assert pool.product.account("claude-4")["spec"]["suspend"] is True
     pool.repository.write_account("claude-4", weight=3, suspend=False)
-    pool.repository.commit("Say it")
+    pool.commit("Say it")
     pool.product.wait_for_status("claude-4", "Available")
     edit(pool.product.kubectl, "claude-4", suspend=True)
     wait_until(lambda: pool.product.account("claude-4")["spec"]["suspend"] is False, "what Git says", seconds=HEALED)

@@ -78,6 +78,10 @@ class ArgoCD:
             said = self.operation(name).get("message", "")
             raise AssertionError(f"{error}; it is {last}, {said!r}") from None
 
+    def look_now(self, name: str) -> None:
+        """What ArgoCD does itself when a webhook of the Git server arrives: else it believes for minutes what it has seen."""
+        self.kubectl("annotate", "application", name, "argocd.argoproj.io/refresh=normal", "--overwrite")
+
     @contextmanager
     def watched(self) -> Iterator["Record"]:
         """Everything that ArgoCD says of all its Applications until the block ends."""

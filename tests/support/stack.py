@@ -184,8 +184,10 @@ class Stack:
         operator: Sequence[str] = OPERATOR,
         log_level: str = "info",
         on_line: Callable[[str, str], None] | None = None,
+        proxy_settings: str = "",
     ) -> None:
         self.control_plane = control_plane
+        self._proxy_settings = proxy_settings
         self._operator = operator
         self.folder = folder
         self.namespace = control_plane.namespace()
@@ -288,19 +290,19 @@ class Stack:
     def report(
         self,
         name: str,
-        reason: str,
+        reason: str | None,
         *,
         generation: int = 1,
         reporter: str = "proxy-9",
         age: timedelta = timedelta(0),
         until: timedelta | None = None,
     ) -> None:
-        """What a proxy writes, the way it writes it."""
+        """What a proxy writes, the way it writes it; no reason while the account works."""
         entry = {
             "reporter": reporter,
             "observedTime": instant(-age),
-            "reason": reason,
             "tokenGeneration": generation,
+            **({"reason": reason} if reason else {}),
             **({"untilTime": instant(until)} if until else {}),
         }
         manifest = self.account(name) | {"status": {"reports": [entry]}}
@@ -482,6 +484,7 @@ redirect_uri = "{url}/oauth/callback"
 [proxy]
 listen_addr = "{self.proxy_url.removeprefix("http://")}"
 upstream_url = "{self._simulator_url}"
+{self._proxy_settings}
 
 [oauth]
 source = "kubernetes"

@@ -4,7 +4,6 @@ from tests.e2e.argocd.conftest import Pool
 from tests.support.cluster.argocd import ACCOUNTS, ROOT, SYSTEM
 from tests.support.cluster.product import OPERATOR
 
-
 KEEP = ("--type=merge", "-p", '{"metadata": {"finalizers": null}}')
 
 

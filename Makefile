@@ -31,7 +31,7 @@ INSIDE ?=
 ARGS ?=
 N ?= 200
 
-.PHONY: help setup demo test e2e crash-trials check lint types locks audit format lock bench bench-operator picture images test-images clean
+.PHONY: help setup demo test e2e e2e-argocd crash-trials check lint types locks audit format lock bench bench-operator picture images test-images clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,9 @@ test: setup $(TYPESCRIPT)/node_modules/.installed ## Run all tests (ARGS="-k nam
 
 e2e: setup ## Run everything on a cluster: KUBECONFIG's, or one made with kind (ARGS=--help; LOAD=… brings images to its nodes)
 	@$(BIN)/python -m tests.e2e.cluster --engine "$(ENGINE)" --base $(BASE) --uv-version $(UV_VERSION) --load "$(LOAD)" --inside "$(INSIDE)" $(ARGS)
+
+e2e-argocd: setup ## The same from a Git repository, by the ArgoCD of KUBECONFIG's cluster (docs/gitops.md)
+	@$(BIN)/python -m tests.e2e.cluster --engine "$(ENGINE)" --base $(BASE) --uv-version $(UV_VERSION) --load "$(LOAD)" --inside "$(INSIDE)" $(ARGS) tests/e2e/argocd
 
 crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)
 	@$(BIN)/python -m tests.test_operator.crash_trials --trials $(N) $(ARGS)

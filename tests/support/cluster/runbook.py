@@ -53,13 +53,14 @@ class Runbook:
     def read(cls) -> "Runbook":
         return cls(RUNBOOK.read_text())
 
-    def section(self, heading: str) -> str:
-        """From a heading to the next one, of any level."""
-        found = re.search(
-            rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", _without_blocks(self.text), re.MULTILINE | re.DOTALL
-        )
-        assert found is not None, f"RUNBOOK.md has no section {heading}"
-        return found[1]
+    def entry(self, heading: str) -> str:
+        """The text below a heading, up to the next one of its level or above, without the blocks."""
+        text = _without_blocks(self.text)
+        found = re.search(rf"^(#+) {re.escape(heading)}$", text, re.MULTILINE)
+        assert found is not None, f"RUNBOOK.md has no entry {heading}"
+        rest = text[found.end() :]
+        end = re.search(rf"^#{{1,{len(found[1])}}} ", rest, re.MULTILINE)
+        return rest[: end.start()] if end else rest
 
     def commands(self, heading: str) -> list[Command]:
         """What a test has to run of a section."""

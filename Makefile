@@ -13,8 +13,10 @@ UV := $(shell command -v uv || echo .tools/bin/uv)
 # The first interpreter that starts and is new enough; pyenv's shims exist for versions that do not start.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
 	if $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then command -v $$p; break; fi; done)
-# The locks are always written by the pinned uv: versions word the same lock differently.
-LOCK := .tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+# The locks are always written by the pinned uv: versions word the same lock differently. Each lock begins with its command,
+# which Renovate reads and runs: hence no path of this machine in it, and `=` before every value.
+LOCK := $(CURDIR)/.tools/bin/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes
+LOCKED := requirements pyproject.toml proxy/pyproject.toml operator/pyproject.toml
 # A client of the end-to-end tests. To update it: npm update --prefix tests/e2e/typescript
 TYPESCRIPT := tests/e2e/typescript
 # The two images. BASE is what both are built on.
@@ -29,10 +31,10 @@ INSIDE ?=
 ARGS ?=
 N ?= 200
 
-.PHONY: help setup demo test e2e crash-trials check format lock bench bench-operator picture images test-images clean
+.PHONY: help setup demo test e2e crash-trials check lint types locks audit format lock bench bench-operator picture images test-images clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.installed ## Install everything into .venv (every other command does this by itself)
 
@@ -41,6 +43,7 @@ demo: setup ## Run the whole system on this machine and show it work (ARGS=--onc
 
 test: setup $(TYPESCRIPT)/node_modules/.installed ## Run all tests (ARGS="-k name" for some)
 	@$(BIN)/python -m tests.support.control_plane build >/dev/null
+	@$(BIN)/python -m tests.support.promtool >/dev/null
 	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
 
 e2e: setup ## Run everything on a cluster: KUBECONFIG's, or one made with kind (ARGS=--help; LOAD=… brings images to its nodes)
@@ -49,28 +52,40 @@ e2e: setup ## Run everything on a cluster: KUBECONFIG's, or one made with kind (
 crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)
 	@$(BIN)/python -m tests.test_operator.crash_trials --trials $(N) $(ARGS)
 
-check: setup ## Formatting, lint, types, and whether the locks are up to date
+check: lint types locks ## Formatting, lint, types, and whether the locks are up to date
+
+lint: setup .tools/bin/actionlint ## Formatting and lint of the code, of the scripts in .ci/ and of the workflow
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/shellcheck .ci/*
+	.tools/bin/actionlint -shellcheck=$(BIN)/shellcheck
+	$(BIN)/zizmor --offline --quiet .github
+
+types: setup ## Types
 	$(BIN)/mypy
-	@echo "locks up to date?"
-	@rm -rf .tools/lock && mkdir -p .tools/lock && cp requirements/*.txt .tools/lock/
-	@$(MAKE) --no-print-directory lock-into DIR=.tools/lock
-	@diff -ru requirements .tools/lock || { echo "requirements/ is not what pyproject.toml asks for: run 'make lock'" >&2; exit 1; }
+
+locks: .tools/bin/uv ## Whether the locks are up to date
+	@rm -rf .tools/lock && mkdir -p .tools/lock && tar -c $(LOCKED) | tar -xC .tools/lock
+	@$(MAKE) --no-print-directory lock-in DIR=.tools/lock
+	@diff -ru requirements .tools/lock/requirements || { echo "requirements/ is not what pyproject.toml asks for: run 'make lock'" >&2; exit 1; }
+	@echo "requirements/ is up to date"
+
+audit: setup ## Whether anything in the locks is known to be vulnerable (asks PyPI)
+	$(BIN)/pip-audit --strict --progress-spinner=off --disable-pip --require-hashes -r requirements/dev.txt $(ARGS)
 
 format: setup ## Format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 lock: .tools/bin/uv ## Write the locks in requirements/ anew (ARGS=--upgrade for newer versions)
-	@$(MAKE) --no-print-directory lock-into DIR=requirements
+	@$(MAKE) --no-print-directory lock-in DIR=.
 
 # dev.txt decides the versions; the two images' locks are subsets of it, so that what is tested is what is shipped.
-.PHONY: lock-into
-lock-into: .tools/bin/uv
-	$(LOCK) $(ARGS) proxy/pyproject.toml operator/pyproject.toml --extra plugin --group pyproject.toml:dev -o $(DIR)/dev.txt
-	$(LOCK) -c $(DIR)/dev.txt proxy/pyproject.toml -o $(DIR)/proxy.txt
-	$(LOCK) -c $(DIR)/dev.txt operator/pyproject.toml -o $(DIR)/operator.txt
+.PHONY: lock-in
+lock-in: .tools/bin/uv
+	cd $(DIR) && $(LOCK) $(ARGS) proxy/pyproject.toml operator/pyproject.toml --extra=plugin --group=pyproject.toml:dev --output-file=requirements/dev.txt
+	cd $(DIR) && $(LOCK) --constraints=requirements/dev.txt proxy/pyproject.toml --output-file=requirements/proxy.txt
+	cd $(DIR) && $(LOCK) --constraints=requirements/dev.txt operator/pyproject.toml --output-file=requirements/operator.txt
 
 bench: setup ## Measure the proxy beside nginx and a direct connection (ARGS=--help; docs/performance.md)
 	@$(BIN)/python -m tests.bench.run $(ARGS)
@@ -101,6 +116,13 @@ picture: setup ## Draw docs/kubectl-top.svg anew, by the code that draws it on a
 clean: ## Remove everything that these commands made below the repository
 	rm -rf .venv .tools .bench .demo $(TYPESCRIPT)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Linters of Python, shell and security come with .venv; this one of workflows is a Go program.
+.tools/bin/actionlint: tests/support/actionlint/go.mod tests/support/actionlint/go.sum $(VENV)/.installed
+	@echo "building actionlint in .tools/"
+	@mkdir -p $(@D)
+	@go=$$($(BIN)/python -c 'from tests.support.control_plane.binaries import go_toolchain; print(go_toolchain())') && \
+		cd $(<D) && GOTOOLCHAIN=local "$$go" build -o $(CURDIR)/$@ github.com/rhysd/actionlint/cmd/actionlint
 
 .tools/bin/uv:
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer with venv (PYTHON=… names one)" >&2; exit 1; }

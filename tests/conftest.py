@@ -1,4 +1,4 @@
-"""What all tests share: one control plane per run, and the logs of it in the report of a test that failed with it.
+"""What all tests share: one control plane per run, and the logs of it in the report of a test that failed with it; promtool.
 
 The control plane's modules are imported where they are used: most tests need none of it, and the proxy's own tests
 also run where nothing but the proxy's dependencies is installed.
@@ -6,7 +6,7 @@ also run where nothing but the proxy's dependencies is installed.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.support.control_plane import ControlPlane
 
-BUILD_ERROR = pytest.StashKey[Exception]()
+BUILD_ERRORS = pytest.StashKey[dict[str, Exception]]()
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +23,22 @@ def control_plane_binaries(pytestconfig: pytest.Config) -> Path:
     """The folder with etcd and kube-apiserver."""
     from tests.support.control_plane import binaries
 
-    if error := pytestconfig.stash.get(BUILD_ERROR, None):
-        raise error
+    _raise_if_not_built(pytestconfig, "control_plane_binaries")
     return binaries()
+
+
+@pytest.fixture(scope="session")
+def promtool(pytestconfig: pytest.Config) -> Path:
+    """Prometheus's checker of rules."""
+    from tests.support.promtool import promtool
+
+    _raise_if_not_built(pytestconfig, "promtool")
+    return promtool()
+
+
+def _raise_if_not_built(config: pytest.Config, fixture: str) -> None:
+    if error := config.stash.get(BUILD_ERRORS, {}).get(fixture):
+        raise error
 
 
 @pytest.fixture(scope="session")
@@ -47,17 +60,39 @@ def namespace(control_plane: ControlPlane) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Build the control plane before the first test: it takes longer than any test may, and a person wants to see why."""
-    wanted = any("control_plane_binaries" in getattr(item, "fixturenames", ()) for item in session.items)
-    if not wanted or session.config.option.collectonly:
+    """Build what is wanted before the first test: it takes longer than any test may, and a person wants to see why."""
+    wanted = {fixture for item in session.items for fixture in getattr(item, "fixturenames", ())}
+    if session.config.option.collectonly:
         return
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+
+    def say(line: str) -> None:
+        if terminal:
+            terminal.write_line(line)
+
+    builders = {"control_plane_binaries": _build_control_plane, "promtool": _build_promtool}
+    errors = {fixture: build(say) for fixture, build in builders.items() if fixture in wanted}
+    session.config.stash[BUILD_ERRORS] = {fixture: error for fixture, error in errors.items() if error}
+
+
+def _build_control_plane(say: Callable[[str], None]) -> Exception | None:
     from tests.support.control_plane import ControlPlaneError, binaries
 
-    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     try:
-        binaries(say=lambda line: terminal.write_line(f"control plane: {line}") if terminal else None)
+        binaries(say=lambda line: say(f"control plane: {line}"))
     except ControlPlaneError as error:
-        session.config.stash[BUILD_ERROR] = error
+        return error
+    return None
+
+
+def _build_promtool(say: Callable[[str], None]) -> Exception | None:
+    from tests.support.promtool import PromtoolMissing, promtool
+
+    try:
+        promtool(say=lambda line: say(f"promtool: {line}"))
+    except PromtoolMissing as error:
+        return error
+    return None
 
 
 @pytest.hookimpl(wrapper=True)

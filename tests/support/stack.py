@@ -184,8 +184,10 @@ class Stack:
         operator: Sequence[str] = OPERATOR,
         log_level: str = "info",
         on_line: Callable[[str, str], None] | None = None,
+        proxy_settings: str = "",
     ) -> None:
         self.control_plane = control_plane
+        self._proxy_settings = proxy_settings
         self._operator = operator
         self.folder = folder
         self.namespace = control_plane.namespace()
@@ -482,6 +484,7 @@ redirect_uri = "{url}/oauth/callback"
 [proxy]
 listen_addr = "{self.proxy_url.removeprefix("http://")}"
 upstream_url = "{self._simulator_url}"
+{self._proxy_settings}
 
 [oauth]
 source = "kubernetes"

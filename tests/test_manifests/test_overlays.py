@@ -1,10 +1,12 @@
 """What each overlay is made of."""
 
+import copy
 import os
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.test_manifests.manifests import (
     CONFIGS,
@@ -36,8 +38,20 @@ def access_modes(objects: list[Manifest]) -> dict[str, list[str]]:
     }
 
 
-def test_apply_k_gives_the_default_overlay() -> None:
-    assert kustomize(K8S) == overlay("default")
+def test_apply_k_gives_the_default_overlay_with_the_images_that_were_chosen() -> None:
+    chosen, default = kustomize(K8S), copy.deepcopy(overlay("default"))
+    images = {image["name"]: image for image in yaml.safe_load((K8S / "kustomization.yaml").read_text())["images"]}
+    for template in pod_templates(default).values():
+        image = images[container(template)["image"].partition(":")[0]]
+        container(template)["image"] = f"{image['newName']}:{image['newTag']}"
+    assert chosen == default
+
+
+@every_overlay
+def test_without_a_choice_it_is_the_images_that_make_built(name: str) -> None:
+    tag = re.findall(r"^TAG \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0]
+    images = {container(template)["image"] for template in pod_templates(overlay(name)).values()}
+    assert images <= {f"oauth-pool-proxy:{tag}", f"oauth-pool-operator:{tag}"}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +128,7 @@ def test_only_who_talks_to_the_api_server_has_a_token_for_it(name: str) -> None:
 
 
 @every_overlay
-def test_images_are_chosen_in_one_place(name: str, tmp_path: Path) -> None:
+def test_images_can_be_chosen_on_top_of_it(name: str, tmp_path: Path) -> None:
     images = [
         {"name": image, "newName": f"registry.example.com/team/{image}", "newTag": "sha-1234567"}
         for image in ("oauth-pool-proxy", "oauth-pool-operator")

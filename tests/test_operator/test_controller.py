@@ -11,6 +11,7 @@ import httpx2
 import msgspec
 import pytest
 from lightkube.core.exceptions import ApiError
+from prometheus_client import CollectorRegistry
 
 from oauth_pool_operator.accounts import FINALIZER, Account
 from oauth_pool_operator.cluster import Cluster
@@ -18,6 +19,7 @@ from oauth_pool_operator.controller import Controller
 from oauth_pool_operator.facts import NEVER
 from oauth_pool_operator.leadership import Leadership
 from oauth_pool_operator.memory import Memory
+from oauth_pool_operator.metrics import Counts, PoolCollector
 from oauth_pool_operator.pool_index import IndexPublisher
 from oauth_pool_operator.reconcile import Reconciler
 from oauth_pool_operator.store import Store
@@ -92,6 +94,10 @@ async def running() -> AsyncIterator[tuple[Controller, Seen]]:
             await task
 
 
+def status_words(controller: Controller) -> list[str]:
+    return [account.status_word for account in controller.account_conditions()]
+
+
 async def turns() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
@@ -137,7 +143,7 @@ async def test_an_object_that_vanishes_with_its_finalizer_is_cleaned_up_after() 
 async def test_an_object_that_we_let_go_is_forgotten_and_its_last_event_starts_nothing() -> None:
     async with running() as (controller, seen):
         await observe(controller, "MODIFIED", body("1", deletionTimestamp="2026-11-20T12:00:00Z"))
-        assert controller.status_words() == []
+        assert controller.account_conditions() == []
         await observe(controller, "DELETED", body("2", deletionTimestamp="2026-11-20T12:00:00Z"))
         assert seen.versions == ["1"]
 
@@ -146,9 +152,9 @@ async def test_a_removal_that_fails_is_not_forgotten() -> None:
     async with running() as (controller, seen):
         seen.answers = [httpx2.ConnectError("no API server")]
         await observe(controller, "MODIFIED", body("1", deletionTimestamp="2026-11-20T12:00:00Z"))
-        assert controller.status_words() == ["New"]  # it is tried again when its time has come
+        assert status_words(controller) == ["New"]  # it is tried again when its time has come
         await observe(controller, "DELETED", body("2", deletionTimestamp="2026-11-20T12:00:00Z"))
-        assert (seen.versions, controller.status_words()) == (["1", "2"], [])
+        assert (seen.versions, status_words(controller)) == (["1", "2"], [])
 
 
 async def test_a_spec_that_is_not_understood_costs_the_others_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -166,3 +172,28 @@ async def test_an_account_that_is_gone_is_not_asked_for_again_and_again(caplog: 
         seen.answers = [ApiError(response=response, request=request)]
         await observe(controller, None, body("1"))
         assert "again at" not in caplog.text
+
+
+async def test_what_the_objects_say_of_accounts_can_be_scraped() -> None:
+    async with running() as (controller, _):
+        conditions = [
+            {"type": "Ready", "status": "False", "reason": "LoginRequired"},
+            {"type": "LoginRequired", "status": "True", "reason": "AwaitingAuthorizationCode"},
+        ]
+        await observe(controller, None, {**body(), "status": {"conditions": conditions}})
+        await observe(controller, None, body(uid="another", name="claude-2"))
+        registry = CollectorRegistry()
+        registry.register(PoolCollector(lambda: Counts(controller.account_conditions(), 0, 0, 0, 0, 0)))
+
+        def sample(name: str, **labels: str) -> float | None:
+            return registry.get_sample_value(name, labels)
+
+        assert [sample("pool_accounts", status=word) for word in ("LoginRequired", "New")] == [1, 1]
+        shown = {
+            account: [
+                sample("pool_account_condition", account_id=account, condition=condition)
+                for condition in ("Ready", "LoginRequired", "Stalled")
+            ]
+            for account in ("claude-1", "claude-2")
+        }
+        assert shown == {"claude-1": [0, 1, 0], "claude-2": [0, 0, 0]}

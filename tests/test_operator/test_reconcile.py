@@ -11,6 +11,7 @@ import httpx2
 import msgspec
 import pytest
 from lightkube.core.exceptions import ApiError
+from prometheus_client import REGISTRY
 
 from oauth_pool_operator import credentials, exchanges, login, metrics
 from oauth_pool_operator.accounts import (
@@ -948,6 +949,23 @@ async def test_requests_are_counted_by_what_became_of_them(tmp_path: Path) -> No
             result: metrics.TOKEN_REFRESHES.labels("counted", result)._value.get() for result in ("failure", "success")
         }
         assert counts == {"failure": 2, "success": 1}
+
+
+async def test_the_end_of_an_access_token_is_a_metric_for_as_long_as_it_is_kept_fresh(tmp_path: Path) -> None:
+    def ends_at() -> float | None:
+        return REGISTRY.get_sample_value("pool_token_expiry_timestamp_seconds", {"account_id": "watched"})
+
+    end = (NOW + 7 * HOUR).timestamp()
+    async with world(tmp_path, account(name="watched"), credential=credential(expires_in=7 * HOUR)) as w:
+        await w.reconcile()
+        assert ends_at() == end
+        for is_suspended, expected in ((True, None), (False, end)):
+            w.observed(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=is_suspended))
+            await w.reconcile()
+            assert ends_at() == expected
+        w.now = NOW + 7 * HOUR
+        await w.reconcile(DEAD)
+        assert (w.reason("Ready"), ends_at()) == ("Disabled", None)
 
 
 async def test_a_changed_spec_is_tried_at_once(tmp_path: Path) -> None:

@@ -299,6 +299,28 @@ async def status(process: Process, path: str) -> int:
         return (await client.answer()).status
 
 
+async def test_a_time_without_a_turn_on_the_cpu_shows_in_the_metrics(tmp_path: Path, upstream: UpstreamServer) -> None:
+    async with running(tmp_path, upstream) as process, process.connect() as client:
+
+        async def late(more_than: str) -> float:
+            """How many looks came later than that."""
+            await client.request("GET", "/metrics")
+            name, text = "proxy_event_loop_delay_seconds", (await client.answer()).body.decode()
+            looks, soon = (
+                float(match[1]) if (match := re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)) else 0
+                for series in (f"{name}_count", f'{name}_bucket{{le="{more_than}"}}')
+            )
+            return looks - soon
+
+        before = await late("0.5")
+        process.signal(signal.SIGSTOP)  # as a limit of CPU does, only longer
+        await asyncio.sleep(0.7)
+        process.signal(signal.SIGCONT)
+        async with asyncio.timeout(DEADLINE):
+            while await late("0.5") == before:  # noqa: ASYNC110 (the process has no event for it)
+                await asyncio.sleep(0.02)
+
+
 def test_states_only_move_forward_and_stopped_is_inert() -> None:
     service = Service()
     service.starting()

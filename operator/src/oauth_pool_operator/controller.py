@@ -88,16 +88,23 @@ class Controller:
         known.memory.observe(account)
         self.scheduler.wake(account.uid)
 
-    def status_words(self) -> list[str]:
-        """The word shown as STATUS of every account; may be called from any thread."""
-        known = list(self._known.values())
-        return [c.reason_of(one.account.conditions, c.READY) or "New" for one in known]
+    def account_conditions(self) -> list[metrics.AccountConditions]:
+        """What the objects say of every account; may be called from any thread."""
+        accounts = [known.account for known in list(self._known.values())]
+        return [
+            metrics.AccountConditions(
+                account.name,
+                c.reason_of(account.conditions, c.READY) or "New",
+                frozenset(kind for kind in metrics.CONDITIONS if c.is_true(account.conditions, kind)),
+            )
+            for account in accounts
+        ]
 
     def counts(self) -> metrics.Counts:
         """For the metrics; may be called from any thread."""
         known = list(self._known.values())
         return metrics.Counts(
-            status_words=self.status_words(),
+            accounts=self.account_conditions(),
             logins_open=sum("login" in one.account.status for one in known),
             reconciles_due=self.scheduler.number_due(),
             reconciles_in_flight=self.scheduler.number_running(),

@@ -8,6 +8,8 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from . import conditions as c
+
 TOKEN_REFRESHES = Counter(
     "pool_token_refreshes_total",
     "Access tokens obtained by refresh, code exchange or assertion exchange",
@@ -22,19 +24,31 @@ TOKEN_EXPIRES = Gauge(
     "pool_token_expiry_timestamp_seconds", "When the access token expires (Unix time)", ["account_id"]
 )
 RECONCILES = Counter("pool_reconciles_total", "Reconciles of single accounts", ["result"])
+for result in ("success", "error"):
+    RECONCILES.labels(result)  # so that an increase of it exists before the first error
 RECONCILE_SECONDS = Histogram(
     "pool_reconcile_duration_seconds",
     "Duration of one account's reconcile",
     buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30),
 )
+CONDITIONS = (c.READY, c.LOGIN_REQUIRED, c.STALLED)
+"""Those of an account that have a series. The others say what is under way, or what proxies know better."""
 INDEX_BYTES = Gauge("pool_index_bytes", "Size of the pool index, by number of its ConfigMap", ["shard"])
 LEASE_HELD = Gauge("pool_operator_lease_held", "1 while this operator leads, 0 while it waits")
+
+
+class AccountConditions(NamedTuple):
+    """An account, the word shown as its STATUS, and its conditions that are True."""
+
+    account_id: str
+    status_word: str
+    are_true: frozenset[str]
 
 
 class Counts(NamedTuple):
     """What is counted when somebody looks."""
 
-    status_words: list[str]
+    accounts: list[AccountConditions]
     logins_open: int
     reconciles_due: int
     reconciles_in_flight: int
@@ -58,21 +72,36 @@ class PoolCollector(Collector):
         )
         yield _gauge("pool_index_shards", "ConfigMaps that the pool index uses", counts.index_shards)
         family = GaugeMetricFamily("pool_accounts", "Accounts by the word shown as STATUS", labels=["status"])
-        for word, number in sorted(Tally(counts.status_words).items()):
+        for word, number in sorted(Tally(account.status_word for account in counts.accounts).items()):
             family.add_metric([word], number)
         yield family
+        yield _conditions(counts.accounts)
+
+
+def _conditions(accounts: list[AccountConditions]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "pool_account_condition", "1 while the condition of the account is True", labels=["account_id", "condition"]
+    )
+    for account in accounts:
+        for condition in CONDITIONS:
+            family.add_metric([account.account_id, condition], condition in account.are_true)
+    return family
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, value=value)
 
 
+def token_expires(account_id: str, at: float | None) -> None:
+    """When the access token ends that is kept fresh; None when none is, and its end is no news."""
+    if at is None:
+        TOKEN_EXPIRES.remove(account_id)
+    else:
+        TOKEN_EXPIRES.labels(account_id).set(at)
+
+
 def forget(account_id: str) -> None:
     """Remove the series of an account that no longer exists."""
-    for metric, rest in ((TOKEN_REFRESHES, ("success", "failure")), (TOKEN_EXPIRES, (None,))):
-        for value in rest:
-            labels = (account_id,) if value is None else (account_id, value)
-            try:
-                metric.remove(*labels)
-            except KeyError:
-                continue
+    for result in ("success", "failure"):
+        TOKEN_REFRESHES.remove(account_id, result)
+    TOKEN_EXPIRES.remove(account_id)

@@ -45,12 +45,14 @@ class Publication:
             return facts
         try:
             if credential is None or credential.dead is not None:
+                metrics.token_expires(account.name, None)
                 await in_thread(self._store.remove_access, account.uid)
                 return facts
             wanted = AccessFile(credential.generation, credential.access_token, rfc3339(credential.expires))
             if await in_thread(self._store.access, account.uid) != wanted:
                 await in_thread(self._store.save_access, account.uid, wanted)
-            metrics.TOKEN_EXPIRES.labels(account.name).set(credential.expires.timestamp())
+            # A suspended account's token may end; whoever looks at the metric is to worry about the others.
+            metrics.token_expires(account.name, None if account.spec.suspend else credential.expires.timestamp())
             return facts
         except StoreFailed as error:
             trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)

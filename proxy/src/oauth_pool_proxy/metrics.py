@@ -57,6 +57,9 @@ class Metrics:
             "account_id",
         )
         self._queue_wait = self._histogram("proxy_queue_wait_seconds", "Time that requests waited for a slot")
+        self._loop_delay = self._histogram(
+            "proxy_event_loop_delay_seconds", "How late the proxy got to what was due, looked at ten times a second"
+        )
         self.request_bytes = self.response_bytes = 0
         self.add(_BodyBytes(self))
         self._disconnects = self._counter(
@@ -97,6 +100,9 @@ class Metrics:
 
     def waited(self, seconds: float) -> None:
         self._queue_wait.observe(seconds)
+
+    def loop_was_late(self, seconds: float) -> None:
+        self._loop_delay.observe(seconds)
 
     def client_left(self, phase: str) -> None:
         self._disconnects.add((phase,))

@@ -23,8 +23,10 @@ from oauth_pool_proxy.service import FAREWELL_SECONDS, log
 
 BACKLOG = 4096
 KEEP_ALIVE_SECONDS = 75
+TICK_SECONDS = 0.1
+"""How long uvicorn sleeps between two ticks."""
 LOOK_TICKS = 50
-"""How many tenths of a second pass between two looks for idle connections."""
+"""How many ticks pass between two looks for idle connections."""
 
 
 def bind(address: Address) -> socket.socket:
@@ -63,6 +65,8 @@ class Server(uvicorn.Server):
             )
         )
         self._service, self._drain_timeout, self._pre_stop_delay = app.service, drain_timeout, pre_stop_delay
+        self._metrics = app.metrics
+        self._next_tick: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.starting()
@@ -87,13 +91,17 @@ class Server(uvicorn.Server):
         self._service.stopped()
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second."""
+        """Called ten times a second; later than that when the loop had other things to do."""
+        if self._next_tick is not None:
+            self._metrics.loop_was_late(max(0.0, time.monotonic() - self._next_tick))
         if counter % LOOK_TICKS == 0:
             since = asyncio.get_running_loop().time() - KEEP_ALIVE_SECONDS
             for connection in list(self.server_state.connections):
                 if isinstance(connection, HttpProtocol):
                     connection.close_if_idle(since)
-        return await super().on_tick(counter)
+        should_exit = await super().on_tick(counter)
+        self._next_tick = time.monotonic() + TICK_SECONDS
+        return should_exit
 
     async def _flush(self) -> None:
         """A connection is gone when its last bytes are; a client that does not read them cannot hold up the exit."""

@@ -70,7 +70,7 @@ def provider(kubectl: Kubectl, images: Images, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="session")
 def product(
-    kubectl: Kubectl, provider: Provider, images: Images, tmp_path_factory: pytest.TempPathFactory
+    kubectl: Kubectl, provider: Provider, images: Images, usage: Usage, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Product]:
     """One operator and one proxy, as README says it, in a namespace that was not there before."""
     one_node = len(kubectl("get", "nodes", "-o", "name").split()) == 1

@@ -103,7 +103,8 @@ def test_a_withdrawn_grant_wants_a_person_and_is_mended_by_one(
 ) -> None:
     provider.simulator.revoke_grants(BOB)
     with clients("messages", at_once=2, pause=0.2) as load:
-        product.wait_for_status("bob", "LoginRequired")
+        product.wait_for_status("bob", "Disabled")
+        product.kubectl("annotate", "oauthaccount", "bob", "oauthpool.dev/login-requested=now")
         path = "jsonpath={.status.login.userCode}"
         code = wait_until(lambda: product.kubectl("get", "oauthaccount", "bob", "-o", path), "a user code")
         provider.simulator.approve_device(code, BOB)

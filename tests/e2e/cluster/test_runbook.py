@@ -188,13 +188,15 @@ def test_a_provider_that_nobody_knows(on_call: OnCall, product: Product) -> None
 def test_a_volume_that_cannot_be_written(
     on_call: OnCall, product: Product, provider: Provider, clients: Loader
 ) -> None:
-    folder, before = state_folder(product.kubectl, TWO), generation(product, TWO)
-    product.kubectl("exec", f"deployment/{OPERATOR}", "--", "chmod", "0500", folder)
-    expire(provider, TWO)
-    with clients("messages", at_once=2):
-        wait_until(lambda: "StorageWriteFailed" in conditions(product, TWO), "a refresh that cannot be stored")
-    on_call.run("StorageWriteFailed, StorageUnavailable", {"<account>": TWO})
-    assert generation(product, TWO) > before
+    product.create_account("full")
+    product.log_in("full", subject("full"), provider.simulator)
+    product.kubectl("exec", f"deployment/{OPERATOR}", "--", "chmod", "0500", state_folder(product.kubectl, "full"))
+    expire(provider, "full")
+    with clients("messages", at_once=4):
+        wait_until(lambda: "StorageWriteFailed" in conditions(product, "full"), "a refresh that cannot be stored")
+    on_call.run("StorageWriteFailed, StorageUnavailable", {"<account>": "full"})
+    assert generation(product, "full") > 1
+    product.kubectl("delete", "oauthaccount", "full")
 
 
 def test_a_service_account_without_leave(on_call: OnCall, product: Product) -> None:
@@ -309,6 +311,7 @@ def test_a_proxy_with_a_wrong_configuration(on_call: OnCall, product: Product, p
     product.settings["proxy_toml"] = provider.proxy_toml()
     wait_until(lambda: "CrashLoop" in product.kubectl("get", "pods"), "a crash", seconds=60)
     assert "nonsense" in on_call.run("CrashLoopBackOff", {"<deployment>": PROXY})
+    on_call.run("Change the configuration", editor="sed -i '/nonsense/d' $1")
 
 
 def test_roles_that_are_gone(on_call: OnCall, product: Product) -> None:

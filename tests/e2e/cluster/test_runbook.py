@@ -173,7 +173,7 @@ def test_a_token_endpoint_that_fails(on_call: OnCall, product: Product, provider
     expire(provider, ONE)
     with clients("messages", at_once=2):
         wait_until(lambda: "Refreshing" in conditions(product, ONE), "a refresh has failed")
-    recover = {"custom-columns": lambda: provider.simulator.set(token_failures=0)}
+    recover = {"metrics": lambda: provider.simulator.set(token_failures=0)}
     on_call.run("PoolTokenRefreshFailing", {"<account>": ONE}, before=recover)
     assert generation(product, ONE) > before
 

@@ -168,7 +168,7 @@ def test_an_account_that_the_provider_refuses(
 
 
 def test_a_token_endpoint_that_fails(on_call: OnCall, product: Product, provider: Provider, clients: Loader) -> None:
-    provider.simulator.set(token_failures=1000, token_failure_status=503, token_failure_retry_after=None)
+    provider.simulator.set(token_failures=1000)
     before = generation(product, ONE)
     expire(provider, ONE)
     with clients("messages", at_once=2):

@@ -1,7 +1,7 @@
 # The commands a person types. `make` alone lists them.
 #
-# Needs GNU make, a POSIX shell and Python 3.11 or newer with venv (PYTHON=… chooses one); `make test` also needs curl,
-# and Node.js 20 or newer with npm. Everything else is installed below the repository, in .tools/, .venv/ and
+# Needs GNU make, a POSIX shell and Python 3.11 or newer with venv (PYTHON=… chooses one); `make test` also needs curl, bash,
+# zsh, fish, and Node.js 20 or newer with npm. Everything else is installed below the repository, in .tools/, .venv/ and
 # tests/e2e/typescript/node_modules/, on the first use of a target that needs it.
 
 SHELL := /bin/sh
@@ -31,7 +31,7 @@ INSIDE ?=
 ARGS ?=
 N ?= 200
 
-.PHONY: help setup demo test e2e crash-trials check lint types locks audit format lock bench bench-operator picture images test-images clean
+.PHONY: help setup demo test e2e e2e-argocd crash-trials check lint types locks audit format lock bench bench-operator picture images test-images clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,9 @@ test: setup $(TYPESCRIPT)/node_modules/.installed ## Run all tests (ARGS="-k nam
 
 e2e: setup ## Run everything on a cluster: KUBECONFIG's, or one made with kind (ARGS=--help; LOAD=… brings images to its nodes)
 	@$(BIN)/python -m tests.e2e.cluster --engine "$(ENGINE)" --base $(BASE) --uv-version $(UV_VERSION) --load "$(LOAD)" --inside "$(INSIDE)" $(ARGS)
+
+e2e-argocd: setup ## The same from a Git repository, by the ArgoCD of KUBECONFIG's cluster (docs/gitops.md)
+	@$(BIN)/python -m tests.e2e.cluster --engine "$(ENGINE)" --base $(BASE) --uv-version $(UV_VERSION) --load "$(LOAD)" --inside "$(INSIDE)" $(ARGS) tests/e2e/argocd
 
 crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)
 	@$(BIN)/python -m tests.test_operator.crash_trials --trials $(N) $(ARGS)
@@ -101,7 +104,7 @@ test-images: setup ## Look into the images that `make images` built, and run the
 	$(BIN)/python -m pytest tests/images --engine $(ENGINE) --base-image $(BASE) \
 		--proxy-image $(IMAGE_PREFIX)oauth-pool-proxy:$(TAG) --operator-image $(IMAGE_PREFIX)oauth-pool-operator:$(TAG) $(ARGS)
 
-bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help)
+bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help; docs/performance.md)
 	@$(BIN)/python -m tests.bench.operator_bench $(ARGS)
 
 picture: setup ## Draw docs/kubectl-top.svg anew, by the code that draws it on a terminal

@@ -290,19 +290,19 @@ class Stack:
     def report(
         self,
         name: str,
-        reason: str,
+        reason: str | None,
         *,
         generation: int = 1,
         reporter: str = "proxy-9",
         age: timedelta = timedelta(0),
         until: timedelta | None = None,
     ) -> None:
-        """What a proxy writes, the way it writes it."""
+        """What a proxy writes, the way it writes it; no reason while the account works."""
         entry = {
             "reporter": reporter,
             "observedTime": instant(-age),
-            "reason": reason,
             "tokenGeneration": generation,
+            **({"reason": reason} if reason else {}),
             **({"untilTime": instant(until)} if until else {}),
         }
         manifest = self.account(name) | {"status": {"reports": [entry]}}

@@ -127,6 +127,39 @@ COOLDOWN = "cooldown must be a duration from 1s to 192h, in whole hours, minutes
 REFUSED = {
     "no provider": (account(provider=None), "spec.provider: Required value"),
     "no spec": (account() | {"spec": None}, "spec: Required value"),
+    "no grant": (account(grant=None), "spec.grant: Required value"),
+    "long provider": (account(provider="p" * 64), "spec.provider: Too long: may not be more than 63 bytes"),
+    "suspended in words": (account(suspend="yes"), 'spec.suspend in body must be of type boolean: "string"'),
+    "half a weight": (account(weight=1.5), "spec.weight in body must be of type int32"),
+    "more requests than a number holds": (
+        account(maxConcurrentRequests=2**31),
+        "must be of type integer with format int32 in spec.maxConcurrentRequests",
+    ),
+    "workload identity without rule and organization": (
+        account(grant="WorkloadIdentity", workloadIdentity={"serviceAccountName": "inference"}),
+        "spec.workloadIdentity.organizationID: Required value",
+    ),
+    "long ServiceAccount name": (
+        workload_identity(serviceAccountName="n" * 254),
+        "spec.workloadIdentity.serviceAccountName: Too long: may not be more than 253 bytes",
+    ),
+    "long federation rule": (
+        workload_identity(federationRuleID="fdrl_" + "x" * 124),
+        "spec.workloadIdentity.federationRuleID: Too long: may not be more than 128 bytes",
+    ),
+    "long organization": (
+        workload_identity(organizationID=WORKLOAD_IDENTITY["organizationID"] + "0"),
+        "spec.workloadIdentity.organizationID: Too long: may not be more than 36 bytes",
+    ),
+    "long service account id": (
+        workload_identity(serviceAccountID="svac_" + "x" * 124),
+        "spec.workloadIdentity.serviceAccountID: Too long: may not be more than 128 bytes",
+    ),
+    "long workspace": (
+        workload_identity(workspaceID="w" * 129),
+        "spec.workloadIdentity.workspaceID: Too long: may not be more than 128 bytes",
+    ),
+    "long cooldown": (account(cooldown="0" * 30 + "1h0m"), "spec.cooldown: Too long: may not be more than 32 bytes"),
     "misspelt field": (account(weigth=2), 'unknown field "spec.weigth"'),
     "provider that is no profile name": (
         account(provider="https://example.com"),

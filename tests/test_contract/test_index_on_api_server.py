@@ -10,7 +10,8 @@ import pytest
 
 from oauth_pool_operator.cluster import Cluster
 from oauth_pool_operator.index_entry import Entry, render_entry
-from oauth_pool_operator.pool_index import MOST_SHARDS, ROOM_TO_GROW, IndexPublisher
+from oauth_pool_operator.index_shards import MOST_SHARDS, Shards, room
+from oauth_pool_operator.pool_index import IndexPublisher
 from oauth_pool_proxy.config import KubernetesConfig
 from oauth_pool_proxy.index_watcher import Backoff, ConfigMapIndex
 from oauth_pool_proxy.kube_api import KubeApi, KubeApiError
@@ -26,7 +27,7 @@ def entry(name: str) -> Entry:
     return render_entry(facts(account(name=name, uid=f"uid-of-{name}"), credential=credential()))
 
 
-ROOM_FOR_ONE = len(NAMES[0]) + len(msgspec.json.encode(entry(NAMES[0]))) + ROOM_TO_GROW
+ROOM_FOR_ONE = room(NAMES[0], msgspec.json.encode(entry(NAMES[0])).decode())
 
 
 class Reader:
@@ -34,10 +35,12 @@ class Reader:
 
     def __init__(self, api: KubeApi) -> None:
         self.seen: Mapping[str, str] = {}
+        self.lost: set[str] = set()  # accounts that it knew and then, for a moment at least, did not
         self._news = asyncio.Event()
         self.index = ConfigMapIndex(api, "oauth-pool", self._take, lambda: Backoff(0.01, 0.1))
 
     def _take(self, found: Mapping[str, str]) -> None:
+        self.lost |= self.seen.keys() - found.keys()
         self.seen = found
         self._news.set()
 
@@ -45,6 +48,13 @@ class Reader:
         """Returns when these accounts, and no others, are in the pool that it makes of them."""
         async with asyncio.timeout(20):
             while sorted(one.name for one in PoolIndexReader("anthropic").read(self.seen)) != names:
+                self._news.clear()
+                await self._news.wait()
+
+    async def has(self, name: str, value: str) -> None:
+        """Returns when the account's entry is this."""
+        async with asyncio.timeout(20):
+            while self.seen.get(name) != value:
                 self._news.clear()
                 await self._news.wait()
 
@@ -60,10 +70,10 @@ def stack(control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @asynccontextmanager
-async def operator(stack: Stack) -> AsyncIterator[IndexPublisher]:
-    """Its publisher, whose ConfigMaps are full with one account."""
+async def operator(stack: Stack, *, room_for: int = 1) -> AsyncIterator[IndexPublisher]:
+    """Its publisher, whose ConfigMaps are full with one account or so many."""
     cluster = Cluster(stack.namespace, "oauth-pool")
-    index = IndexPublisher(cluster, shard_bytes=ROOM_FOR_ONE)
+    index = IndexPublisher(cluster, Shards(preferred_bytes=room_for * ROOM_FOR_ONE))
     await index.load(set(NAMES))
     task = asyncio.create_task(index.run())
     try:
@@ -107,6 +117,24 @@ async def test_a_proxy_follows_the_index_into_every_config_map_that_it_grows_int
             await late.sees(NAMES)
         await index.withdraw(account(name=NAMES[-1], uid=f"uid-of-{NAMES[-1]}"))
         await early.sees(NAMES[:-1])
+
+
+async def test_no_proxy_ever_misses_an_account_while_entries_change_and_config_maps_are_added(
+    stack: Stack, tmp_path: Path
+) -> None:
+    async with proxy(stack, tmp_path) as reader:
+        async with operator(stack) as index:
+            for number, name in enumerate(NAMES):
+                changed = [msgspec.structs.replace(entry(one), priority=number) for one in NAMES[:number]]
+                await asyncio.gather(index.publish(entry(name)), *(index.publish(one) for one in changed))
+            await reader.sees(NAMES)
+        for room_for in (3, 1):  # restarts, with other sizes, and accounts in another order
+            async with operator(stack, room_for=room_for) as index:
+                changed = [msgspec.structs.replace(entry(one), weight=1 + room_for) for one in reversed(NAMES)]
+                await asyncio.gather(*(index.publish(one) for one in changed))
+                await index.repair()
+            await reader.has(NAMES[-1], msgspec.json.encode(changed[0]).decode())
+        assert reader.lost == set()
 
 
 async def test_a_proxy_that_starts_after_somebody_removed_the_announcement_hears_of_all_of_them(

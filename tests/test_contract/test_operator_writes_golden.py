@@ -13,7 +13,7 @@ from oauth_pool_operator.cluster import INDEX_LABEL, SHARDS_ANNOTATION, shard_na
 from oauth_pool_operator.documents import AccessFile, Credential
 from oauth_pool_operator.facts import Facts
 from oauth_pool_operator.index_entry import render_entry
-from oauth_pool_operator.pool_index import MOST_SHARDS
+from oauth_pool_operator.index_shards import MOST_SHARDS
 from oauth_pool_operator.store import Store
 from tests.support.builders import account, credential, facts, report, session
 

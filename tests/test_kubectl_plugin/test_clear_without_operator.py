@@ -40,7 +40,16 @@ def test_without_an_answer_it_says_what_to_look_at(objects: Objects, plugin: Plu
 
 def test_with_nothing_to_clear_it_says_so(objects: Objects, plugin: Plugin) -> None:
     objects.create("bob", AVAILABLE)
-    assert plugin("clear", "--all").out == "no account is cooling down\n"
+    outcome = plugin("clear", "--all")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "no account is cooling down\n", "")
+    assert plugin("clear", "--all", "-o", "json").json == []
+
+
+def test_a_program_gets_the_accounts_as_they_are_then(objects: Objects, plugin: Plugin) -> None:
+    objects.create("alice", COOLING)
+    with in_background(lambda: answer(objects, "alice")):
+        (row,) = plugin("clear", "alice", "-o", "json").json
+    assert (row["name"], row["status"], row["resetTime"]) == ("alice", "Available", None)
 
 
 @pytest.mark.parametrize("arguments", [(), ("alice", "--all")], ids=["neither", "both"])

@@ -1,6 +1,10 @@
-"""Completion, as the shells see it: through kubectl itself, and through the script for bash."""
+"""Completion, as the shells see it: through kubectl itself, and through the scripts for bash, zsh and fish.
+
+Those for zsh and fish need these shells.
+"""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +13,18 @@ import pytest
 
 from oauth_pool_operator.kubectl.cli import build_parser
 from oauth_pool_operator.kubectl.completion import FILES, NO_FILES, suggest
+from tests.support.pseudo_terminal import on_terminal
 from tests.test_kubectl_plugin.conftest import Objects, Plugin, condition
 
 BIN = Path(sys.executable).parent
+
+
+def shell(name: str) -> str:
+    """Where the shell is."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.fail(f"{name} is not installed, so its completion script cannot be tried: apt-get install {name}")
+    return found
 
 
 def words_of(plugin: Plugin, *words: str) -> list[str]:
@@ -47,6 +60,48 @@ def test_bash_completes_with_the_script(objects: Objects, plugin: Plugin, enviro
         "alice",
         "complete -o default -F _kubectl_oauthaccount kubectl-oauthaccount",
     ]
+
+
+def test_zsh_completes_with_the_script(
+    objects: Objects, plugin: Plugin, environment: dict[str, str], tmp_path: Path
+) -> None:
+    objects.create("alice", {"conditions": [condition("Ready", "False", "LoginRequired")]})
+    objects.create("alex")
+    environment |= {"HOME": str(tmp_path), "PS1": "> "}
+    with on_terminal(shell("zsh"), "-f", "-i", environment=environment) as terminal:
+        terminal.type("autoload -U compinit; compinit -u -D; source <(kubectl-oauthaccount completion zsh)\n")
+        # completed like the plugin, and shows what became of the line
+        terminal.type('show() { echo "<$*>" }; compdef _kubectl_oauthaccount show\n')
+        terminal.type(f"show -n {plugin.namespace} describe al\t")
+        terminal.wait_for("-- LoginRequired")  # two, with what they are
+        terminal.type("i\t\n")
+        terminal.wait_for(f"<-n {plugin.namespace} describe alice>")
+        (tmp_path / "a-file").touch()
+        terminal.type("cd\n")
+        terminal.type("show import alice -f a-f\t\n")
+        terminal.wait_for("<import alice -f a-file>")
+
+
+def test_fish_completes_with_the_script(
+    objects: Objects, plugin: Plugin, environment: dict[str, str], tmp_path: Path
+) -> None:
+    objects.create("alice", {"conditions": [condition("Ready", "False", "LoginRequired")]})
+    (tmp_path / "a-file").touch()
+    script = (
+        "kubectl-oauthaccount completion fish | source\n"
+        f'complete -C "kubectl-oauthaccount -n {plugin.namespace} describe al"\n'
+        'complete -C "kubectl-oauthaccount import alice -f a-f"\n'
+        'complete -C "kubectl-oauthaccount import alice a-f"\n'  # no file is wanted here
+    )
+    printed = subprocess.run(
+        [shell("fish"), "-c", script],
+        env=environment | {"HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert printed.stdout.splitlines() == ["alice\tLoginRequired", "a-file"]
 
 
 def test_commands_options_and_values_are_suggested(objects: Objects, plugin: Plugin) -> None:

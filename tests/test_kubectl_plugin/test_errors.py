@@ -1,14 +1,16 @@
 """What a person reads when something is in the way: one line that says what to do. All answers are a real API server's."""
 
 import base64
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from urllib3.util.ssl_ import create_urllib3_context
 
-from oauth_pool_operator.kubectl import cluster
+from oauth_pool_operator.kubectl import cluster, kubeconfig
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.test_kubectl_plugin.conftest import Objects, Plugin
 
@@ -118,6 +120,22 @@ def test_credentials_that_are_not_accepted(plugin: Plugin, tmp_path: Path) -> No
     outcome = plugin("top")
     assert (outcome.code, "does not accept your credentials (401)" in outcome.err) == (1, True)
     assert "an-old-token" not in outcome.err
+
+
+def test_a_cluster_s_own_authority_is_trusted_as_kubectl_trusts_it(
+    plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_newer_python() -> ssl.SSLContext:
+        context = create_urllib3_context()
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(kubeconfig, "create_urllib3_context", of_newer_python)
+    connected = kubeconfig.connect(str(plugin.kubeconfig), None, plugin.namespace)
+    context = connected.client.rest_client.pool_manager.connection_pool_kw["ssl_context"]
+    assert connected.accounts() == []
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.verify_mode == ssl.CERT_REQUIRED
 
 
 def test_a_certificate_that_is_not_trusted(control_plane: ControlPlane, plugin: Plugin, tmp_path: Path) -> None:

@@ -109,6 +109,19 @@ def test_a_credential_gets_from_a_file_to_the_account(
         assert secret not in outcome.out + outcome.err + str(server.commands)
 
 
+def test_manifests_of_missing_accounts_come_on_standard_output_and_can_be_applied(
+    stack: Stack, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    given = document(peter=entry(stack.simulator.issue_tokens("peter@example.com"))).decode()
+    with operator_pod(stack) as server:
+        arguments = ("--all", "--create", "--provider", "simulator")
+        outcome = run(server.kubeconfig(tmp_path), capfdbinary, *arguments, stdin=given)
+        assert outcome.code == 0, outcome.err
+        stack.kubectl("apply", "-f", "-", stdin=outcome.out)
+        outcome = run(server.kubeconfig(tmp_path), capfdbinary, "--all", stdin=given)
+    assert (outcome.code, outcome.out.startswith("peter: Available")) == (0, True), outcome
+
+
 def test_what_the_operator_does_not_take_is_told_and_is_no_success(
     stack: Stack, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -182,6 +195,9 @@ def test_who_may_not_exec_is_told_so(control_plane: ControlPlane, objects: Objec
         pytest.param((), "{}", "name one account, or give --all", id="neither"),
         pytest.param(("alice", "--all"), "{}", "name one account, or give --all", id="both"),
         pytest.param(("--all", "--entry", "x"), "{}", "--entry is for one account", id="entry of all"),
+        pytest.param(("--all", "--create"), "{}", "--all, --create and --provider go together", id="of which provider"),
+        pytest.param(("--all", "--provider", "p"), "{}", "go together", id="a provider for nothing"),
+        pytest.param(("alice", "--create", "--provider", "p"), "{}", "go together", id="one to create"),
         pytest.param(("alice",), " \n", "is empty", id="nothing given"),
         pytest.param(("alice",), "x" * (1024 * 1024 + 1), "larger than 1 MiB", id="too large"),
         pytest.param(("alice", "-f", "/nowhere"), "", "/nowhere cannot be read", id="no such file"),

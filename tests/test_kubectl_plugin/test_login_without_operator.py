@@ -82,7 +82,7 @@ ALIVE_BUT_REFUSED = [condition("LoginRequired", "False", "NotRequired", "the cod
             id="done, cooling down",
         ),
         pytest.param(
-            awaiting("1") | {"conditions": [condition("Stalled", "True", "StorageWriteFailed", "disk full")]},
+            awaiting("1") | {"conditions": [condition("Stalled", "True", "StorageUnavailable", "disk full")]},
             None,
             id="a full disk is waited for",
         ),

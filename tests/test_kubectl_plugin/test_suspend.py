@@ -20,6 +20,14 @@ def test_accounts_are_suspended_and_resumed(objects: Objects, plugin: Plugin) ->
     assert [objects.get(name)["spec"]["suspend"] for name in ("alice", "bob")] == [False, True]
 
 
+def test_a_program_gets_the_accounts_as_they_are_then(objects: Objects, plugin: Plugin) -> None:
+    objects.create("alice", suspend=True)
+    objects.create("bob")
+    outcome = plugin("suspend", "alice", "bob", "-o", "json")
+    assert [(row["name"], row["suspend"]) for row in outcome.json] == [("alice", True), ("bob", True)]
+    assert [row["suspend"] for row in plugin("resume", "bob", "-o", "json").json] == [False]
+
+
 def test_what_is_so_already_is_not_written(objects: Objects, plugin: Plugin) -> None:
     objects.create("alice")
     before = objects.get("alice")["metadata"]["resourceVersion"]

@@ -43,10 +43,10 @@ def cells(text: str, name: str) -> list[str]:
 
 
 def test_what_a_person_should_look_at_comes_first() -> None:
-    words = ["Suspended", "Available", "New", "CoolingDown", "LoginRequired", "Disabled", "StorageWriteFailed"]
+    words = ["Suspended", "Available", "New", "CoolingDown", "LoginRequired", "Disabled", "StorageUnavailable"]
     ordered = by_urgency([account(word, word) for word in words] + [account("Another", "Available")])
     assert [one.name for one in ordered] == [
-        *("StorageWriteFailed", "Disabled", "LoginRequired", "CoolingDown", "New"),
+        *("StorageUnavailable", "Disabled", "LoginRequired", "CoolingDown", "New"),
         *("Another", "Available", "Suspended"),
     ]
 
@@ -80,7 +80,7 @@ def test_who_waits_for_a_person_gets_the_command() -> None:
 
 
 def test_trouble_of_an_account_that_works_is_shown() -> None:
-    stalled = condition("Stalled", "True", "StorageWriteFailed", "the volume is full")
+    stalled = condition("Stalled", "True", "StorageUnavailable", "the volume is full")
     assert "the volume is full" in drawn(account("alice", conditions=(stalled,)))
     assert "it says" not in drawn(account("alice"))
 

@@ -149,6 +149,11 @@ audience = "https://other.example"
             ('"me"', '"me"\ntoken_headers = {a = "é"}'), "token_headers: 'a' is not a header", id="header not ASCII"
         ),
         pytest.param(
+            ('"me"', '"me"\nauthorization_parameters = {code = "true", state = "x"}'),
+            "authorization_code.authorization_parameters: 'state' is set by the operator itself",
+            id="a state that is not one",
+        ),
+        pytest.param(
             ("[providers.anthropic.work", "[providers.anthropic]\nca_file = '/dev/null'\n[providers.anthropic.work"),
             "ca_file: /dev/null is not a PEM file",
             id="no certificates",

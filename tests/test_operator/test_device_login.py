@@ -41,7 +41,7 @@ async def test_a_login_is_on_the_volume_before_anybody_hears_of_it(tmp_path: Pat
     async with world(tmp_path, BY_DEVICE) as w:
         w.endpoint.authorizations = [device_authorization()]
         due = await w.reconcile()
-        assert w.steps == ["authorize device", "session", "access file removed", "index", "status"]
+        assert w.steps == ["authorize device", "session", "index", "status"]
         assert due == NOW + 5 * SECOND
         assert (w.reason("Ready"), w.reason("LoginRequired")) == ("LoginRequired", "AwaitingDeviceApproval")
         assert w.cluster.object.status["login"]["expirationTime"] == "2026-11-20T12:30:00Z"

@@ -177,6 +177,15 @@ async def test_a_request_holds_what_it_should_and_the_configured_headers(
         assert request.values(b"user-agent") == [b"tests/1"]
 
 
+async def test_a_configured_header_takes_the_place_of_our_own_however_it_is_written() -> None:
+    async with upstream_server() as upstream:
+        async with asked(configured(upstream.url, token_headers={"User-Agent": "theirs"})) as endpoint:
+            upstream.answer_all(json_answer(b'{"access_token": "t"}'))
+            await endpoint.refresh("r")
+        (request,) = upstream.requests
+        assert request.values(b"user-agent") == [b"theirs"]
+
+
 @pytest.mark.parametrize(
     "member", ["", ', "refresh_token": null', ', "refresh_token": ""'], ids=["none", "null", "empty"]
 )
@@ -233,18 +242,25 @@ async def test_who_logged_in_is_whoever_the_answer_names(members: str, subject: 
         assert (await endpoint.refresh("old")).subject == subject
 
 
+SENT = ("date", "Fri, 20 Nov 2026 12:00:00 GMT")
+
+
 @pytest.mark.parametrize(
-    ("header", "delay"),
+    ("headers", "delay"),
     [
-        pytest.param("7", timedelta(seconds=7), id="seconds"),
-        pytest.param("999999999", timedelta(days=1), id="not for years"),
-        pytest.param("Fri, 20 Nov 2026 13:00:00 GMT", None, id="a date"),
-        pytest.param("-1", None, id="the past"),
+        pytest.param([("retry-after", "7")], timedelta(seconds=7), id="seconds"),
+        pytest.param([("retry-after", "999999999")], timedelta(days=1), id="not for years"),
+        pytest.param([SENT, ("retry-after", "Fri, 20 Nov 2026 12:05:00 GMT")], timedelta(minutes=5), id="a date"),
+        pytest.param([SENT, ("retry-after", "Fri, 20 Nov 2026 11:00:00 GMT")], timedelta(0), id="a date in the past"),
+        pytest.param([("retry-after", "Fri, 20 Nov 1998 12:00:00 GMT")], timedelta(0), id="a date by our own clock"),
+        pytest.param([("retry-after", "Fri, 20 Nov 9998 12:00:00 GMT")], timedelta(days=1), id="a date far away"),
+        pytest.param([("retry-after", "-1")], None, id="nonsense"),
+        pytest.param([], None, id="not a word of it"),
     ],
 )
-async def test_when_the_server_wants_to_be_asked_again(header: str, delay: timedelta | None) -> None:
+async def test_when_the_server_wants_to_be_asked_again(headers: list[tuple[str, str]], delay: timedelta | None) -> None:
     async with upstream_server() as upstream, asked(configured(upstream.url)) as endpoint:
-        upstream.answer_all(json_answer(b"{}", 429, ("retry-after", header)))
+        upstream.answer_all(json_answer(b"{}", 429, *headers))
         with pytest.raises(TokenEndpointUnavailable) as caught:
             await endpoint.refresh("r")
         assert (caught.value.retry_after, caught.value.is_throttled) == (delay, True)

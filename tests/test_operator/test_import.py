@@ -138,7 +138,7 @@ async def test_it_waits_for_a_volume_that_takes_it(tmp_path: Path) -> None:
         w.store.save_import(UID, handed_over())
         w.store.failures = 1
         due = await w.reconcile()
-        assert (w.reason("Stalled"), w.store.imported(UID)) == ("StorageWriteFailed", handed_over())
+        assert (w.reason("Stalled"), w.store.imported(UID)) == ("StorageUnavailable", handed_over())
         w.now = due
         await w.reconcile()
         assert (w.reason("Ready"), is_taken(w)) == ("Available", True)

@@ -11,7 +11,8 @@ import pytest
 
 from oauth_pool_operator.cluster import Cluster
 from oauth_pool_operator.index_entry import Entry, render_entry
-from oauth_pool_operator.pool_index import MOST_SHARDS, ROOM_TO_GROW, IndexPublisher
+from oauth_pool_operator.index_shards import MOST_SHARDS, Shards, room
+from oauth_pool_operator.pool_index import IndexPublisher
 from tests.support.builders import account, credential, facts
 from tests.support.control_plane import ControlPlane
 from tests.support.stack import Stack
@@ -23,13 +24,13 @@ def entry(name: str) -> Entry:
     return render_entry(facts(account(name=name, uid=f"uid-of-{name}"), credential=credential()))
 
 
-ROOM = len(NAMES[0]) + len(msgspec.json.encode(entry(NAMES[0]))) + ROOM_TO_GROW
+ROOM = room(NAMES[0], msgspec.json.encode(entry(NAMES[0])).decode())
 
 
 @asynccontextmanager
 async def publisher(stack: Stack, *, room_for: int) -> AsyncIterator[IndexPublisher]:
     cluster = Cluster(stack.namespace, "oauth-pool")
-    index = IndexPublisher(cluster, shard_bytes=room_for * ROOM)
+    index = IndexPublisher(cluster, Shards(preferred_bytes=room_for * ROOM))
     await index.load(set(NAMES))
     task = asyncio.create_task(index.run())
     try:

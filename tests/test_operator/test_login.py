@@ -21,11 +21,16 @@ from tests.support.builders import NOW, session
         pytest.param(
             "https://provider.example/callback?state=state-of-a-test&code=the%2Dcode", id="encoded, reordered"
         ),
+        pytest.param("com.example.app:/callback?code=the-code&state=state-of-a-test", id="a redirect URL of a program"),
     ],
 )
 def test_a_good_code_is_taken(text: str) -> None:
     judged = login.judge(session(), text, NOW, "claude-1")
     assert (judged.code, judged.problem) == ("the-code", None)
+
+
+def test_a_code_with_a_colon_is_not_taken_for_a_url() -> None:
+    assert login.judge(session(), "the:code#state-of-a-test", NOW, "claude-1").code == "the:code"
 
 
 @pytest.mark.parametrize(
@@ -37,6 +42,13 @@ def test_a_good_code_is_taken(text: str) -> None:
         pytest.param(session(), "https://[bad", "CodeRejected", "<code>#<state>", id="not a URL"),
         pytest.param(
             session(), "https://x/cb?error=access_denied&state=s", "CodeRejected", "refused the login", id="refused"
+        ),
+        pytest.param(
+            session(),
+            "com.example.app:/cb?error=access_denied",
+            "CodeRejected",
+            "refused the login",
+            id="refused, program",
         ),
         pytest.param(
             session(age=timedelta(minutes=11)),

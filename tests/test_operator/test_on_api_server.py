@@ -382,6 +382,29 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_token(stack: Stack) -> N
     assert not list(stack.state_dir.rglob("journal.json"))
 
 
+def test_a_refresh_that_a_kill_cut_short_is_ended_while_the_provider_still_repeats_its_answer(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    # redeemed again and again, never answered; the provider repeats itself for two minutes, the token lives for hours
+    stack.simulator.set(token_drops_after_redeem=1000, rotation_grace=120)
+    stack.report("alice", "Unauthorized", generation=1)
+    wait_until(lambda: refreshes_sent(stack), "the refresh")
+    stack.operator.stop(seconds=0)
+    stack.simulator.set(token_drops_after_redeem=0)
+    stack.report("alice", None)  # nobody asks for a refresh any more
+    sent = refreshes_sent(stack)
+    stack.start_operator()
+    wait_until(lambda: stack.index()["alice"]["generation"] == 2, "the answer that was lost")
+    assert refreshes_sent(stack) == [*sent, sent[0]]
+    assert stack.condition("alice", "Ready")["reason"] == "Available"
+
+
+def refreshes_sent(stack: Stack) -> list[str]:
+    """The refresh tokens that were sent, the oldest first."""
+    bodies = [json.loads(request["body"]) for request in stack.simulator.requests("/v1/oauth/token")]
+    return [body["refresh_token"] for body in bodies if "refresh_token" in body]
+
+
 def test_a_lost_answer_that_nobody_repeats_is_named_for_what_it_is(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")
@@ -559,7 +582,7 @@ def test_an_account_whose_new_credential_cannot_be_stored_is_deleted_in_time(sta
     wait_until(reserved.exists, "the refresh to begin")
     reserved.unlink()
     reserved.mkdir()  # the volume took the pre-flight file, and does not take the answer
-    stack.wait_for_reason("alice", "Stalled", "StorageWriteFailed")
+    stack.wait_for_reason("alice", "Stalled", "StorageUnavailable")
     stack.kubectl("delete", "oauthaccount", "alice", "--timeout=30s")
     assert not (stack.state_dir / uid).exists()
     revoked = json.loads(stack.simulator.requests("/v1/oauth/revoke")[-1]["body"])["token"]
@@ -660,7 +683,7 @@ def test_a_volume_that_refuses_costs_no_token(stack: Stack) -> None:
     obstacle = stack.state_dir / uid / "credential.json.new"
     obstacle.mkdir()
     stack.report("alice", "Unauthorized", generation=1)
-    stalled = stack.wait_for_reason("alice", "Stalled", "StorageWriteFailed")
+    stalled = stack.wait_for_reason("alice", "Stalled", "StorageUnavailable")
     assert "reserve room" in stalled["message"]
     assert len(stack.simulator.requests("/v1/oauth/token")) == before
     obstacle.rmdir()

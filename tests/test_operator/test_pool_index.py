@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from oauth_pool_operator import pool_index
 from oauth_pool_operator.cluster import IndexMap
 from oauth_pool_operator.errors import IndexFull
 from oauth_pool_operator.index_entry import Entry, render_entry
+from oauth_pool_operator.index_shards import MOST_BYTES, MOST_SHARDS, PREFERRED_BYTES, Shards, room
 from oauth_pool_operator.pool_index import IndexPublisher
 from tests.support.builders import account, credential, facts, report
 
@@ -21,12 +23,17 @@ def entry(name: str, **changes: object) -> Entry:
     return msgspec.structs.replace(rendered, **changes)
 
 
+def encoded(of: Entry) -> str:
+    return msgspec.json.encode(of).decode()
+
+
 class ConfigMap:
     """An API server's ConfigMaps, as far as the publisher can tell: each write takes a turn of the loop."""
 
     def __init__(self, data: Mapping[str, str] | None = None, **further: Mapping[str, str]) -> None:
         self.shards = {0: dict(data or {})} | {int(number[1:]): dict(shard) for number, shard in further.items()}
         self.writes: list[set[str]] = []
+        self.written: list[tuple[int, set[str]]] = []  # the same, with the number of the ConfigMap
         self.announced = 1
         self.failures = 0
 
@@ -53,6 +60,7 @@ class ConfigMap:
             self.failures -= 1
             raise ConnectionError
         self.writes.append(set(changes))
+        self.written.append((shard, set(changes)))
         if shard == 0:
             self.announced = shards
         assert shard < self.announced  # or readers would not look there
@@ -67,11 +75,11 @@ class ConfigMap:
 
 @asynccontextmanager
 async def publisher(
-    config_map: ConfigMap, accounts: set[str] | None = None, *, room_for: int = 1000
+    config_map: ConfigMap, accounts: set[str] | None = None, *, room_for: int = 1000, most: int = 1000
 ) -> AsyncIterator[IndexPublisher]:
-    """`room_for` is how many accounts one ConfigMap takes."""
-    size = len(msgspec.json.encode(entry("a"))) + 1 + pool_index.ROOM_TO_GROW
-    published = IndexPublisher(config_map, shard_bytes=room_for * size)
+    """`room_for` is how many accounts one ConfigMap is to take, `most` how many it may take if need be."""
+    size = room("a", encoded(entry("a")))
+    published = IndexPublisher(config_map, Shards(preferred_bytes=room_for * size, most_bytes=most * size))
     await published.load(accounts if accounts is not None else set().union(*config_map.keys.values()))
     task = asyncio.create_task(published.run())
     try:
@@ -97,7 +105,7 @@ async def test_publishing_returns_when_it_is_written() -> None:
     config_map = ConfigMap()
     async with publisher(config_map) as index:
         await index.publish(entry("a"))
-        assert config_map.data["a"] == msgspec.json.encode(entry("a")).decode()
+        assert config_map.data["a"] == encoded(entry("a"))
 
 
 async def test_what_becomes_dirty_together_is_written_together() -> None:
@@ -109,7 +117,7 @@ async def test_what_becomes_dirty_together_is_written_together() -> None:
 
 
 async def test_what_is_there_already_is_not_written() -> None:
-    config_map = ConfigMap({"a": msgspec.json.encode(entry("a")).decode()})
+    config_map = ConfigMap({"a": encoded(entry("a"))})
     async with publisher(config_map) as index:
         await index.publish(entry("a"))
     assert config_map.writes == []
@@ -151,7 +159,7 @@ async def test_a_key_that_is_not_an_entry_does_not_keep_an_account_from_going() 
 
 
 async def test_keys_without_an_account_go_at_the_start() -> None:
-    config_map = ConfigMap({"a": msgspec.json.encode(entry("a")).decode(), "ghost": "{}"})
+    config_map = ConfigMap({"a": encoded(entry("a")), "ghost": "{}"})
     async with publisher(config_map, {"a"}) as index:
         await index.publish(entry("b"))
     assert set(config_map.data) == {"a", "b"}
@@ -225,8 +233,29 @@ async def test_an_account_stays_where_it_is_whatever_happens_to_it_and_to_others
         assert config_map.keys == {0: {"b", "d"}, 1: {"c"}}
 
 
+async def test_an_account_that_comes_again_is_put_where_there_is_room_now() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=1) as index:
+        for name in "ab":
+            await index.publish(entry(name))
+        await index.withdraw(account(name="a", uid="uid-of-a"))
+        for name in "ca":
+            await index.publish(entry(name))
+    assert config_map.keys == {0: {"c"}, 1: {"b"}, 2: {"a"}}
+
+
+async def test_an_account_that_comes_again_while_the_one_before_goes_is_listed_once() -> None:
+    config_map, next_uid = ConfigMap(), "uid-of-the-next-a"
+    async with publisher(config_map, room_for=1) as index:
+        await index.publish(entry("a"))
+        going = index.withdraw(account(name="a", uid="uid-of-a"))
+        await asyncio.gather(going, index.publish(entry("a", uid=next_uid)))
+        await index.publish(entry("a", uid=next_uid, priority=1))
+    assert config_map.keys == {0: {"a"}}
+
+
 async def test_after_a_restart_everybody_is_where_they_were() -> None:
-    of = {name: msgspec.json.encode(entry(name)).decode() for name in "abc"}
+    of = {name: encoded(entry(name)) for name in "abc"}
     config_map = ConfigMap({"a": of["a"]}, _1={"c": of["c"]})
     async with publisher(config_map, room_for=2) as index:
         for name in "cab":
@@ -235,7 +264,7 @@ async def test_after_a_restart_everybody_is_where_they_were() -> None:
 
 
 async def test_an_account_that_is_listed_twice_stays_in_the_first_place() -> None:
-    value = msgspec.json.encode(entry("a")).decode()
+    value = encoded(entry("a"))
     config_map = ConfigMap(_1={"a": value}, _3={"a": value, "ghost": "{}"})
     async with publisher(config_map, {"a"}) as index:
         await index.publish(entry("a", priority=1))
@@ -314,9 +343,101 @@ async def test_more_config_maps_than_there_are_may_be_announced_and_keys_in_them
     assert (config_map.announced, config_map.keys) == (3, {0: {"a"}})
 
 
-async def test_an_index_without_room_says_so() -> None:
-    async with publisher(ConfigMap(), room_for=1) as index:
-        for number in range(pool_index.MOST_SHARDS):
-            await index.publish(entry(str(number)))
-        with pytest.raises(IndexFull):
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+
+
+async def test_when_all_are_as_full_as_they_should_be_they_grow_alike_and_nobody_moves() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=1) as index:
+        for name in ALPHABET[:MOST_SHARDS]:
+            await index.publish(entry(name))
+        small = config_map.keys
+        for name in ALPHABET[MOST_SHARDS:]:
+            await index.publish(entry(name))
+        assert sorted(len(keys) for keys in config_map.keys.values()) == [2] * 4 + [3] * 6
+        assert all(small[number] < keys for number, keys in config_map.keys.items())
+        await index.withdraw(account(name="a", uid="uid-of-a"))
+        await index.withdraw(account(name="k", uid="uid-of-k"))
+        await index.publish(entry("0"))
+        assert "0" in config_map.shards[0]  # the emptiest
+
+
+async def test_an_index_without_room_says_so_and_takes_the_next_account_when_there_is_some() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=1, most=2) as index:
+        for name in ALPHABET[: 2 * MOST_SHARDS]:
+            await index.publish(entry(name))
+        full = config_map.keys
+        with pytest.raises(IndexFull, match=f"{2 * MOST_SHARDS} accounts in {MOST_SHARDS} ConfigMaps"):
             await index.publish(entry("x"))
+        assert config_map.keys == full
+        await index.publish(entry("a", priority=1))  # who is in stays in, and can change
+        await index.withdraw(account(name="b", uid="uid-of-b"))
+        await index.publish(entry("x"))
+        assert set().union(*config_map.keys.values()) == {*ALPHABET[: 2 * MOST_SHARDS], "x"} - {"b"}
+
+
+async def test_an_entry_that_grows_and_goes_leaves_the_room_that_it_took() -> None:
+    """Counted wrong, a ConfigMap would fill up with nothing, or beyond what the API server takes."""
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=3) as index:
+        for _ in range(20):
+            await index.publish(entry("a"))
+            await index.publish(entry("a", cooldown_until="2026-11-20T20:00:00Z", status="StorageUnavailable"))
+            await index.withdraw(account(name="a", uid="uid-of-a"))
+        for name in "bcde":
+            await index.publish(entry(name))
+    assert config_map.keys == {0: {"b", "c", "d"}, 1: {"e"}}
+
+
+async def test_a_report_is_a_write_of_its_own_account_s_config_map_only() -> None:
+    config_map = ConfigMap()
+    async with publisher(config_map, room_for=2) as index:
+        for name in "abcdef":
+            await index.publish(entry(name))
+        config_map.written.clear()
+        await index.publish(entry("c", status="CoolingDown"))
+        assert config_map.written == [(1, {"c"})]
+
+
+@pytest.mark.parametrize("name", ["claude-1", "a" * 63], ids=["ordinary name", "longest name"])
+async def test_no_config_map_gets_too_large_for_the_api_server(name: str) -> None:
+    """Filled to the brim while each entry is at its shortest, and then each grows to its longest."""
+    shards = Shards()
+    short = msgspec.structs.replace(entry(name), generation=0, fingerprint="", expires=None, status="Available")
+    longest = msgspec.structs.replace(
+        entry(name),
+        status="ServiceAccountTokenRefused",
+        generation=10**6,
+        fingerprint="0" * 16,
+        expires="2026-11-20T20:00:00Z",
+        cooldown_until="2026-11-20T20:00:00Z",
+        max_concurrent_requests=1000,
+        priority=-1000,
+        weight=1000,
+    )
+    names: list[str] = []
+    full = False
+    while not full:
+        names.append(f"{len(names):0{len(name)}}")
+        try:
+            shards.put(names[-1], encoded(msgspec.structs.replace(short, name=names[-1])))
+        except IndexFull:
+            full = True
+    for one in names[:-1]:
+        shards.put(one, encoded(msgspec.structs.replace(longest, name=one)))
+    assert len(names) > 15_000
+    for shard in shards:
+        assert sum(len(key) + len(value) for key, value in shard.wanted.items()) < 2**20
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [(PREFERRED_BYTES, 480), (MOST_SHARDS * PREFERRED_BYTES, 4_800), (MOST_SHARDS * MOST_BYTES, 21_500)],
+)
+def test_as_many_accounts_fit_as_the_documentation_says(limit: int, said: int) -> None:
+    available = entry("account-00000", uid="3f8b7c1e-0000-4000-8000-000000000001", generation=17)
+    benched = msgspec.structs.replace(available, status="CoolingDown", cooldown_until="2026-11-20T20:00:00Z")
+    least, most = (limit // room(one.name, encoded(one)) for one in (benched, available))
+    assert least <= said <= most
+    assert f"{said:,}" in (Path(__file__).parents[2] / "docs/operator.md").read_text()

@@ -29,12 +29,14 @@ from oauth_pool_operator.errors import (
     ClusterUnavailable,
     ExchangeRejected,
     GrantRejected,
+    IndexFull,
     ProviderHeld,
     StoreFailed,
     TokenEndpointUnavailable,
 )
 from oauth_pool_operator.facts import NEVER
 from oauth_pool_operator.grants import TokenEndpoint
+from oauth_pool_operator.index_shards import Shards
 from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.pool_index import IndexPublisher
 from oauth_pool_operator.reconcile import Reconciler
@@ -97,8 +99,9 @@ class RecordedStore(Store):
         self.steps.append("access file")
 
     def remove_access(self, uid: str) -> None:
+        if self.access(uid) is not None:
+            self.steps.append("access file removed")
         super().remove_access(uid)
-        self.steps.append("access file removed")
 
     def remove_state(self, uid: str) -> None:
         super().remove_state(uid)
@@ -229,7 +232,8 @@ class World:
         self.endpoint = ScriptedEndpoint(self.steps)
         self.cluster = ScriptedCluster(of, self.steps)
         self.memory = Memory()
-        self.index = IndexPublisher(self.cluster)
+        self.shards = Shards()
+        self.index = IndexPublisher(self.cluster, self.shards)
         self.throttle = Throttle(4, clock=lambda: self.now)
         code_settings = AuthorizationCodeProfile(
             client_id="me",
@@ -347,13 +351,14 @@ async def world(
 async def test_nothing_is_stored_before_the_finalizer_is_there(tmp_path: Path) -> None:
     async with world(tmp_path, has_finalizer=False) as w:
         await w.reconcile()
-        assert w.steps == ["finalizers", "session", "access file removed", "index", "status"]
+        assert w.steps == ["finalizers", "session", "index", "status"]
 
 
 async def test_a_refresh_is_journaled_first_stored_next_and_told_last(tmp_path: Path) -> None:
     async with world(tmp_path, credential=DUE) as w:
         await w.reconcile(answer())
-        assert w.steps == ["room and journal", "refresh", "credential", "access file", "index", "status"]
+        assert w.steps[0] == "access file"  # of the token that is stored: it was not there
+        assert w.steps[1:] == ["room and journal", "refresh", "credential", "access file", "index", "status"]
 
 
 async def test_a_code_is_on_the_volume_before_it_leaves_the_object_and_is_kept_until_its_tokens_are_stored(
@@ -429,6 +434,7 @@ async def test_a_revocation_that_fails_is_tried_again_for_a_while_and_then_keeps
             w.now = due
         assert len(w.endpoint.sent) > 5
         assert w.now - NOW < 30 * SECOND
+        assert not (w.store.state_dir / UID).exists()
         assert w.cluster.object.finalizers == ["example.com/theirs"]
 
 
@@ -446,6 +452,22 @@ async def test_a_volume_that_cannot_be_written_keeps_an_object_only_for_a_while(
             w.now = due
         assert w.now - NOW < 30 * SECOND
         assert w.cluster.object.finalizers == ["example.com/theirs"]
+
+
+async def test_an_index_that_cannot_be_written_does_not_keep_the_grant_alive(tmp_path: Path) -> None:
+    async with world(tmp_path, account(), credential=credential(refresh_token="refresh-1")) as w:
+        await w.reconcile()
+        w.observed(deleting=True)
+        w.cluster.failures["index"] = NO_API_SERVER
+        while (due := await w.reconcile(answer())) != NEVER:
+            assert w.endpoint.sent == []  # for as long as a proxy may still pick it
+            w.endpoint.answers.clear()
+            w.now = due
+        assert w.now - NOW < 30 * SECOND
+        assert w.endpoint.sent == ["refresh-1"]
+        assert not (w.store.state_dir / UID).exists()
+        assert not (w.store.access_dir / f"{UID}.json").exists()
+        assert w.cluster.object.finalizers == []
 
 
 async def test_what_is_retained_says_whose_it_is_and_since_when(tmp_path: Path) -> None:
@@ -472,7 +494,7 @@ async def test_an_account_whose_new_credential_cannot_be_stored_can_be_deleted_a
     async with world(tmp_path, credential=DUE) as w:
         w.store.failures = 10**6
         waiting = asyncio.create_task(w.reconcile(answer(), answer()))
-        await until(lambda: "StorageWriteFailed" in str(w.cluster.object.status))
+        await until(lambda: "StorageUnavailable" in str(w.cluster.object.status))
         w.deleted_meanwhile()
         assert await waiting == NEVER
         assert w.endpoint.sent == ["refresh-token-of-a-test", "refresh-token-2-of-a-test"]  # refreshed, revoked
@@ -507,10 +529,10 @@ async def test_a_full_disk_is_still_told_of_when_something_else_happens_meanwhil
     async with world(tmp_path, credential=DUE) as w:
         w.store.failures = 10**6
         waiting = asyncio.create_task(w.reconcile(answer()))
-        await until(lambda: "StorageWriteFailed" in str(w.cluster.object.status))
+        await until(lambda: "StorageUnavailable" in str(w.cluster.object.status))
         w.observed_meanwhile(reports=[report("RateLimited", until=HOUR)])
         await until(lambda: w.reason("Ready") == "CoolingDown")
-        assert w.reason("Stalled") == "StorageWriteFailed"
+        assert w.reason("Stalled") == "StorageUnavailable"
         w.store.failures = 0
         await waiting
         assert (w.reason("Stalled"), w.credential.generation) == (None, 2)
@@ -593,12 +615,12 @@ async def test_a_workload_with_a_damaged_credential_exchanges_anew_and_works_mea
         assert (w.credential.generation, w.reason("Ready")) == (2, "Available")
 
 
-async def test_a_damaged_journal_costs_nothing_but_is_taken_for_a_refresh_of_unknown_outcome(tmp_path: Path) -> None:
-    async with world(tmp_path, credential=DUE) as w:
+@pytest.mark.parametrize("before", [credential(), DUE], ids=["good for hours", "due"])
+async def test_a_damaged_journal_is_taken_for_a_refresh_of_unknown_outcome(tmp_path: Path, before: Credential) -> None:
+    async with world(tmp_path, credential=before) as w:
         damage(w, "journal.json")
         await w.reconcile(DEAD)
-        assert set_aside(w) == ["journal.json.corrupt-20261120T120000Z"]
-        assert w.credential.dead == "RefreshOutcomeUnknown"
+        assert (w.credential.dead, w.store.journal(UID)) == ("RefreshOutcomeUnknown", None)
 
 
 async def test_a_credential_that_is_damaged_while_its_successor_is_on_its_way_is_succeeded(tmp_path: Path) -> None:
@@ -992,8 +1014,10 @@ async def test_a_token_that_is_refused_again_right_after_its_refresh_waits(tmp_p
     [
         pytest.param([], "GrantRevoked", id="the first request is refused"),
         pytest.param([NOT_REACHED], "GrantRevoked", id="nothing was sent the first time"),
+        pytest.param([REFUSED], "GrantRevoked", id="refused for another reason the first time"),
         pytest.param([LOST], "RefreshOutcomeUnknown", id="the answer was lost"),
         pytest.param([LOST, NOT_REACHED], "RefreshOutcomeUnknown", id="the answer was lost, and then nothing was sent"),
+        pytest.param([LOST, REFUSED], "RefreshOutcomeUnknown", id="the answer was lost, and then it was refused"),
     ],
 )
 async def test_why_a_grant_is_dead(tmp_path: Path, before: list[Exception], reason: str) -> None:
@@ -1012,6 +1036,45 @@ async def test_a_journal_of_another_token_says_nothing_of_this_one(tmp_path: Pat
         w.store.begin_exchange(UID, Journal(NOW, 1, fingerprint("another")))
         await w.reconcile(DEAD)
         assert w.credential.dead == "GrantRevoked"
+
+
+async def test_a_refresh_that_a_kill_cut_short_is_ended_at_once_however_long_its_token_lives(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=credential()) as w:
+        w.store.begin_exchange(UID, Journal.of(credential(), NOW))
+        await w.reconcile(answer())
+        assert (w.endpoint.sent, w.credential.generation) == (["refresh-token-of-a-test"], 2)
+        await w.reconcile()
+        assert w.steps == []  # and that was all
+
+
+async def test_while_its_outcome_is_unknown_a_refresh_is_tried_again_and_again_and_the_token_used(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, credential=credential()) as w:
+        w.store.begin_exchange(UID, Journal.of(credential(), NOW))
+        waits = []
+        for failure in (NOT_REACHED, LOST, NOT_REACHED):
+            due = await w.reconcile(failure)
+            waits.append((due - w.now) / SECOND)
+            w.now = due
+            assert w.reason("Ready") == "Available"
+        assert waits == [1, 2, 4]
+        await w.reconcile(answer())
+        assert w.credential.generation == 2
+
+
+@pytest.mark.parametrize(
+    ("of", "journal"),
+    [
+        pytest.param(account(suspend=True), Journal.of(credential(), NOW), id="suspended"),
+        pytest.param(account(), Journal.of(credential(refresh_token="another"), NOW), id="the refresh was stored"),
+    ],
+)
+async def test_no_refresh_is_ended_that_must_not_or_need_not_be(tmp_path: Path, of: Account, journal: Journal) -> None:
+    async with world(tmp_path, of, credential=credential()) as w:
+        w.store.begin_exchange(UID, journal)
+        await w.reconcile()
+        assert (w.endpoint.sent, w.credential) == ([], credential())
 
 
 async def test_a_grant_is_not_dead_when_somebody_stored_a_newer_one_meanwhile(tmp_path: Path) -> None:
@@ -1053,12 +1116,104 @@ async def test_a_lost_access_file_is_written_again(tmp_path: Path) -> None:
         assert w.steps == ["access file"]
 
 
+def fill(shards: Shards) -> str:
+    """Until there is no room for anybody; returns somebody who is in."""
+    for size in (1000, 0):
+        with pytest.raises(IndexFull):
+            for number in range(10**6):
+                shards.put(f"{size}-{number}", "x" * size)
+    return "1000-0"
+
+
+async def test_an_account_that_the_index_has_no_room_for_says_so_stays_alive_and_gets_in_when_there_is(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        other = fill(w.shards)
+        w.now = await w.reconcile(answer())
+        assert w.now == NOW + MINUTE
+        assert (w.reason("Ready"), w.reason("Stalled"), w.credential.generation) == ("IndexFull", "IndexFull", 2)
+        assert w.cluster.events == ["IndexFull"]
+        w.now = await w.reconcile()
+        assert w.steps == []  # a thousand such accounts cost nothing
+        w.shards[0].want(other, None)
+        w.shards.forget(other)
+        await w.reconcile()
+        assert (w.reason("Ready"), w.reason("Stalled"), w.published()["generation"]) == ("Available", None, 2)
+
+
+@pytest.mark.parametrize(
+    ("of", "credential_", "reason"),
+    [
+        pytest.param(account(suspend=True), credential(), "Suspended", id="suspended"),
+        pytest.param(account(), None, "LoginRequired", id="not logged in yet"),
+        pytest.param(account(reports=(report(until=HOUR),)), credential(), "IndexFull", id="cooling down"),
+    ],
+)
+async def test_what_matters_more_than_a_full_index(
+    tmp_path: Path, of: Account, credential_: Credential | None, reason: str
+) -> None:
+    async with world(tmp_path, of, credential=credential_) as w:
+        fill(w.shards)
+        await w.reconcile()
+        assert (w.reason("Ready"), w.reason("Stalled")) == (reason, "IndexFull")
+
+
 async def test_the_index_sends_nobody_to_an_access_file_that_could_not_be_written(tmp_path: Path) -> None:
     async with world(tmp_path, credential=DUE) as w:
-        (w.store.access_dir / f"{UID}.json.new").mkdir()
+
+        async def volume_goes() -> None:
+            w.store.access_dir.rename(tmp_path / "elsewhere")
+
+        w.endpoint.meanwhile = volume_goes
         await w.reconcile(answer())
         assert w.cluster.index == {}
-        assert (w.credential.generation, w.reason("Stalled")) == (2, "StorageWriteFailed")
+        assert (w.credential.generation, w.reason("Stalled")) == (2, "StorageUnavailable")
+
+
+async def test_after_a_kill_between_two_files_the_index_names_no_token_before_its_own_file_is_there(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, credential=credential(generation=5)) as w:
+        await w.reconcile()
+        killed = credential(generation=6, access_token="sixth", expires_in=-MINUTE)
+        w.store.save_credential(UID, killed, replaces=5)
+        seen: list[AccessFile | None] = []
+
+        async def something_is_told() -> None:
+            w.observed_meanwhile(reports=[report("RateLimited", until=HOUR)])
+            await until(lambda: w.published()["generation"] == 6)
+            seen.append(w.store.access(UID))
+
+        w.endpoint.meanwhile = something_is_told
+        await w.reconcile(answer())
+        assert [access.generation for access in seen if access is not None] == [6]
+
+
+async def test_nothing_is_exchanged_while_the_present_token_cannot_be_handed_to_proxies(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        obstacle = w.store.access_dir / f"{UID}.json"
+        obstacle.mkdir()
+        w.now = await w.reconcile()
+        assert (w.endpoint.sent, w.reason("Stalled"), w.cluster.index) == ([], "StorageUnavailable", {})
+        obstacle.rmdir()
+        await w.reconcile(answer())
+        assert (w.credential.generation, w.reason("Stalled")) == (2, None)
+
+
+@pytest.mark.parametrize("volume", ["state", "access"])
+async def test_no_token_is_spent_while_a_volume_takes_no_answer(tmp_path: Path, volume: str) -> None:
+    async with world(tmp_path, account(reports=(report("Unauthorized"),)), credential=credential()) as w:
+        folders = {"state": w.store.state_dir / UID / "credential.json", "access": w.store.access_dir / f"{UID}.json"}
+        w.store.save_access(UID, AccessFile(1, "access-token-of-a-test", "2026-11-20T19:00:00Z"))
+        obstacle = folders[volume].with_name(f"{folders[volume].name}.new")
+        obstacle.mkdir()
+        w.now = await w.reconcile()
+        assert (w.endpoint.sent, w.store.journal(UID)) == ([], None)
+        assert (w.reason("Stalled"), w.reason("Ready")) == ("StorageUnavailable", "Available")
+        obstacle.rmdir()
+        await w.reconcile(answer())
+        assert (w.credential.generation, w.reason("Stalled")) == (2, None)
 
 
 def make_unreadable(w: World) -> None:
@@ -1187,7 +1342,7 @@ async def test_an_answer_that_waits_for_the_disk_is_told_of(tmp_path: Path, monk
         w.store.failures = 2
         await w.reconcile(answer())
         told = [p["conditions"] for p in w.cluster.patches if "conditions" in p]
-        assert any(entry["reason"] == "StorageWriteFailed" for entry in told[0])
+        assert any(entry["reason"] == "StorageUnavailable" for entry in told[0])
         assert (w.reason("Stalled"), w.credential.generation) == (None, 2)
 
 
@@ -1205,7 +1360,7 @@ async def test_a_code_that_cannot_be_kept_leaves_the_object_all_the_same(tmp_pat
         obstacle = w.store.state_dir / UID / "login.json.new"
         obstacle.mkdir()
         await w.reconcile()
-        assert (w.reason("Stalled"), w.endpoint.sent) == ("StorageWriteFailed", [])
+        assert (w.reason("Stalled"), w.endpoint.sent) == ("StorageUnavailable", [])
         assert w.cluster.object.annotations == {}
         obstacle.rmdir()
         w.now += SECOND

@@ -12,6 +12,14 @@ from tests.support.builders import NOW, account, credential, device_session, fac
 HOUR = timedelta(hours=1)
 
 
+URL = "https://provider.example/authorize"
+WRONG_CODE: dict[str, Any] = {"problem": "CodeRejected", "problem_message": "m"}
+
+
+def rendered(of: Facts) -> dict[str, Any]:
+    return status.render_status(of, URL)
+
+
 def conditions(of: Facts) -> dict[str, tuple[str, str]]:
     return {entry["type"]: (entry["status"], entry["reason"]) for entry in status.render_conditions(of)}
 
@@ -42,14 +50,21 @@ def test_trouble_that_passes_is_reconciling_and_trouble_that_does_not_is_stalled
     assert conditions(stalled)["Stalled"] == ("True", "UnknownProvider")
 
 
+def test_work_that_keeps_an_account_from_use_says_which_it_is() -> None:
+    expired = facts(credential=credential(expires_in=-HOUR))
+    assert conditions(expired)["Reconciling"] == ("True", "Refreshing")
+    first = facts(account(grant="WorkloadIdentity"))
+    assert conditions(first)["Reconciling"] == ("True", "Exchanging")
+
+
 def test_an_account_that_waits_for_a_person_is_neither_reconciling_nor_stalled() -> None:
     assert conditions(facts(session=session())).keys() == {"Ready", "LoginRequired", "QuotaAvailable"}
 
 
 def test_a_refused_new_login_of_a_live_account_is_an_event_of_its_own() -> None:
-    before = status.render_conditions(facts(credential=credential(), session=session()))
+    before = rendered(facts(credential=credential(), session=session()))
     refused = session(problem="SubjectMismatch", problem_message="mallory logged in")
-    after = status.render_conditions(facts(credential=credential(), session=refused))
+    after = rendered(facts(credential=credential(), session=refused))
     (happening,) = status.happenings(before, after)
     assert (happening.kind, happening.reason) == ("Warning", "SubjectMismatch")
     assert list(status.happenings(after, before)) == []
@@ -149,6 +164,42 @@ def test_merge_patch(current: dict[str, Any], desired: dict[str, Any], patch: di
         ),
         pytest.param(facts(session=session()), facts(session=session()), [], id="still waiting for a person"),
         pytest.param(
+            facts(session=session()),
+            facts(session=session(session_id="b")),
+            ["LoginOpened"],
+            id="asked for another login",
+        ),
+        pytest.param(
+            facts(session=session(**WRONG_CODE)),
+            facts(session=session(session_id="b", **WRONG_CODE)),
+            ["CodeRejected"],
+            id="wrong code again",
+        ),
+        pytest.param(
+            facts(credential=credential()),
+            facts(credential=credential(), session=session()),
+            ["LoginOpened"],
+            id="a new login of an account that works",
+        ),
+        pytest.param(
+            facts(credential=credential(), session=session()),
+            facts(credential=credential(generation=2)),
+            ["LoggedIn"],
+            id="an account that works has logged in again",
+        ),
+        pytest.param(
+            facts(credential=credential(), session=session()),
+            facts(credential=credential()),
+            [],
+            id="a new login of an account that works was not completed",
+        ),
+        pytest.param(
+            facts(damaged="credential.json.corrupt-20261120T120000Z"),
+            facts(damaged="credential.json.corrupt-20261120T120000Z", session=session()),
+            ["LoginOpened"],
+            id="a login after damage",
+        ),
+        pytest.param(
             facts(trouble=trouble("UnknownProvider", is_stalled=True)),
             facts(trouble=trouble("UnknownProvider", is_stalled=True)),
             [],
@@ -174,8 +225,8 @@ def test_merge_patch(current: dict[str, Any], desired: dict[str, Any], patch: di
         ),
         pytest.param(
             facts(credential=credential(), trouble=trouble()),
-            facts(credential=credential(), trouble=trouble("StorageWriteFailed", is_stalled=True)),
-            ["StorageWriteFailed"],
+            facts(credential=credential(), trouble=trouble("StorageUnavailable", is_stalled=True)),
+            ["StorageUnavailable"],
             id="one failure after another",
         ),
         pytest.param(
@@ -187,5 +238,5 @@ def test_merge_patch(current: dict[str, Any], desired: dict[str, Any], patch: di
     ],
 )
 def test_events_are_for_what_a_person_wants_to_know(before: Facts | None, after: Facts, reasons: list[str]) -> None:
-    old = status.render_conditions(before) if before is not None else []
-    assert [happening.reason for happening in status.happenings(old, status.render_conditions(after))] == reasons
+    old = rendered(before) if before is not None else {}
+    assert [happening.reason for happening in status.happenings(old, rendered(after))] == reasons

@@ -41,9 +41,9 @@ def test_files_are_for_whom_they_should_be(store: Store, folders: tuple[Path, Pa
     state, access = folders
     before = os.umask(umask)  # the modes must not depend on it
     try:
+        store.save_access(UID, AccessFile(1, "token", "x"))
         store.begin_exchange(UID, Journal(NOW, 1, "f"))
         store.save_session(UID, session())
-        store.save_access(UID, AccessFile(1, "token", "x"))
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (*state.rglob("*"), *access.iterdir())}
     finally:
         os.umask(before)
@@ -52,6 +52,7 @@ def test_files_are_for_whom_they_should_be(store: Store, folders: tuple[Path, Pa
         "credential.json.new": 0o600,
         "journal.json": 0o600,
         "login.json": 0o600,
+        f"{UID}.json.new": 0o640,
         f"{UID}.json": 0o640,
     }
 
@@ -79,19 +80,32 @@ def test_room_is_reserved_before_a_token_is_spent_and_the_journal_ends_with_the_
 ) -> None:
     folder = folders[0] / UID
     store.begin_exchange(UID, Journal(NOW, 1, "f"))
-    assert (folder / "credential.json.new").stat().st_size == PREFLIGHT_BYTES
+    for reserved in (folder / "credential.json.new", folders[1] / f"{UID}.json.new"):
+        assert reserved.stat().st_size == PREFLIGHT_BYTES
     assert store.journal(UID) == Journal(NOW, 1, "f")
     store.save_credential(UID, credential(), replaces=0)
+    store.save_access(UID, AccessFile(1, "token", "x"))
     assert store.journal(UID) is None
     assert sorted(path.name for path in folder.iterdir()) == ["credential.json"]
-    assert store.credential(UID) == credential()  # nothing of the padding is left
+    assert [path.name for path in folders[1].iterdir()] == [f"{UID}.json"]
+    # nothing of the padding is left
+    assert (store.credential(UID), store.access(UID)) == (credential(), AccessFile(1, "token", "x"))
 
 
-def test_a_full_disk_shows_before_a_token_is_spent(store: Store, folders: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("volume", ["state", "access"])
+def test_a_full_disk_shows_before_a_token_is_spent(store: Store, folders: tuple[Path, Path], volume: str) -> None:
     (folders[0] / UID).mkdir()
-    (folders[0] / UID / "credential.json.new").symlink_to("/dev/full")  # not followed: it could lead anywhere
-    with pytest.raises(StoreFailed, match="reserve room"):
-        store.begin_exchange(UID, None)
+    new = {"state": folders[0] / UID / "credential.json.new", "access": folders[1] / f"{UID}.json.new"}[volume]
+    new.symlink_to("/dev/full")  # not followed: it could lead anywhere
+    with pytest.raises(StoreFailed, match=f"reserve room on the {volume} volume"):
+        store.begin_exchange(UID, Journal(NOW, 1, "f"))
+    assert store.journal(UID) is None
+
+
+def test_what_was_reserved_for_an_access_file_goes_with_it(store: Store, folders: tuple[Path, Path]) -> None:
+    store.begin_exchange(UID, None)
+    store.remove_access(UID)
+    assert list(folders[1].iterdir()) == []
 
 
 def test_a_link_in_the_state_folder_is_not_followed(store: Store, folders: tuple[Path, Path], tmp_path: Path) -> None:

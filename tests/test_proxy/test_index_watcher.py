@@ -223,11 +223,29 @@ async def test_an_index_may_grow_while_it_is_watched(server: ApiServer) -> None:
         assert await result.state() == {"a": "1"}
         first = await watch_of(server, ONE)
         await first.event("MODIFIED", config_map({"a": "1"}, 2, "2"))
+        assert await result.state() == {"a": "1"}
         await (await server.call(TWO)).list({"b": "1"})
         assert await result.state() == {"a": "1", "b": "1"}
         await first.event("MODIFIED", config_map({"a": "1"}, 3, "3"))
+        assert await result.state() == {"a": "1", "b": "1"}
         await (await server.call("oauth-pool-2")).list(None)  # is not there yet
         assert await result.state() == {"a": "1", "b": "1"}
+
+
+async def test_a_further_config_map_that_cannot_be_read_holds_up_no_news_of_the_others(server: ApiServer) -> None:
+    """As with a Role that does not name it."""
+    async with watching(server) as result:
+        await (await server.call(ONE)).list({"a": "1"})
+        first = await watch_of(server, ONE)
+        await result.state()
+        await first.event("MODIFIED", config_map({"a": "1"}, 2, "2"))
+        await result.state()
+        for _ in range(3):
+            await (await server.call(TWO)).answer({}, 403)
+        await first.event("MODIFIED", config_map({"a": "2"}, 3, "2"))
+        assert await result.state() == {"a": "2"}
+        await (await server.call(TWO)).list({"b": "1"})
+        assert await result.state() == {"a": "2", "b": "1"}
 
 
 async def test_trouble_with_one_config_map_is_not_the_others(server: ApiServer) -> None:

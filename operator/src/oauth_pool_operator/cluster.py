@@ -37,6 +37,9 @@ SHARDS_ANNOTATION = f"{GROUP}/shards"
 
 OAuthAccount = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
 
+# The API server's word for why nothing new may be made in a namespace.
+NAMESPACE_TERMINATING = "NamespaceTerminating"
+
 # The shortest life that the API server grants (TokenRequest: at least 10 minutes); it is used once, at once.
 _ASSERTION_SECONDS = 600
 
@@ -68,6 +71,17 @@ class Cluster:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def is_being_deleted(self) -> bool:
+        """True when the namespace is going, which is for good: the API server lets nobody make anything new in it."""
+        probe = ConfigMap(metadata=ObjectMeta(generateName="is-the-namespace-going-"))
+        try:
+            await self._client.create(probe, dry_run=True)
+        except ApiError as error:
+            details = error.status.details
+            causes = (details.causes if details is not None else None) or ()
+            return any(cause.reason == NAMESPACE_TERMINATING for cause in causes)
+        return False
 
     async def account_names(self) -> set[str]:
         return {

@@ -86,7 +86,7 @@ class CodeLogins:
         if account.spec.grant != "AuthorizationCode":
             log.warning("%s: a code was given, but grant %s needs none", account.name, account.spec.grant)
             return session
-        if facts.storage_is_unavailable:
+        if facts.is_unread:
             log.warning("%s: a code was given, but the state volume cannot be read: give it again later", account.name)
             return session
         if session is not None and session.handled_code == login.digest(pasted):

@@ -21,7 +21,7 @@ COOLING_DOWN = "CoolingDown"
 DISABLED = "Disabled"  # the grant is dead; only a new login revives the account
 SUSPENDED = "Suspended"
 REFRESHING = "Refreshing"  # no valid access token yet; one is being obtained
-STORAGE_UNAVAILABLE = "StorageUnavailable"
+STORAGE_UNAVAILABLE = "StorageUnavailable"  # a volume cannot be read or written; also a reason of Stalled
 # (LoginRequired is also a reason of Ready, and so are the reasons of Stalled that keep an account from working)
 
 # LoginRequired
@@ -47,9 +47,9 @@ EXCHANGING = "Exchanging"
 UNKNOWN_PROVIDER = "UnknownProvider"
 INVALID_PROFILE = "InvalidProfile"  # the profile is there, but the operator cannot use it
 INVALID_SPEC = "InvalidSpec"
-STORAGE_WRITE_FAILED = "StorageWriteFailed"
 EXCHANGE_REJECTED = "ExchangeRejected"  # the token endpoint refuses for a reason that is not the account's
 SERVICE_ACCOUNT_TOKEN_REFUSED = "ServiceAccountTokenRefused"
+INDEX_FULL = "IndexFull"  # there are more accounts than the pool index has room for
 
 
 def condition(

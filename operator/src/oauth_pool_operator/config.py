@@ -247,10 +247,17 @@ def _check_profile(where: str, profile: Profile) -> None:
         for key in ("client_id", "audience"):
             if getattr(settings, key, None) == "":
                 raise ConfigError(f"{where}.{grant}.{key}: must not be empty")
+        if taken := sorted(_OURS & getattr(settings, "authorization_parameters", {}).keys()):
+            raise ConfigError(f"{where}.{grant}.authorization_parameters: {taken[0]!r} is set by the operator itself")
         for header, value in settings.token_headers.items():
             if not _HEADER_NAME.fullmatch(header) or not _HEADER_VALUE.fullmatch(value):
                 raise ConfigError(f"{where}.{grant}.token_headers: {header!r} is not a header that can be sent")
 
+
+# Parameters of an authorize URL that make it safe, or that the profile has a key for (RFC 6749 4.1.1, RFC 7636 4.3).
+_OURS = frozenset(
+    ("response_type", "client_id", "redirect_uri", "scope", "state", "code_challenge", "code_challenge_method")
+)
 
 _ENDPOINTS = ("authorization_endpoint", "device_authorization_endpoint", "token_endpoint", "revocation_endpoint")
 

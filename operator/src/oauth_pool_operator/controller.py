@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LAST_SERVED_RETRY = 5.0
 REPAIR_SECONDS = 10.0
+LOOK_SECONDS = 5.0
 # How long the credential of an account is kept that was deleted with `deletionPolicy: Retain`.
 RETENTION = timedelta(days=7)
 SWEEP_INTERVAL = timedelta(days=1)
@@ -63,7 +64,8 @@ class Controller:
         self._clock = clock
         self._next_sweep = datetime.min.replace(tzinfo=UTC)
         self._known: dict[str, _Known] = {}
-        self._is_served = False
+        self._is_served = self._is_leaving = False
+        self._last_has_gone = asyncio.Event()
         self.scheduler = Scheduler(
             self._reconcile, clock=clock, name_of=self._name_of, may_start=lambda: leadership.leads
         )
@@ -141,7 +143,10 @@ class Controller:
     async def stop(self, grace: float) -> bool:
         """Begin nothing more, and wait for what is in flight; True when all of it has ended in time."""
         self._reconciler.throttle.close()
-        return await self.scheduler.stop(grace)
+        end = time.monotonic() + grace
+        if self._known and await self._namespace_is_going():
+            await self._let_go(grace)
+        return await self.scheduler.stop(max(0.0, end - time.monotonic()))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -158,6 +163,34 @@ class Controller:
             finally:
                 for task in tasks:
                     task.cancel()
+
+    async def _namespace_is_going(self) -> bool:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                return self._leadership.leads and await self._cluster.is_being_deleted()
+        except (httpx2.HTTPError, TimeoutError) as error:
+            log.debug("nobody says whether the namespace is being deleted: %s", describe(error))
+            return False
+
+    async def _let_go(self, grace: float) -> None:
+        """Remove all accounts as if they were deleted, which they are about to be: of a namespace, the pods go first, and
+        nobody would be left to take the finalizers off."""
+        log.warning("the namespace is being deleted: letting go of its %d accounts", len(self._known))
+        self._is_leaving = True
+        self._last_has_gone.clear()
+        for uid in self._known:
+            self.scheduler.wake(uid)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._last_has_gone.wait()
+        for known in self._known.values():
+            log.error("%s: was not let go in time, and its finalizer stays", known.account.name)
+
+    async def _as_if_deleted(self, account: Account) -> Account:
+        found = await self._cluster.account(account.name)
+        if found is None or found.uid != account.uid:
+            return msgspec.structs.replace(account, deleting=True, finalizers=[])
+        return msgspec.structs.replace(found, deleting=True)
 
     async def _keep_index(self) -> None:
         """Load the index when this operator begins to lead, and from then on look whether all is still what we wrote."""
@@ -212,6 +245,8 @@ class Controller:
         before = known.account
         with metrics.RECONCILE_SECONDS.time():
             try:
+                if self._is_leaving:
+                    before = await self._as_if_deleted(before)
                 account, due = await self._reconciler.reconcile(before, known.memory)
             except Exception as error:
                 metrics.RECONCILES.labels("error").inc()
@@ -221,6 +256,8 @@ class Controller:
         metrics.RECONCILES.labels("success").inc()
         if account.deleting and due == NEVER:
             del self._known[uid]
+            if not self._known:
+                self._last_has_gone.set()
             return None
         if known.account.is_older_than(account):
             known.account = account

@@ -24,7 +24,6 @@ from .errors import (
     AuthorizationPending,
     ExchangeRejected,
     GrantRejected,
-    StoreCorrupt,
     StoreFailed,
     SubjectMismatch,
     TokenEndpointUnavailable,
@@ -87,16 +86,15 @@ class Credentials:
         assert credential is not None
         if credential.refresh_token is None:
             return await self._bury(facts, c.GRANT_REVOKED)
-        used = fingerprint(credential.refresh_token)
-        outcome_was_unknown = await self._outcome_is_unknown(facts, used)
-        await in_thread(self._store.begin_exchange, account.uid, Journal(facts.now, credential.generation, used))
+        await in_thread(self._store.begin_exchange, account.uid, Journal.of(credential, facts.now))
         try:
             with _counted(account.name):
                 answer = await self._endpoint(account).refresh(credential.refresh_token, account.spec.grant)
         except GrantRejected:
-            return await self._confirm_death(facts, outcome_was_unknown)
-        except TokenEndpointUnavailable as error:
-            if not error.may_be_done and not outcome_was_unknown:
+            return await self._confirm_death(facts)
+        except (TokenEndpointUnavailable, ExchangeRejected) as error:
+            may_be_done = isinstance(error, TokenEndpointUnavailable) and error.may_be_done
+            if not may_be_done and not facts.outcome_is_unknown:
                 await in_thread(self._store.end_journal, account.uid)
             raise
         credential = await self._save_answer(facts, answer)
@@ -128,17 +126,6 @@ class Credentials:
         with suppress(StoreFailed):  # the credential is what matters; the next one brings another chance
             await in_thread(self._store.save_owner, account.uid, owner)
 
-    async def _outcome_is_unknown(self, facts: Facts, used: str) -> bool:
-        """A refresh with this very token was begun before, and not ended. A damaged journal may have said so."""
-        uid = facts.account.uid
-        try:
-            journal = await in_thread(self._store.journal, uid)
-        except StoreCorrupt as error:
-            name = await in_thread(self._store.set_aside, uid, "journal.json", facts.now)
-            log.error("%s: %s; set aside as %s", facts.account.name, error, name)
-            return True
-        return journal is not None and journal.refresh_token_fingerprint == used
-
     def _endpoint(self, account: Account) -> TokenEndpoint:
         return self._endpoints[account.spec.provider]
 
@@ -154,7 +141,7 @@ class Credentials:
         who = actual or "somebody whom the provider did not name"
         raise SubjectMismatch(f"{who} logged in, but spec.expectedSubject is {expected}; that login was not taken")
 
-    async def _confirm_death(self, facts: Facts, outcome_was_unknown: bool) -> Facts:
+    async def _confirm_death(self, facts: Facts) -> Facts:
         """`invalid_grant`: dead only if what was sent is still what is stored."""
         account, credential = facts.account, facts.credential
         assert credential is not None
@@ -163,7 +150,7 @@ class Credentials:
             log.warning("%s: the refresh token was replaced meanwhile; going on with the newer one", account.name)
             await in_thread(self._store.end_journal, account.uid)
             return replace(facts, credential=stored)
-        return await self._bury(facts, c.REFRESH_OUTCOME_UNKNOWN if outcome_was_unknown else c.GRANT_REVOKED)
+        return await self._bury(facts, c.REFRESH_OUTCOME_UNKNOWN if facts.outcome_is_unknown else c.GRANT_REVOKED)
 
     async def _bury(self, facts: Facts, reason: str) -> Facts:
         account, credential = facts.account, facts.credential

@@ -33,11 +33,22 @@ class Credential(msgspec.Struct, frozen=True):
 
 
 class Journal(msgspec.Struct, frozen=True):
-    """A refresh that was begun; found at the start of another, its outcome is unknown."""
+    """A refresh that was begun; while it is there, nobody knows what became of it."""
 
     started: datetime
     generation: int
     refresh_token_fingerprint: str
+
+    @classmethod
+    def of(cls, credential: Credential, now: datetime) -> "Journal":
+        """A refresh with the credential's refresh token."""
+        assert credential.refresh_token is not None
+        return cls(now, credential.generation, fingerprint(credential.refresh_token))
+
+    def is_about(self, credential: Credential | None) -> bool:
+        """The refresh was begun with the very refresh token that the credential holds."""
+        token = credential.refresh_token if credential is not None else None
+        return token is not None and self.refresh_token_fingerprint == fingerprint(token)
 
 
 class LoginSession(msgspec.Struct, frozen=True):

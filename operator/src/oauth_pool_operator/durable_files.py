@@ -41,8 +41,13 @@ def guarded(what: str, action: Callable[[], None]) -> None:
         raise StoreFailed(f"cannot {what}: {os.strerror(error.errno or errno.EIO)}") from error
 
 
+def temporary(path: Path) -> Path:
+    """What a file is written to before it is renamed."""
+    return path.with_name(path.name + ".new")
+
+
 def replace(path: Path, content: bytes, mode: int) -> None:
-    new = path.with_name(path.name + ".new")
+    new = temporary(path)
     write_synced(new, content, mode, truncate=True)
     os.replace(new, path)
     sync_folder(path.parent)

@@ -88,7 +88,7 @@ class StoreConflict(Exception):
 
 
 class IndexFull(Exception):
-    """There are more accounts than the pool index has room for; somebody has to delete some, or run a second pool."""
+    """The pool index has no room for one more account; somebody has to delete some, or run a second pool."""
 
 
 class ClusterUnavailable(Exception):

@@ -35,8 +35,12 @@ class Exchanges:
     async def run(self, facts: Facts, memory: Memory, obtain: Obtain) -> Facts:
         """What is obtained; `facts` as they were if nothing may be, or nobody wants it any more.
 
-        A suspension, a cooldown or a deletion does not wait for a slow token endpoint, nor for a full disk.
+        A suspension, a cooldown or a deletion does not wait for a slow token endpoint, nor for a full disk. What proxies
+        are told meanwhile is about the token that is stored, so its file comes first: a kill may have come between the two.
         """
+        facts = await self._publication.write_access_file(facts, memory)
+        if facts.storage_fails:
+            return facts
         request = asyncio.create_task(self._in_turn(facts, memory, obtain))
         memory.news.clear()
         try:
@@ -49,7 +53,7 @@ class Exchanges:
                     await asyncio.wait({request}, timeout=LAST_EXCHANGE_SECONDS)
                     break
                 with suppress(httpx2.HTTPError, TimeoutError):
-                    await self._publication.update_index(facts)
+                    facts = await self._publication.update_index(facts)
                     memory.latest = memory.newest(await self._publication.report(facts))
             return await request if request.done() else facts
         except NotInCharge:
@@ -76,7 +80,7 @@ class Exchanges:
 
     async def tell_unsaved(self, facts: Facts, error: StoreFailed) -> None:
         """An answer of the token endpoint waits in memory for the disk: a person should know."""
-        trouble = Trouble(c.STORAGE_WRITE_FAILED, f"{error}; tried again every second", NEVER, is_stalled=True)
+        trouble = Trouble(c.STORAGE_UNAVAILABLE, f"{error}; tried again every second", NEVER, is_stalled=True)
         self._unsaved[facts.account.uid] = trouble
         with suppress(httpx2.HTTPError):
             await self._publication.report(replace(facts, trouble=trouble))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from . import conditions as c
 from .accounts import Account
 from .cooldowns import Cooldown, Probe, longest_cooldown, next_probe
-from .documents import Credential, LoginSession
+from .documents import Credential, Journal, LoginSession
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -28,8 +28,10 @@ class Facts:
     account: Account
     now: datetime
     credential: Credential | None = None
+    journal: Journal | None = None
     session: LoginSession | None = None
     trouble: Trouble | None = None
+    is_unread: bool = False  # the state volume could not be read: a missing credential or session means nothing
     # the name of the credential's file that was set aside, while there is no other; `credential` is then what is left of
     # it, the access token that proxies use, for as long as that is valid
     damaged: str | None = None
@@ -49,20 +51,22 @@ class Facts:
         return probe if probe is not None and probe.start <= self.now else None
 
     @property
-    def storage_is_unavailable(self) -> bool:
-        """The state volume could not be read: a missing credential or session means nothing."""
-        return self.trouble is not None and self.trouble.reason == c.STORAGE_UNAVAILABLE
+    def outcome_is_unknown(self) -> bool:
+        """A refresh with the refresh token that is stored was begun and not ended: the provider may have redeemed it."""
+        return self.journal is not None and self.journal.is_about(self.credential)
 
     @property
     def storage_fails(self) -> bool:
         """A volume could not be read, or not be written."""
-        return self.trouble is not None and self.trouble.reason in (c.STORAGE_UNAVAILABLE, c.STORAGE_WRITE_FAILED)
+        return self.trouble is not None and self.trouble.reason == c.STORAGE_UNAVAILABLE
 
     @property
     def login_is_impossible(self) -> bool:
         """Nothing a person could do at the provider would help now."""
-        blocking = (c.UNKNOWN_PROVIDER, c.INVALID_PROFILE, c.INVALID_SPEC, c.STORAGE_UNAVAILABLE)
-        return self.trouble is not None and self.trouble.reason in blocking
+        blocking = (c.UNKNOWN_PROVIDER, c.INVALID_PROFILE, c.INVALID_SPEC)
+        is_blocked = self.trouble is not None and self.trouble.reason in blocking
+        cannot_be_opened = self.storage_fails and self.credential is None and not self.session_is_open
+        return self.is_unread or is_blocked or cannot_be_opened
 
     @property
     def session_is_open(self) -> bool:

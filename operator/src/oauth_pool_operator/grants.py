@@ -209,7 +209,8 @@ class TokenEndpoint:
         return client
 
     def _headers(self, configured: dict[str, str]) -> dict[str, str]:
-        return {"accept": "application/json", "user-agent": self._user_agent, **configured}
+        own = {"accept": "application/json", "user-agent": self._user_agent}
+        return own | {name.lower(): value for name, value in configured.items()}
 
 
 _AuthMethod = Callable[[Any, str, str, Any, Any], tuple[str, Any, Any]]

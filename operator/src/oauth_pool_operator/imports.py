@@ -33,12 +33,12 @@ class Imports:
 
     async def take(self, facts: Facts, memory: Memory) -> Facts:
         """What was handed over for the account, if anything was; whoever waits for it sees the annotation go."""
-        if facts.storage_is_unavailable:
+        if facts.is_unread:
             return facts
         try:
             facts = await self._take(facts, memory)
         except (StoreFailed, StoreConflict) as error:
-            return replace(facts, trouble=memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True))
+            return replace(facts, trouble=memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True))
         if IMPORT_ANNOTATION in facts.account.annotations:
             facts = replace(facts, account=await self._cluster.remove_annotation(facts.account, IMPORT_ANNOTATION))
         return facts

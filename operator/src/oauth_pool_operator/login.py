@@ -62,11 +62,13 @@ def digest(pasted: str) -> str:
 def parse_pasted(text: str) -> Pasted:
     """`code#state`, or the whole redirect URL with `code` and `state` in its query, or a code alone (`state` is empty)."""
     text = text.strip()
-    if text.startswith(("https://", "http://")):
-        try:
-            query = parse_qs(urlsplit(text).query)
-        except ValueError:
-            return Pasted()
+    try:
+        url = urlsplit(text)
+        query = parse_qs(url.query)
+    except ValueError:
+        return Pasted()
+    # whatever its scheme: programs may have one of their own (RFC 8252 7.1)
+    if url.scheme in ("https", "http") or (url.scheme and query.keys() & {"code", "error"}):
         if "error" in query:
             return Pasted(refused=True)
         return Pasted(code=query.get("code", [""])[0], state=query.get("state", [""])[0])

@@ -80,6 +80,8 @@ def refresh_is_due(facts: Facts) -> bool:
         return False
     if account.has_login and credential.refresh_token is None:
         return credential.expires <= facts.now  # nothing to refresh with: used up to its end
+    if facts.outcome_is_unknown:
+        return True  # at once: a provider that repeats its answer does so for a while only
     if _is_of_another_workload(account, credential):
         return True
     return next_refresh(credential, account) <= facts.now or forced_refresh(facts) == facts.now
@@ -129,7 +131,7 @@ def stale_reports(facts: Facts) -> list[str]:
 
 
 def _stale_at(report: Report, facts: Facts) -> datetime:
-    if facts.storage_is_unavailable:  # which generation of the access token is current is not known
+    if facts.is_unread:  # which generation of the access token is current is not known
         return NEVER
     generation = facts.credential.generation if facts.credential is not None else None
     return stale_at(report, facts.account, generation, facts.now) or NEVER
@@ -142,7 +144,7 @@ def readiness(facts: Facts) -> Readiness:
         return Readiness(False, trouble.reason, trouble.message)
     if account.spec.suspend:
         return Readiness(False, c.SUSPENDED, "spec.suspend is true")
-    if facts.storage_is_unavailable and trouble is not None:
+    if facts.is_unread and trouble is not None:
         return Readiness(False, c.STORAGE_UNAVAILABLE, trouble.message)
     if credential is None or credential.dead is not None:
         return _without_grant(facts)
@@ -153,6 +155,8 @@ def readiness(facts: Facts) -> Readiness:
             return Readiness(False, trouble.reason, trouble.message)
         why = f": {trouble.message}" if trouble is not None else ""
         return Readiness(False, c.REFRESHING, f"the access token has expired and a new one is being obtained{why}")
+    if trouble is not None and trouble.reason == c.INDEX_FULL:
+        return Readiness(False, trouble.reason, trouble.message)
     if (cooldown := facts.cooldown) is not None:
         so_far = "; trying it with one request at a time" if facts.probe is not None else ""
         return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} until {rfc3339(cooldown.until)}{so_far}")

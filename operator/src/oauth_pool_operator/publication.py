@@ -6,6 +6,7 @@ Each is written only when it differs from what is there. What a proxy is sent to
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 
 import httpx2
 import msgspec
@@ -15,8 +16,8 @@ from . import metrics
 from .accounts import Account, rfc3339
 from .cluster import Cluster
 from .documents import AccessFile
-from .errors import StoreFailed
-from .facts import Facts
+from .errors import IndexFull, StoreFailed
+from .facts import Facts, Trouble
 from .grants import TokenEndpoint
 from .index_entry import render_entry
 from .memory import Memory
@@ -25,6 +26,9 @@ from .status import OWNED, happenings, merge_patch, render_status
 from .store import Store, in_thread
 
 log = logging.getLogger(__name__)
+
+# How soon an account that the index had no room for is in it when somebody has made some.
+INDEX_FULL_RETRY = timedelta(minutes=1)
 
 
 class Publication:
@@ -41,7 +45,7 @@ class Publication:
     async def write_access_file(self, facts: Facts, memory: Memory) -> Facts:
         """The access token for the proxies, and none of an account that has none that works."""
         account, credential = facts.account, facts.credential
-        if facts.storage_is_unavailable:
+        if facts.is_unread:
             return facts
         try:
             if credential is None or credential.dead is not None:
@@ -55,21 +59,32 @@ class Publication:
             metrics.token_expires(account.name, None if account.spec.suspend else credential.expires.timestamp())
             return facts
         except StoreFailed as error:
-            trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
+            trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
             log.error("%s: %s", account.name, trouble.message)
             return replace(facts, trouble=trouble)
 
-    async def update_index(self, facts: Facts) -> None:
-        """The index sends proxies to the access file, so a new token is named only when that could be written."""
+    async def update_index(self, facts: Facts) -> Facts:
+        """The index sends proxies to the access file, so a new token is named only when that could be written.
+
+        An account that the index has no room for is a trouble of its own; those that are listed stay.
+        """
         entry = render_entry(facts)
         if facts.storage_fails:
             listed = self._index.listed(entry.name)
             if listed is None or listed.uid != entry.uid:
-                return
+                return facts
             entry = msgspec.structs.replace(
                 entry, generation=listed.generation, fingerprint=listed.fingerprint, expires=listed.expires
             )
-        await self._index.publish(entry)
+        try:
+            await self._index.publish(entry)
+            return facts
+        except IndexFull as error:
+            if c.reason_of(facts.account.conditions, c.STALLED) != c.INDEX_FULL:
+                log.error("%s: no proxy can use it: %s", entry.name, error)
+            # the same text each time: with many such accounts, a new one every minute would be many writes
+            message = f"{error}; tried again every minute"
+            return replace(facts, trouble=Trouble(c.INDEX_FULL, message, facts.now + INDEX_FULL_RETRY, is_stalled=True))
 
     async def report(self, facts: Facts) -> Account:
         """Status, once, and only what differs; Events for what a person would want to know of it."""
@@ -80,7 +95,7 @@ class Publication:
         if not patch:
             return account
         written = await self._cluster.patch_status(account, patch)
-        for happening in happenings(account.conditions, desired["conditions"]):
+        for happening in happenings(account.status, desired):
             log.info("%s: %s: %s", account.name, happening.reason, happening.message)
             try:
                 await self._cluster.post_event(account, happening.kind, happening.reason, happening.message, facts.now)

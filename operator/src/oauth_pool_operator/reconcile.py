@@ -24,6 +24,7 @@ from .code_login import CodeLogins
 from .config import Profile
 from .credentials import Credentials
 from .device_login import DeviceLogins
+from .documents import Credential, Journal
 from .errors import (
     ClusterUnavailable,
     ExchangeRejected,
@@ -107,15 +108,15 @@ class Reconciler:
         if facts.account.deleting:
             return facts.account, await self._removal.run(facts.account, memory)
         facts = await self._publication.write_access_file(facts, memory)
+        if facts.trouble is None:
+            memory.succeeded()
         try:
             facts = await self._clear_cooldown(facts)
-            await self._publication.update_index(facts)
+            facts = await self._publication.update_index(facts)
             account = await self._publication.report(facts)
             account = await self._prune_reports(replace(facts, account=account))
         except (httpx2.HTTPError, TimeoutError) as error:
             raise ClusterUnavailable(policies.next_check(facts)) from error
-        if facts.trouble is None:
-            memory.succeeded()
         return account, policies.next_check(facts)
 
     async def _ensure_finalizer(self, account: Account) -> Account:
@@ -136,13 +137,14 @@ class Reconciler:
         try:
             credential = await self._read(facts, "credential.json", self._store.credential)
             session = await self._read(facts, "login.json", self._store.session)
+            journal = await self._read_journal(facts, credential)
             damaged = None if credential else await in_thread(self._store.damaged_credential, account.uid)
             if damaged is not None:
                 credential = policies.salvaged(await in_thread(self._store.access, account.uid), facts)
         except StoreFailed as error:
             trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
-            return replace(facts, trouble=trouble)
-        return replace(facts, credential=credential, session=session, damaged=damaged)
+            return replace(facts, trouble=trouble, is_unread=True)
+        return replace(facts, credential=credential, journal=journal, session=session, damaged=damaged)
 
     async def _read(self, facts: Facts, name: str, read: Callable[[str], _T | None]) -> _T | None:
         """A damaged file is set aside and counts as missing: one file costs neither the others nor other accounts."""
@@ -153,6 +155,16 @@ class Reconciler:
             new = await in_thread(self._store.set_aside, account.uid, name, facts.now)
             log.error("%s: %s; set aside as %s", account.name, error, new)
             return None
+
+    async def _read_journal(self, facts: Facts, credential: Credential | None) -> Journal | None:
+        """The refresh that was begun and not ended. A damaged journal may have been about the token that is stored."""
+        if credential is None or credential.refresh_token is None:
+            return None
+        try:
+            return await in_thread(self._store.journal, facts.account.uid)
+        except StoreCorrupt as error:
+            log.error("%s: %s; taken for a refresh of unknown outcome", facts.account.name, error)
+            return Journal.of(credential, facts.now)
 
     def _spec_trouble(self, account: Account) -> Trouble | None:
         provider, grant = account.spec.provider, account.spec.grant
@@ -184,7 +196,7 @@ class Reconciler:
                 facts = await logins.open(facts, memory)
             return await logins.carry_on(facts, memory)
         except (StoreFailed, StoreConflict) as error:
-            return replace(facts, trouble=memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True))
+            return replace(facts, trouble=memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True))
 
     # --- refresh -----------------------------------------------------------------------------------------------------
 
@@ -211,7 +223,7 @@ class Reconciler:
             refused = c.SERVICE_ACCOUNT_TOKEN_REFUSED
             trouble = memory.failed(refused, error, facts.now, is_stalled=True, latest=latest)
         except (StoreFailed, StoreConflict) as error:
-            trouble = memory.failed(c.STORAGE_WRITE_FAILED, error, facts.now, is_stalled=True)
+            trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
         log.warning("%s: no new access token: %s", facts.account.name, trouble.message)
         return replace(facts, trouble=trouble)
 

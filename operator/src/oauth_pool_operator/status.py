@@ -97,7 +97,9 @@ def render_conditions(facts: Facts) -> list[dict[str, Any]]:
         kind = c.STALLED if trouble.is_stalled else c.RECONCILING
         conditions.append(condition(kind, True, trouble.reason, trouble.message))
     elif ready.reason == c.REFRESHING:
-        conditions.append(condition(c.RECONCILING, True, c.EXCHANGING, ready.message))
+        conditions.append(
+            condition(c.RECONCILING, True, c.REFRESHING if account.has_login else c.EXCHANGING, ready.message)
+        )
     return conditions
 
 
@@ -140,20 +142,50 @@ class Happening:
     message: str
 
 
-def happenings(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator[Happening]:
-    """What a person would want to know of the change from one list of conditions to the next; nothing for routine."""
-    login, ready, stalled = (c.find(after, kind) for kind in (c.LOGIN_REQUIRED, c.READY, c.STALLED))
-    was_ready, was_login = c.reason_of(before, c.READY), c.reason_of(before, c.LOGIN_REQUIRED)
-    if login is not None and login["reason"] not in (c.NOT_REQUIRED, was_login):
-        is_opened = login["reason"] in (c.AWAITING_CODE, c.AWAITING_APPROVAL)
-        name, kind = ("LoginOpened", "Normal") if is_opened else (login["reason"], "Warning")
-        yield Happening(kind, name, login["message"])
+def happenings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Happening]:
+    """What a person would want to know of the change from one status to the next; nothing for routine."""
+    was, now = before.get("conditions") or [], after["conditions"]
+    ready, was_ready = c.find(now, c.READY), c.reason_of(was, c.READY)
+    yield from _login_changed(before, after)
     if ready is not None and ready["reason"] != was_ready:
         yield from _readiness_changed(was_ready, ready)
-    elif ready is not None and ready["reason"] == c.AVAILABLE and _is_failing(before) and not _is_failing(after):
+    elif ready is not None and _has_logged_in_again(before, after):
+        yield Happening("Normal", "LoggedIn", ready["message"])
+    elif ready is not None and ready["reason"] == c.AVAILABLE and _is_failing(was) and not _is_failing(now):
         yield Happening("Normal", "RefreshSucceeded", ready["message"])
-    if stalled is not None and stalled["reason"] != c.reason_of(before, c.STALLED):
+    stalled = c.find(now, c.STALLED)
+    if stalled is not None and stalled["reason"] != c.reason_of(was, c.STALLED):
         yield Happening("Warning", stalled["reason"], stalled["message"])
+
+
+def _login_changed(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Happening]:
+    """What is asked of a person, or went wrong with it. A login that is refused leaves a new one, and is one Event."""
+    login = c.find(after["conditions"], c.LOGIN_REQUIRED)
+    if login is None:
+        return
+    was, reason = c.reason_of(before.get("conditions") or [], c.LOGIN_REQUIRED), login["reason"]
+    is_new = _session_id(after) not in (None, _session_id(before))
+    is_opened = reason in (c.AWAITING_CODE, c.AWAITING_APPROVAL)
+    was_refused = reason in (c.CODE_REJECTED, c.SUBJECT_MISMATCH)
+    if not is_opened and (reason not in (c.NOT_REQUIRED, was) or (is_new and was_refused)):
+        yield Happening("Warning", reason, login["message"])
+    elif is_new or (is_opened and reason != was):
+        yield Happening("Normal", "LoginOpened", login["message"])
+
+
+def _has_logged_in_again(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """The login that was open is over, and there is a token that was not there: what the word of Ready does not tell of
+    an account that worked all the time."""
+
+    def generation(of: dict[str, Any]) -> int:
+        return int((of.get("token") or {}).get("generation", 0))
+
+    return bool(_session_id(before) and not _session_id(after) and generation(after) > generation(before))
+
+
+def _session_id(status: dict[str, Any]) -> str | None:
+    login: dict[str, str] = status.get("login") or {}
+    return login.get("sessionID")
 
 
 def _is_failing(conditions: list[dict[str, Any]]) -> bool:

@@ -21,11 +21,12 @@ from typing import ParamSpec, TypeVar
 import msgspec
 
 from .documents import AccessFile, Credential, Import, Journal, LoginSession, Owner, Retained
-from .durable_files import Signature, guarded, read, replace, signature, sync_folder, unlink, write_synced
+from .durable_files import Signature, guarded, read, replace, signature, sync_folder, temporary, unlink, write_synced
 from .errors import StoreConflict, StoreCorrupt, StoreFailed
 
 # What the pre-flight file reserves: larger than any credential that is written (tokens of a few hundred bytes each).
 PREFLIGHT_BYTES = 32 * 1024
+ACCESS_MODE = 0o640
 
 _UID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _P = ParamSpec("_P")
@@ -80,7 +81,7 @@ class Store:
 
     def access(self, uid: str) -> AccessFile | None:
         """The access file, or None when it is missing or unreadable: it can always be written again."""
-        path = self._access / f"{_checked(uid)}.json"
+        path = self._access_path(uid)
         with suppress(OSError):
             self._access_files[uid] = signature(path.lstat())  # before it is read: a later change has to show
         try:
@@ -127,7 +128,7 @@ class Store:
     def begin_exchange(self, uid: str, journal: Journal | None) -> None:
         """Write the journal and reserve room for the answer, so that a full disk shows before a token is spent.
 
-        The reserved file is the one that `save_credential` writes the answer into.
+        The reserved files are those that `save_credential` and `save_access` write the answer into.
         """
 
         def reserve() -> None:
@@ -135,7 +136,12 @@ class Store:
             write_synced(folder / "credential.json.new", b"\0" * PREFLIGHT_BYTES, 0o600, truncate=False)
             sync_folder(folder)
 
+        def reserve_access() -> None:
+            new = temporary(self._access_path(uid))
+            write_synced(new, b"\0" * PREFLIGHT_BYTES, ACCESS_MODE, truncate=False)
+
         guarded("reserve room on the state volume", reserve)
+        guarded("reserve room on the access volume", reserve_access)
         if journal is not None:
             self._write(uid, "journal.json", journal)
 
@@ -166,10 +172,10 @@ class Store:
         guarded("remove journal.json", lambda: unlink(self._folder(uid) / "journal.json"))
 
     def save_access(self, uid: str, access: AccessFile) -> None:
-        path = self._access / f"{_checked(uid)}.json"
+        path = self._access_path(uid)
 
         def save() -> None:
-            replace(path, msgspec.json.encode(access), 0o640)
+            replace(path, msgspec.json.encode(access), ACCESS_MODE)
             self._access_files[uid] = signature(path.lstat())
 
         guarded("write the access file", save)
@@ -187,13 +193,14 @@ class Store:
         return {uid for uid, known in self._access_files.copy().items() if found.get(uid) != known}
 
     def remove_access(self, uid: str) -> None:
-        path = self._access / f"{_checked(uid)}.json"
+        path = self._access_path(uid)
 
         def remove() -> None:
             self._access_files.pop(uid, None)
-            if path.exists():
-                unlink(path)
-                sync_folder(self._access)
+            for file in (path, temporary(path)):
+                if file.exists():  # a read-only volume refuses to remove even what is not there
+                    unlink(file)
+                    sync_folder(self._access)
 
         guarded("remove the access file", remove)
 
@@ -230,6 +237,9 @@ class Store:
 
         guarded("look for retained folders", look)
         return swept
+
+    def _access_path(self, uid: str) -> Path:
+        return self._access / f"{_checked(uid)}.json"
 
     def _folder(self, uid: str) -> Path:
         return self._state / _checked(uid)

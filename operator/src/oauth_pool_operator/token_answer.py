@@ -6,7 +6,8 @@ else that was received.
 
 import re
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
@@ -16,6 +17,7 @@ from .errors import ExchangeRejected, GrantRejected, TokenEndpointUnavailable
 # RFC 6749 5.1 only recommends `expires_in`; this is assumed without it.
 DEFAULT_LIFETIME = timedelta(hours=1)
 LONGEST_LIFETIME = timedelta(days=366)
+LONGEST_WAIT = timedelta(days=1)  # that a server can ask for
 LONGEST_SUBJECT = 253  # what spec.expectedSubject can hold
 
 # RFC 8628 3.2 and 3.5. A login that a person has an hour for is long; an interval of 0 would be a loop.
@@ -110,7 +112,7 @@ def _refusal(response: httpx2.Response, document: dict[str, Any], endpoint: str,
     """The error that an answer amounts to which does not hold what was wanted."""
     word, status = _error_word(document), response.status_code
     if status == 429 or status >= 500:
-        retry_after = _retry_after(response.headers.get("retry-after"))
+        retry_after = _retry_after(response.headers)
         return TokenEndpointUnavailable(
             f"{endpoint} answered {status}",
             may_be_done=status != 429,
@@ -154,11 +156,23 @@ def _interval(value: Any) -> timedelta:
     return timedelta(seconds=min(max(value, SHORTEST_INTERVAL), LONGEST_INTERVAL))
 
 
-def _retry_after(value: str | None) -> timedelta | None:
-    """The delay in seconds (RFC 9110 10.2.3); for the date form the caller's own backoff does."""
-    if value is None or not re.fullmatch(r"[0-9]+", value):
+def _retry_after(headers: httpx2.Headers) -> timedelta | None:
+    """How long the server wants to be left alone (RFC 9110 10.2.3): seconds, or a date, which is one of its own clock."""
+    value = headers.get("retry-after", "")
+    if re.fullmatch(r"[0-9]+", value):
+        return min(timedelta(seconds=int(value[:9])), LONGEST_WAIT)
+    until = _http_date(value)
+    if until is None:
         return None
-    return timedelta(seconds=min(int(value[:9]), 24 * 3600))
+    return min(max(until - (_http_date(headers.get("date", "")) or datetime.now(UTC)), timedelta(0)), LONGEST_WAIT)
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def unavailable(error: httpx2.HTTPError, endpoint: str) -> TokenEndpointUnavailable:

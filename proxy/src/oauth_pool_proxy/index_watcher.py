@@ -89,13 +89,15 @@ class ConfigMapIndex:
     """The pool index in a ConfigMap and, when one is not enough, in further ones: `NAME-1`, `NAME-2`, …
 
     The first one says in an annotation how many there are. Each is followed by itself, and the union is handed on as soon
-    as every one has been read; an account that stands in two counts where the number is lower.
+    as every one has been read; an account that stands in two counts where the number is lower. One that is added later
+    holds up nobody: nothing was in it before its announcement, and accounts do not move.
     """
 
     def __init__(self, api: KubeApi, name: str, on_index: OnIndex, backoff: Callable[[], Backoff] = Backoff) -> None:
         self._api, self._name, self._on_index, self._new_backoff = api, name, on_index, backoff
         self._parts: dict[int, Mapping[str, str]] = {}
         self._reflectors: dict[int, _Reflector] = {}
+        self._was_complete = False
 
     @property
     def last_success(self) -> float | None:
@@ -111,6 +113,7 @@ class ConfigMapIndex:
     async def run(self) -> None:
         self._parts.clear()
         self._reflectors.clear()
+        self._was_complete = False
         async with asyncio.TaskGroup() as group:
             self._follow(0, group)
 
@@ -126,7 +129,8 @@ class ConfigMapIndex:
         if number == 0:
             for further in range(len(self._reflectors), _shards(found)):
                 self._follow(further, group)
-        if len(self._parts) == len(self._reflectors):
+        if self._was_complete or len(self._parts) == len(self._reflectors):
+            self._was_complete = True
             merged: dict[str, str] = {}
             for part in sorted(self._parts, reverse=True):
                 merged.update(self._parts[part])

@@ -90,12 +90,14 @@ class ClusterView:
 
     async def report_unauthorized(self, name: str, generation: int) -> None:
         """What a proxy reports of a token that was refused, the way it does."""
-        entry = {
-            "reporter": REPORTER,
-            "observedTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "reason": "Unauthorized",
-            "tokenGeneration": generation,
-        }
+        await self._report(name, {"reason": "Unauthorized", "tokenGeneration": generation})
+
+    async def report_well(self, name: str) -> None:
+        """What it reports when the account works, in place of what it reported before."""
+        await self._report(name, {})
+
+    async def _report(self, name: str, found: Json) -> None:
+        entry = {"reporter": REPORTER, "observedTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), **found}
         document = {
             "apiVersion": f"{GROUP}/{VERSION}",
             "kind": "OAuthAccount",

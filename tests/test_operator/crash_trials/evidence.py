@@ -63,6 +63,7 @@ class Seen:
     ready: str
     login_required: str
     expires: datetime | None
+    is_open: bool  # a refresh with the stored token was begun, and nobody knows yet what became of it
     begun: float  # when room was reserved or a journal written for a rotation that has not ended; 0 for none
     damage: tuple[str, ...]
     access_token: str = field(repr=False, default="")
@@ -89,7 +90,8 @@ def look(
     secret, journal = (_read(folder / name, damage) for name in ("credential.json", "journal.json"))
     _read(folder / "login.json", damage)
     # a journal that outlived its rotation by a kill speaks of a token that is no longer stored
-    is_open = secret and journal and journal["refresh_token_fingerprint"] == fingerprint(secret["refresh_token"])
+    stored = fingerprint(secret["refresh_token"]) if secret and not secret["dead"] else ""
+    is_open = journal is not None and journal["refresh_token_fingerprint"] == stored
     damage += [f"{path.name} was set aside" for path in folder.glob("*.corrupt*")]
     return Seen(
         status=status_token,
@@ -100,6 +102,7 @@ def look(
         ready=ready,
         login_required=login.get("reason", "") if login.get("status") == "True" else "",
         expires=datetime.fromisoformat(secret["expires"]) if secret else None,
+        is_open=is_open,
         begun=max(_written(folder / "credential.json.new"), _written(folder / "journal.json") if is_open else 0),
         damage=(*damage, *_mixed_up(secret, provider, subject)),
         access_token=public["access_token"] if public else "",

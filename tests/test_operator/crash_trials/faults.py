@@ -24,7 +24,7 @@ class Fault:
     """Nothing. A fault begins, may see the operator start anew, and ends."""
 
     has_effect = False
-    forbids_spending = False  # true while no refresh token may be spent, because its successor could not be stored
+    forbids_spending = False  # true while no refresh token may be spent, because there is no room for what comes of it
 
     def __init__(self, around: Surroundings) -> None:
         self.around = around
@@ -63,6 +63,7 @@ class AccessGone(Fault):
     """The folder is moved away; it comes back as it was, or empty."""
 
     has_effect = True
+    forbids_spending = True  # the successor could be stored, but no proxy would get its access token
 
     def begin(self) -> None:
         self._aside = self.around.access.with_name("access-aside")

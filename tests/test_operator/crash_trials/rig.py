@@ -118,10 +118,8 @@ class Rig:
         return False
 
     async def _is_up(self) -> bool:
-        """Ready, or alive where nothing is said of readiness."""
         with suppress(httpx2.TransportError):
-            ready = (await self.http.get(f"{self._health_url}/readyz")).status_code
-            return ready == 200 or (ready == 404 and (await self.http.get(f"{self._health_url}/healthz")).is_success)
+            return (await self.http.get(f"{self._health_url}/readyz")).is_success
         return False
 
     # --- looking -----------------------------------------------------------------------------------------------------

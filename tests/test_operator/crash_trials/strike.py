@@ -116,6 +116,7 @@ class Striker:
             await asyncio.sleep(random.uniform(0, 0.5) * fault.has_effect)
         trials = await self._kill(chosen, variant, began)
         await reporting
+        await self._withdraw(chosen)
         if ends == "before the start":
             fault.end()
         rig.start()
@@ -145,6 +146,14 @@ class Striker:
             account.reported, account.reported_at = state.generation, time.time()
 
         await asyncio.gather(*(report(account) for account in chosen))
+
+    async def _withdraw(self, chosen: Sequence[Account]) -> None:
+        """Of some accounts nobody says any more that they need a refresh: one that was begun is to be ended all the same."""
+        for account in chosen:
+            if self._random.random() < 0.3:
+                await self._rig.view.report_well(account.name)
+                account.reported = 0
+                account.note("its report is withdrawn")
 
     async def _aim(self, chosen: Sequence[Account], since: float, patience: float) -> None:
         """Once rotations have begun: wait for some account to be where the kill should find it, or for some time."""

@@ -14,8 +14,6 @@ from .provider import Provider
 
 # A token that lives at least this long is one that was issued after the strike.
 LONG_LIFE = timedelta(minutes=10)
-# The index's words for an account that a proxy may pick, now or when its cooldown has passed.
-USABLE = ("Available", "CoolingDown")
 
 
 @dataclass(eq=False)
@@ -44,7 +42,7 @@ class Account:
 
 def is_settled(account: Account, seen: Seen) -> bool:
     """Nothing more is going to happen by itself: all places agree on a fresh token, or that a login is needed."""
-    if seen.state is None:
+    if seen.state is None or seen.is_open:
         return False
     if seen.login_required in DEAD:
         return seen.index_word in ("Disabled", "LoginRequired") and seen.access is None
@@ -64,8 +62,7 @@ def at_any_time(account: Account, seen: Seen) -> Iterator[str]:
     places = {"state": state, "access": seen.access, "index": seen.index, "status": seen.status}
     for place in ("access", "index", "status"):
         yield from _behind(place, places[place], "state", state)
-    if seen.index_word in USABLE:  # of an account that nobody picks, nobody needs the file
-        yield from _behind("index", seen.index, "access", seen.access)
+    yield from _behind("index", seen.index, "access", seen.access)
     for place, token in places.items():
         yield from _forwards(account, place, token)
 

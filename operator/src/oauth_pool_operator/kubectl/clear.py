@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
 import secrets
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from oauth_pool_operator import conditions as c
-from oauth_pool_operator.accounts import GROUP, rfc3339
+from oauth_pool_operator.accounts import CLEAR_ANNOTATION, rfc3339
 
 from .account import AccountView
 from .errors import TimedOut, UsageError
-from .options import Commands, add_command, add_names_or_all, add_timeout, session
+from .options import Commands, add_command, add_names_or_all, add_output, add_timeout, session
+from .table import rows
+from .terminal import Terminal
 
 if TYPE_CHECKING:
     from .cluster import Cluster
-
-
-CLEAR_ANNOTATION = f"{GROUP}/cooldown-cleared"
 
 EXAMPLE = """\
   kubectl oauthaccount clear claude-1
@@ -30,6 +31,7 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(commands, "clear", "end the cooldown of accounts before its time", EXAMPLE, run)
     add_names_or_all(parser, "every account that is cooling down")
     add_timeout(parser, "15s", "how long to wait for the operator")
+    add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,18 +42,28 @@ def run(options: argparse.Namespace) -> int:
             accounts = [account for account in cluster.accounts() if is_cooling_down(account)]
         else:
             accounts = [cluster.account(name) for name in options.names]
-        if not accounts:
+        cleared = _cleared(cluster, terminal, accounts, options.timeout) if accounts else []
+        if options.output == "json":
+            terminal.show_json(json.dumps(rows(cleared, datetime.now(UTC)), indent=2))
+        elif not accounts:
             terminal.show("no account is cooling down")
-        request = f"{rfc3339(datetime.now(UTC))}-{secrets.token_hex(4)}"
-        for account in accounts:
-            cluster.annotate(account.name, CLEAR_ANNOTATION, request)
-        deadline = time.monotonic() + options.timeout
-        with terminal.waiting("the operator"):
-            cleared = [_answered(cluster, account.name, request, deadline) for account in accounts]
-        for before, after in zip(accounts, cleared, strict=True):
-            what = "cooldown ended" if is_cooling_down(before) else "was not cooling down"
-            terminal.show(f"{after.name}: {what}; it is {after.status_word}")
+        else:
+            for before, after in zip(accounts, cleared, strict=True):
+                what = "cooldown ended" if is_cooling_down(before) else "was not cooling down"
+                terminal.show(f"{after.name}: {what}; it is {after.status_word}")
     return 0
+
+
+def _cleared(
+    cluster: Cluster, terminal: Terminal, accounts: Sequence[AccountView], seconds: float
+) -> list[AccountView]:
+    """The accounts as they are when the operator has answered for each."""
+    request = f"{rfc3339(datetime.now(UTC))}-{secrets.token_hex(4)}"
+    for account in accounts:
+        cluster.annotate(account.name, CLEAR_ANNOTATION, request)
+    deadline = time.monotonic() + seconds
+    with terminal.waiting("the operator"):
+        return [_answered(cluster, account.name, request, deadline) for account in accounts]
 
 
 def is_cooling_down(account: AccountView) -> bool:

@@ -40,19 +40,22 @@ complete -o default -F _kubectl_oauthaccount kubectl-oauthaccount
 """,
     "zsh": r"""#compdef kubectl-oauthaccount
 _kubectl_oauthaccount() {
-    local -a lines
+    local -a lines found
     lines=("${(@f)$(kubectl_complete-oauthaccount "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-    compadd -- "${(@)${(@)lines[1,-2]}%%$'\t'*}"
+    found=("${(@)lines[1,-2]//:/\\:}")
+    found=("${(@)found/$'\t'/:}")
+    _describe 'kubectl oauthaccount' found
     [[ ${lines[-1]} == :4 ]] || _files
 }
 compdef _kubectl_oauthaccount kubectl-oauthaccount
 """,
     "fish": r"""function __kubectl_oauthaccount
     set -l words (commandline -opc) (commandline -ct)
-    kubectl_complete-oauthaccount $words[2..-1] 2>/dev/null | string match -v -r '^:\d+$'
+    set -l lines (kubectl_complete-oauthaccount $words[2..-1] 2>/dev/null)
+    string match -v -r '^:\d+$' -- $lines
+    test "$lines[-1]" = :0; and __fish_complete_path (commandline -ct)
 end
 complete -c kubectl-oauthaccount -f -a '(__kubectl_oauthaccount)'
-complete -c kubectl-oauthaccount -n '__fish_seen_subcommand_from import' -s f -l file -r -F
 """,
 }
 

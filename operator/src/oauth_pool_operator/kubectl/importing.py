@@ -18,7 +18,8 @@ LARGEST_BYTES = 1024 * 1024
 EXAMPLE = """\
   kubectl oauthaccount import claude-1 -f ~/.config/anthropic/credentials/default.json
   kubectl oauthaccount import claude-1 --entry main -f credentials.json   # one of several in the file
-  kubectl oauthaccount import --all -f - < credentials.json               # each into the account of its name"""
+  kubectl oauthaccount import --all -f - < credentials.json               # each into the account of its name
+  kubectl oauthaccount import --all --create --provider anthropic -f credentials.json | kubectl apply -f -"""
 
 
 def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -28,6 +29,10 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("-f", "--file", default="-", metavar="FILE", help="the file (default -, standard input)")
     parser.add_argument("--entry", metavar="ID", help="which entry of a file that has several")
     parser.add_argument("--replace", action="store_true", help="with --all: also for accounts that are Ready")
+    parser.add_argument(
+        "--create", action="store_true", help="with --all: print manifests of accounts that are missing"
+    )
+    parser.add_argument("--provider", metavar="P", help="with --create: their provider")
     parser.add_argument("--pod", help="the operator's pod (default: found by its label)")
 
 
@@ -36,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("name one account, or give --all")
     if options.all and options.entry is not None:
         raise UsageError("--entry is for one account, not for --all")
+    if options.create is not (options.provider is not None) or (options.create and not options.all):
+        raise UsageError("--all, --create and --provider go together")
     given = _read(options.file)
     from .operator_pod import CONTAINER, find_pod, run_in_pod
 
@@ -55,6 +62,8 @@ def command_for(options: argparse.Namespace) -> list[str]:
         command += ["--entry", options.entry]
     if options.replace:
         command.append("--replace")
+    if options.create:
+        command += ["--create", "--provider", options.provider]
     return command
 
 

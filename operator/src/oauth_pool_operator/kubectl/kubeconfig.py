@@ -32,9 +32,9 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
         chosen = _context(path, context)
         config.load_kube_config(path, context=chosen["name"], client_configuration=settings)
     client = ApiClient(settings)
-    client.user_agent = "kubectl-oauthaccount"
-    if settings.verify_ssl:  # there is no public way to hand it over
+    if settings.verify_ssl:  # which urllib3 would make as strict as Python's own
         client.rest_client.pool_manager.connection_pool_kw["ssl_context"] = as_others_verify(create_urllib3_context())
+    client.user_agent = "kubectl-oauthaccount"
     return Cluster(client, namespace or chosen["context"].get("namespace") or "default")
 
 

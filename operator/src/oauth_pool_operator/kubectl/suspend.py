@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 from .account import AccountView
-from .options import Commands, add_command, session
+from .options import Commands, add_command, add_output, session
+from .table import rows
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -28,25 +31,30 @@ def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
         example = f"  kubectl oauthaccount {word} claude-1 claude-2"
         parser = add_command(commands, word, help_text, example, partial(run, suspend=suspend))
         parser.add_argument("names", metavar="NAME", nargs="+", help="the accounts")
+        add_output(parser)
 
 
 def run(options: argparse.Namespace, *, suspend: bool) -> int:
     with session(options) as (cluster, terminal):
         # all are looked up before any is changed: a mistyped name changes nothing
-        for account in [cluster.account(name) for name in options.names]:
-            _set(cluster, terminal, account, suspend)
+        found = [cluster.account(name) for name in options.names]
+        changed = [_set(cluster, terminal, account, suspend, quiet=options.output == "json") for account in found]
+        if options.output == "json":
+            terminal.show_json(json.dumps(rows(changed, datetime.now(UTC)), indent=2))
     return 0
 
 
-def _set(cluster: Cluster, terminal: Terminal, account: AccountView, suspend: bool) -> None:
-    word = "suspended" if suspend else "resumed"
+def _set(cluster: Cluster, terminal: Terminal, account: AccountView, suspend: bool, *, quiet: bool) -> AccountView:
+    """The account as it is then, which it says unless it is to be quiet."""
     if account.is_suspended == suspend:
-        terminal.show(f"{account.name} {'is suspended already' if suspend else 'is not suspended'}")
-        return
-    cluster.set_suspend(account.name, suspend)
-    terminal.show(f"{account.name} {word}")
-    if is_managed_by_argocd(account):
+        said, changed = "is suspended already" if suspend else "is not suspended", account
+    else:
+        said, changed = "suspended" if suspend else "resumed", cluster.set_suspend(account.name, suspend)
+    if not quiet:
+        terminal.show(f"{account.name} {said}")
+    if changed is not account and is_managed_by_argocd(account):
         terminal.warn(f"ArgoCD manages {account.name}; self-heal will undo this: change spec.suspend in Git")
+    return changed
 
 
 def is_managed_by_argocd(account: AccountView) -> bool:

@@ -94,6 +94,7 @@ def rows(accounts: Sequence[AccountView], now: datetime) -> list[dict[str, Any]]
         {
             "name": account.name,
             "status": account.status_word,
+            "suspend": account.is_suspended,
             "message": account.message,
             "windows": [
                 {"name": window.name, "utilization": window.utilization, "resetTime": _rfc3339(window.reset_time)}

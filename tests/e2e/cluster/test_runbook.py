@@ -88,6 +88,7 @@ def test_looking_at_a_pool_that_works(on_call: OnCall, provider: Provider) -> No
     on_call.run("Observe", {"<account>": ONE, "<request id>": json.loads(logged)["request_id"]})
     on_call.run("PoolTokenNearExpiry")
     on_call.run("PoolTokenRequestsWaiting")
+    on_call.run("ProxyAddsLatency")
     on_call.run("Pending, ContainerCreating")
     on_call.run("The tailnet does not reach the proxy")
     on_call.run("The upstream wants another header", {"<value>": "oauth-2025-04-20"})
@@ -168,7 +169,7 @@ def test_an_account_that_the_provider_refuses(
 
 
 def test_a_token_endpoint_that_fails(on_call: OnCall, product: Product, provider: Provider, clients: Loader) -> None:
-    provider.simulator.set(token_failures=1000, token_failure_status=503, token_failure_retry_after=None)
+    provider.simulator.set(token_failures=1000)
     before = generation(product, ONE)
     expire(provider, ONE)
     with clients("messages", at_once=2):
@@ -253,6 +254,7 @@ def test_a_restore_saves_what_was_not_refreshed_since_the_backup(
     expire(provider, TWO)
     with clients("messages", at_once=2):
         wait_until(lambda: generation(product, TWO) > refreshed, "a refresh after the backup")
+    on_call.run("Replace the state volume")
     on_call.run("Open the state volume")
     close = {"kubectl get oauthaccounts": lambda: on_call.run("Close the state volume")}
     on_call.run("Restore the state volume", before=close)

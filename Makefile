@@ -1,7 +1,7 @@
 # The commands a person types. `make` alone lists them.
 #
-# Needs GNU make, a POSIX shell and Python 3.11 or newer with venv (PYTHON=… chooses one); `make test` also needs curl,
-# and Node.js 20 or newer with npm. Everything else is installed below the repository, in .tools/, .venv/ and
+# Needs GNU make, a POSIX shell and Python 3.11 or newer with venv (PYTHON=… chooses one); `make test` also needs curl, bash,
+# zsh, fish, and Node.js 20 or newer with npm. Everything else is installed below the repository, in .tools/, .venv/ and
 # tests/e2e/typescript/node_modules/, on the first use of a target that needs it.
 
 SHELL := /bin/sh

@@ -36,6 +36,7 @@ class Manifests:
     """A copy of `crds/` and `k8s/`, as in a user's repository, with an overlay of the user's beside ours."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.overlay = folder / "k8s/overlays" / OVERLAY
         for name in ("crds", "k8s"):
             shutil.copytree(ROOT / name, folder / name)
@@ -64,10 +65,16 @@ class Manifests:
                 {"name": "proxy-config", "behavior": "replace", "files": ["config.toml", "ca.pem"]},
                 {"name": "operator-config", "behavior": "replace", "files": ["config.toml=operator.toml", "ca.pem"]},
             ],
-            "images": images.kustomized(),
             "replicas": [{"name": PROXY, "count": replicas}],
         }
         (self.overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization, sort_keys=False))
+        chosen = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"overlays/{OVERLAY}"],
+            "images": images.kustomized(),
+        }
+        (self.folder / "k8s/kustomization.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False))
 
 
 class Product:
@@ -78,6 +85,11 @@ class Product:
         self._manifests = Manifests(folder)
         self.settings = settings
 
+    @property
+    def folder(self) -> Path:
+        """What a user's repository is."""
+        return self._manifests.folder
+
     def apply(self, **changes: Any) -> None:
         """`kubectl apply -k`, with these changes of the settings from now on; returns when everything is rolled out."""
         self.start_apply(**changes)
@@ -86,7 +98,7 @@ class Product:
     def start_apply(self, **changes: Any) -> None:
         self.settings |= changes
         self._manifests.write(**self.settings)
-        self.kubectl("apply", "-k", str(self._manifests.overlay))
+        self.kubectl("apply", "-k", str(self.folder / "k8s"))
 
     def wait_until_rolled_out(self, *deployments: str, seconds: int = 120) -> None:
         for name in deployments or (OPERATOR, PROXY):
@@ -94,7 +106,7 @@ class Product:
 
     def remove(self) -> None:
         """`kubectl delete -k`; returns when all is gone."""
-        arguments = ("delete", "-k", str(self._manifests.overlay), "--ignore-not-found", "--timeout=120s")
+        arguments = ("delete", "-k", str(self.folder / "k8s"), "--ignore-not-found", "--timeout=120s")
         self.kubectl(*arguments, seconds=130)
 
     # --- pods --------------------------------------------------------------------------------------------------------

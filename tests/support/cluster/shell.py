@@ -34,7 +34,7 @@ class Shell:
     def close(self) -> None:
         os.killpg(self._bash.pid, signal.SIGTERM)  # a session of its own: bash and its jobs, and nothing else
         try:
-            self._bash.wait(5)
+            self._bash.communicate(timeout=5)  # closes its input, too
         except subprocess.TimeoutExpired:
             os.killpg(self._bash.pid, signal.SIGKILL)
-            self._bash.wait()
+            self._bash.communicate()

@@ -194,8 +194,8 @@ def test_a_volume_that_cannot_be_written(
     product.kubectl("exec", f"deployment/{OPERATOR}", "--", "chmod", "0500", state_folder(product.kubectl, "full"))
     expire(provider, "full")
     with clients("messages", at_once=4):
-        wait_until(lambda: "StorageWriteFailed" in conditions(product, "full"), "a refresh that cannot be stored")
-    on_call.run("StorageWriteFailed, StorageUnavailable", {"<account>": "full"})
+        wait_until(lambda: "StorageUnavailable" in conditions(product, "full"), "a refresh that cannot be stored")
+    on_call.run("StorageUnavailable", {"<account>": "full"})
     assert generation(product, "full") > 1
     product.kubectl("delete", "oauthaccount", "full")
 

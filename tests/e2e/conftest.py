@@ -14,6 +14,14 @@ StartGateway = Callable[..., Gateway]
 ClientOf = Callable[[Gateway], anthropic.Anthropic]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of the tests that need a cluster, in folders of their own. Without the second, those are left out."""
+    group = parser.getgroup("cluster")
+    group.addoption("--image-prefix", help="of the images' names")
+    group.addoption("--image-tag", help="of the images to test")
+    group.addoption("--previous-image-tag", help="of the images to upgrade from")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_of_the_person() -> Iterator[None]:
     """The SDKs read keys, addresses and headers from the environment of whoever runs the tests."""

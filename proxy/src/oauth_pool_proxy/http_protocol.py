@@ -13,6 +13,7 @@ import re
 import httptools
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from oauth_pool_proxy.client import AsgiClient, Client
 from oauth_pool_proxy.errors import InvalidRequest, error_body
@@ -27,7 +28,15 @@ MOST_PIPELINED = 64
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
+class State(ServerState):
+    """What all connections of a server share."""
+
+    is_leaving = False
+    """The server ends soon: each answer is the last of its connection, so that none is closed while a request comes in."""
+
+
 class HttpProtocol(HttpToolsProtocol):
+    server_state: State
     offers_transport = True
     _is_declining = False
     _bytes_beside_bodies = 0
@@ -82,6 +91,8 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MOST_PIPELINED:
             raise httptools.HttpParserError("too many requests at once")
         super().on_headers_complete()
+        if self.server_state.is_leaving:
+            self.cycle.keep_alive = False
         self._bytes_beside_bodies = 0
         self.headers = []  # what comes from now on are trailers, which end at this hop (RFC 9110 6.5.1)
         client = None

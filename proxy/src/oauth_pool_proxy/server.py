@@ -18,7 +18,7 @@ import uvicorn
 from oauth_pool_proxy.app import App
 from oauth_pool_proxy.config import Address
 from oauth_pool_proxy.errors import ConfigInvalid
-from oauth_pool_proxy.http_protocol import HttpProtocol
+from oauth_pool_proxy.http_protocol import HttpProtocol, State
 from oauth_pool_proxy.service import FAREWELL_SECONDS, log
 
 BACKLOG = 4096
@@ -64,6 +64,7 @@ class Server(uvicorn.Server):
                 backlog=BACKLOG,
             )
         )
+        self.server_state: State = State()
         self._service, self._drain_timeout, self._pre_stop_delay = app.service, drain_timeout, pre_stop_delay
         self._metrics = app.metrics
         self._next_tick: float | None = None
@@ -131,4 +132,5 @@ class Server(uvicorn.Server):
             return
         log.info("received %s, shutting down", number.name)
         self._service.leave()
+        self.server_state.is_leaving = True
         self.should_exit = True

@@ -16,7 +16,6 @@ from tests.e2e.cluster.conftest import (
     kubectl,
     pictures,
     provider,
-    pytest_addoption,
     pytest_ignore_collect,
 )
 from tests.support.cluster.argocd import ACCOUNTS, ROOT, SYSTEM, ArgoCD, Record
@@ -29,7 +28,7 @@ from tests.support.control_plane import binaries
 from tests.support.control_plane.binaries import kubectl_in
 from tests.support.stack import ORGANIZATION, RULE, WORKLOAD
 
-__all__ = ["images", "kubectl", "provider", "pytest_addoption", "pytest_ignore_collect"]
+__all__ = ["images", "kubectl", "provider", "pytest_ignore_collect"]
 
 HERE = Path(__file__).parent
 K8S = Path(__file__).parents[3] / "k8s"

@@ -21,25 +21,19 @@ from tests.support.control_plane import binaries
 from tests.support.control_plane.binaries import kubectl_in
 from tests.support.control_plane.errors import KubectlError
 
+HERE = Path(__file__).parent
 Loader = Callable[..., AbstractContextManager[Load]]
 SECONDS = 400  # for one test; a rollout alone may take a minute on a small machine
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("cluster")
-    group.addoption("--image-prefix", help="of the images' names")
-    group.addoption("--image-tag", help="of the images to test")
-    group.addoption("--previous-image-tag", help="of the images to upgrade from")
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    # The options exist only when this folder was asked for by name.
     return None if config.getoption("--image-tag", None) else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(pytest.mark.timeout(SECONDS))
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(SECONDS))
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 

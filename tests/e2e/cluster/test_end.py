@@ -22,7 +22,7 @@ def test_no_container_was_killed_or_came_near_its_limit(
     with capsys.disabled():
         for name, use in most.items():
             print(f"\n{name}: at most {use.memory:.0f} MiB and {use.cpu:.2f} cores", end="")  # noqa: T201
-    assert most.keys() == LIMITS.keys()
+    assert most.keys() >= LIMITS.keys()  # and those of pods that a person starts for a moment
     for name, (memory, cores) in LIMITS.items():
         assert most[name].memory < 0.9 * memory
         assert most[name].cpu < 1.2 * cores  # the kubelet's figure is of a moment

@@ -32,9 +32,6 @@ class Shell:
         return int(code.read_text()), printed.read_text(errors="replace")
 
     def close(self) -> None:
-        os.killpg(self._bash.pid, signal.SIGTERM)  # a session of its own: bash and its jobs, and nothing else
-        try:
-            self._bash.communicate(timeout=5)  # closes its input, too
-        except subprocess.TimeoutExpired:
+        with self._bash:
+            # a session of its own: bash and its jobs, and nothing else
             os.killpg(self._bash.pid, signal.SIGKILL)
-            self._bash.communicate()

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.cluster.product import NAMESPACE, OVERLAY, Manifests
+from tests.support.cluster.product import NAMESPACE, Manifests
 
 PLACEHOLDER = "https://git.example.com/team/oauth-pool.git"
 
@@ -23,13 +23,9 @@ class Repository:
         self._git("init", "--quiet", "--initial-branch=main")
 
     def _fill_in(self) -> None:
-        """As docs/gitops.md has it: where the repository is, and which overlay is used."""
+        """As docs/gitops.md has it: where the repository is. Overlay and images are chosen in `k8s/kustomization.yaml`."""
         for file in (self.folder / "k8s/argocd").rglob("*.yaml"):
             file.write_text(file.read_text().replace(PLACEHOLDER, self.url))
-        system = self.folder / "k8s/argocd/applications/system.yaml"
-        text = system.read_text()
-        assert text.count("path: k8s\n") == 1
-        system.write_text(text.replace("path: k8s\n", f"path: k8s/overlays/{OVERLAY}\n"))
 
     @property
     def root_application(self) -> Path:

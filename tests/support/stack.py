@@ -22,6 +22,8 @@ from typing import Any
 import httpx2
 import yaml
 
+from tests.simulator.bearer import OAUTH_BETA
+from tests.simulator.token_endpoint import FEDERATION_BETA
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.support.control_plane.errors import NotInTime
 from tests.support.control_plane.plane import free_port
@@ -444,29 +446,7 @@ access_dir = "{self.access_dir}"
 health_listen_addr = "{self.health_url.removeprefix("http://")}"
 metrics_listen_addr = "{self.metrics_url.removeprefix("http://")}"
 
-[providers.simulator.authorization_code]
-client_id = "{CLIENT_ID}"
-authorization_endpoint = "{url}/oauth/authorize"
-token_endpoint = "{url}/v1/oauth/token"
-revocation_endpoint = "{url}/v1/oauth/revoke"
-redirect_uri = "{url}/oauth/callback"
-scopes = ["inference"]
-token_body = "json"
-send_state = true
-
-[providers.simulator.device_code]
-client_id = "{CLIENT_ID}"
-device_authorization_endpoint = "{url}/v1/oauth/device_authorization"
-token_endpoint = "{url}/v1/oauth/token"
-revocation_endpoint = "{url}/v1/oauth/revoke"
-scopes = ["inference"]
-token_body = "json"
-
-[providers.simulator.workload_identity]
-token_endpoint = "{url}/v1/oauth/token"
-audience = "{url}"
-token_headers = {{ anthropic-beta = "oauth-2025-04-20,oidc-federation-2026-04-01" }}
-
+{grants_of_simulator(url)}
 # one that an operator has to live with
 [providers.broken.authorization_code]
 client_id = "{CLIENT_ID}"
@@ -496,6 +476,34 @@ server = "{self.control_plane.server}"
 ca_file = "{self.control_plane.ca_file}"
 token_file = "{token}"
 namespace = "{self.namespace}"
+"""
+
+
+def grants_of_simulator(url: str) -> str:
+    """Tables of operator.toml: how each grant works at a simulator with that URL."""
+    return f"""\
+[providers.simulator.authorization_code]
+client_id = "{CLIENT_ID}"
+authorization_endpoint = "{url}/oauth/authorize"
+token_endpoint = "{url}/v1/oauth/token"
+revocation_endpoint = "{url}/v1/oauth/revoke"
+redirect_uri = "{url}/oauth/callback"
+scopes = ["inference"]
+token_body = "json"
+send_state = true
+
+[providers.simulator.device_code]
+client_id = "{CLIENT_ID}"
+device_authorization_endpoint = "{url}/v1/oauth/device_authorization"
+token_endpoint = "{url}/v1/oauth/token"
+revocation_endpoint = "{url}/v1/oauth/revoke"
+scopes = ["inference"]
+token_body = "json"
+
+[providers.simulator.workload_identity]
+token_endpoint = "{url}/v1/oauth/token"
+audience = "{url}"
+token_headers = {{ anthropic-beta = "{OAUTH_BETA},{FEDERATION_BETA}" }}
 """
 
 

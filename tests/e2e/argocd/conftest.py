@@ -12,6 +12,7 @@ import yaml
 
 from tests.e2e.cluster.conftest import (
     SECONDS,
+    first_settings,
     images,
     kubectl,
     pictures,
@@ -85,14 +86,7 @@ def pool(
     argocd: ArgoCD, kubectl: Kubectl, provider: Provider, images: Images, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Pool]:
     """Installed from nothing: the root Application is all that was applied. Nobody has logged in yet."""
-    one_node = len(kubectl("get", "nodes", "-o", "name").split()) == 1
-    settings = {
-        "base": "single-node" if one_node else "default",
-        "images": images,
-        "proxy_toml": provider.proxy_toml(),
-        "operator_toml": provider.operator_toml(),
-        "ca": provider.ca,
-    }
+    settings = first_settings(kubectl, provider, images)
     remove_what_stayed(kubectl)
     repository = Repository(tmp_path_factory.mktemp("repository"), settings)
     for name in ("claude-1", "claude-2"):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,15 +68,7 @@ def product(
     kubectl: Kubectl, provider: Provider, images: Images, usage: Usage, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Product]:
     """One operator and one proxy, as README says it, in a namespace that was not there before."""
-    one_node = len(kubectl("get", "nodes", "-o", "name").split()) == 1
-    settings = {
-        "base": "single-node" if one_node else "default",
-        "images": images,
-        "proxy_toml": provider.proxy_toml(),
-        "operator_toml": provider.operator_toml(),
-        "ca": provider.ca,
-    }
-    made = Product(kubectl, tmp_path_factory.mktemp("product"), settings)
+    made = Product(kubectl, tmp_path_factory.mktemp("product"), first_settings(kubectl, provider, images))
     try:
         made.apply()
         yield made
@@ -95,6 +88,18 @@ def usage(kubectl: Kubectl) -> Iterator[Usage]:
 def clients(provider: Provider) -> Loader:
     """`with clients("streams", at_once=200) as load: …`"""
     return partial(load, provider.kubectl)
+
+
+def first_settings(kubectl: Kubectl, provider: Provider, images: Images) -> dict[str, Any]:
+    """Those of `Manifests.write` that a pool on this cluster begins with."""
+    one_node = len(kubectl("get", "nodes", "-o", "name").split()) == 1
+    return {
+        "base": "single-node" if one_node else "default",
+        "images": images,
+        "proxy_toml": provider.proxy_toml(),
+        "operator_toml": provider.operator_toml(),
+        "ca": provider.ca,
+    }
 
 
 def clean_up(kubectl: Kubectl) -> None:

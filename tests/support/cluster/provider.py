@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.simulator.bearer import OAUTH_BETA
-from tests.simulator.token_endpoint import FEDERATION_BETA
 from tests.support.cluster.kubectl import Kubectl
 from tests.support.cluster.product import NAMESPACE as PRODUCT
 from tests.support.control_plane.certificates import write_certificates
-from tests.support.stack import CLIENT_ID, ORGANIZATION, RULE, WORKLOAD, SimulatorClient
+from tests.support.stack import CLIENT_ID, ORGANIZATION, RULE, WORKLOAD, SimulatorClient, grants_of_simulator
 
 NAMESPACE = "oauth-pool-e2e"
 HOST = f"provider.{NAMESPACE}.svc"
@@ -59,28 +57,7 @@ class Provider:
 [providers.simulator]
 ca_file = "/etc/oauth-pool-operator/ca.pem"
 
-[providers.simulator.authorization_code]
-client_id = "{CLIENT_ID}"
-authorization_endpoint = "{URL}/oauth/authorize"
-token_endpoint = "{URL}/v1/oauth/token"
-revocation_endpoint = "{URL}/v1/oauth/revoke"
-redirect_uri = "{URL}/oauth/callback"
-scopes = ["inference"]
-token_body = "json"
-
-[providers.simulator.device_code]
-client_id = "{CLIENT_ID}"
-device_authorization_endpoint = "{URL}/v1/oauth/device_authorization"
-token_endpoint = "{URL}/v1/oauth/token"
-revocation_endpoint = "{URL}/v1/oauth/revoke"
-scopes = ["inference"]
-token_body = "json"
-
-[providers.simulator.workload_identity]
-token_endpoint = "{URL}/v1/oauth/token"
-audience = "{URL}"
-token_headers = {{ anthropic-beta = "{OAUTH_BETA},{FEDERATION_BETA}" }}
-"""
+{grants_of_simulator(URL)}"""
 
     def proxy_toml(self, *more: str) -> str:
         """In pool mode, with these lines more in [proxy]."""

@@ -98,8 +98,12 @@ def pool(
     try:
         with argocd.watched() as record:
             argocd.kubectl("apply", "-f", str(repository.root_application))
-            for name in (ROOT, ACCOUNTS):
-                argocd.wait_for(name, seconds=180, sync="Synced", operation="Succeeded")
+            try:
+                for name in (ROOT, ACCOUNTS):
+                    argocd.wait_for(name, seconds=180, sync="Synced", operation="Succeeded")
+            except AssertionError as error:  # before it is all gone
+                error.add_note(product.kubectl("get", "pods,events"))
+                raise
             yield Pool(argocd, repository, product, provider, record)
     finally:
         argocd.forget(OURS)

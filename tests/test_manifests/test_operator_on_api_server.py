@@ -47,6 +47,7 @@ def health_url(cluster: ControlPlane, tmp_path: Path) -> Iterator[str]:
 def test_without_a_provider_the_account_says_so(cluster: ControlPlane, health_url: str) -> None:
     make_account(cluster, NAMESPACE, "waiting", {})
     wait_until(lambda: "UnknownProvider" in str(get_account(cluster, NAMESPACE, "waiting").get("status")), "the reason")
+    assert "it knows none" in str(get_account(cluster, NAMESPACE, "waiting")["status"])
     ready = container(pod_templates(overlay("default"))[OPERATOR])["readinessProbe"]["httpGet"]["path"]
     assert httpx2.get(health_url + ready).status_code == 200
     # while there is an operator that takes its finalizer off

@@ -193,7 +193,7 @@ class Handover:
             return not unknown
         profile = self.config.providers.get(create_for)
         if profile is None:
-            known = ", ".join(sorted(self.config.providers))
+            known = ", ".join(sorted(self.config.providers)) or "none"
             raise NotDone(f"the configuration has no provider {create_for} that can be used; it knows {known}")
         grant = next((grant for grant in ("AuthorizationCode", "DeviceCode") if grant in profile.grants), None)
         if grant is None:

@@ -173,7 +173,7 @@ class Reconciler:
             return Trouble(c.INVALID_PROFILE, message, NEVER, is_stalled=True)
         profile = self._profiles.get(provider)
         if profile is None:
-            known = ", ".join(sorted({*self._profiles, *self._broken_profiles}))
+            known = ", ".join(sorted({*self._profiles, *self._broken_profiles})) or "none"
             message = f"the operator's configuration has no provider {provider!r}; it knows {known}"
             return Trouble(c.UNKNOWN_PROVIDER, message, NEVER, is_stalled=True)
         if grant not in profile.grants:

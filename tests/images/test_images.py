@@ -74,7 +74,7 @@ def test_it_runs_as_a_user_that_owns_nothing(image: Image) -> None:
 def test_nothing_is_compiled_when_it_starts(image: Image) -> None:
     """Each module that the program has loaded came with bytecode, those of the standard library included."""
     module = image.config["Entrypoint"][0].replace("-", "_")
-    extra = ", oauth_pool_proxy.app, oauth_pool_proxy.server" if module == "oauth_pool_proxy" else ""
+    extra = ", oauth_pool_proxy.app, oauth_pool_proxy.downstream.server" if module == "oauth_pool_proxy" else ""
     code = (
         f"import {module}.cli{extra}, os, sys\n"
         "for name, module in sorted(sys.modules.items()):\n"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from oauth_pool_proxy.app import App
 from oauth_pool_proxy.config import Config, parse_config
-from oauth_pool_proxy.http_protocol import HttpProtocol
-from oauth_pool_proxy.server import Server, bind
+from oauth_pool_proxy.downstream.protocol import HttpProtocol
+from oauth_pool_proxy.downstream.server import Server, bind
 from tests.support.upstream_server import DEADLINE
 
 NOW = 1_800_000_000.0

@@ -13,9 +13,9 @@ from oauth_pool_operator.index_entry import Entry, render_entry
 from oauth_pool_operator.index_shards import MOST_SHARDS, Shards, room
 from oauth_pool_operator.pool_index import IndexPublisher
 from oauth_pool_proxy.config import KubernetesConfig
-from oauth_pool_proxy.index_watcher import Backoff, ConfigMapIndex
-from oauth_pool_proxy.kube_api import KubeApi, KubeApiError
-from oauth_pool_proxy.pool_index import PoolIndexReader
+from oauth_pool_proxy.pool.index import PoolIndexReader
+from oauth_pool_proxy.pool.index_watcher import Backoff, ConfigMapIndex
+from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
 from tests.support.builders import account, credential, facts
 from tests.support.control_plane import ControlPlane
 from tests.support.stack import Stack

@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oauth_pool_proxy.index_watcher import MOST_SHARDS, SHARDS
-from oauth_pool_proxy.pool import Pool, State
-from oauth_pool_proxy.pool_index import IndexEntry, PoolIndexReader, parse_entry
-from oauth_pool_proxy.token_files import TokenFiles, read_token_file
+from oauth_pool_proxy.pool.index import IndexEntry, PoolIndexReader, parse_entry
+from oauth_pool_proxy.pool.index_watcher import MOST_SHARDS, SHARDS
+from oauth_pool_proxy.pool.pool import Pool, State
+from oauth_pool_proxy.pool.token_files import TokenFiles, read_token_file
 from tests.support.proxy_server import Clock
 
 GOLDEN = Path(__file__).with_name("golden")

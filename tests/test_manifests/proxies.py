@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 
 from oauth_pool_proxy.config import KubernetesConfig
-from oauth_pool_proxy.kube_api import KubeApi
+from oauth_pool_proxy.pool.kube_api import KubeApi
 from tests.support.control_plane import ControlPlane
 from tests.test_manifests.manifests import PROXY, Manifest, overlay, pod, pod_templates
 

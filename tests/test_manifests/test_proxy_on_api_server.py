@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oauth_pool_proxy.index_watcher import ConfigMapIndex
-from oauth_pool_proxy.kube_api import KubeApi
-from oauth_pool_proxy.pool import Account, Reason
-from oauth_pool_proxy.pool_index import IndexEntry
-from oauth_pool_proxy.reports import StatusReporter
+from oauth_pool_proxy.pool.index import IndexEntry
+from oauth_pool_proxy.pool.index_watcher import ConfigMapIndex
+from oauth_pool_proxy.pool.kube_api import KubeApi
+from oauth_pool_proxy.pool.pool import Account, Reason
+from oauth_pool_proxy.pool.reports import StatusReporter
 from tests.support.control_plane import ControlPlane
 from tests.support.proxy_server import index_entry
 from tests.test_manifests.manifests import NAMESPACE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oauth_pool_proxy.http_protocol import HttpProtocol
+from oauth_pool_proxy.downstream.protocol import HttpProtocol
 from tests.support.proxy_server import Clock, PlainAsgi, PoolFolder, RunningProxy, proxy_config, running_proxy
 from tests.support.upstream_server import UpstreamServer, upstream_server
 

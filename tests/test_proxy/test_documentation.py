@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from oauth_pool_proxy.access_log import RequestLine
 from oauth_pool_proxy.config import parse_config
 from oauth_pool_proxy.errors import ClientGone, ConfigInvalid, ProxyError, StreamBroken
+from oauth_pool_proxy.observe.access_log import RequestLine
 from oauth_pool_proxy.request import Phase
 from tests.support.proxy_server import PoolFolder
 from tests.support.upstream_server import UpstreamServer, json_answer

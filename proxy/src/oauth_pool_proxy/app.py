@@ -18,10 +18,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from oauth_pool_proxy.access_log import AccessLog, RequestLine
-from oauth_pool_proxy.affinity import Affinity
-from oauth_pool_proxy.client import Client
 from oauth_pool_proxy.config import Config, KubernetesConfig, OAuthConfig
+from oauth_pool_proxy.downstream.client import Client
+from oauth_pool_proxy.downstream.protocol import client_of, target_of
+from oauth_pool_proxy.downstream.service import Service
 from oauth_pool_proxy.errors import (
     AnswerAborted,
     ClientGone,
@@ -32,22 +32,22 @@ from oauth_pool_proxy.errors import (
     error_body,
 )
 from oauth_pool_proxy.forward import Forwarder
-from oauth_pool_proxy.health import health, readiness
-from oauth_pool_proxy.http_protocol import client_of, target_of
-from oauth_pool_proxy.index_watcher import ConfigMapIndex, FolderIndex
-from oauth_pool_proxy.kube_api import KubeApi
-from oauth_pool_proxy.metrics import CONTENT_TYPE, Metrics
-from oauth_pool_proxy.pool import Pool
-from oauth_pool_proxy.pool_index import PoolIndexReader
-from oauth_pool_proxy.pool_metrics import PoolCollector, UpstreamCollector
-from oauth_pool_proxy.pool_mode import PoolMode
+from oauth_pool_proxy.observe.access_log import AccessLog, RequestLine
+from oauth_pool_proxy.observe.health import health, readiness
+from oauth_pool_proxy.observe.metrics import CONTENT_TYPE, Metrics
+from oauth_pool_proxy.observe.pool_metrics import PoolCollector, UpstreamCollector
+from oauth_pool_proxy.observe.usage import UsageReader
+from oauth_pool_proxy.pool.affinity import Affinity
+from oauth_pool_proxy.pool.index import PoolIndexReader
+from oauth_pool_proxy.pool.index_watcher import ConfigMapIndex, FolderIndex
+from oauth_pool_proxy.pool.kube_api import KubeApi
+from oauth_pool_proxy.pool.pool import Pool
+from oauth_pool_proxy.pool.pool_mode import PoolMode
+from oauth_pool_proxy.pool.reports import StatusReporter
+from oauth_pool_proxy.pool.token_files import TokenFiles
 from oauth_pool_proxy.relay import Progress
-from oauth_pool_proxy.reports import StatusReporter
 from oauth_pool_proxy.request import Request, new_request_id
-from oauth_pool_proxy.service import Service
-from oauth_pool_proxy.token_files import TokenFiles
-from oauth_pool_proxy.upstream import Upstream
-from oauth_pool_proxy.usage import UsageReader
+from oauth_pool_proxy.upstream.upstream import Upstream
 
 log = logging.getLogger(__name__)
 

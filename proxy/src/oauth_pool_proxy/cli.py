@@ -10,7 +10,7 @@ from pathlib import Path
 
 from oauth_pool_proxy.config import Config, load_config
 from oauth_pool_proxy.errors import ConfigInvalid
-from oauth_pool_proxy.logs import LEVELS, set_up_logging
+from oauth_pool_proxy.observe.logs import LEVELS, set_up_logging
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
 def _serve(config: Config) -> int:
     # Imported here: --help, --check and every configuration error need no server.
     from oauth_pool_proxy.app import App
-    from oauth_pool_proxy.server import Server, bind
+    from oauth_pool_proxy.downstream.server import Server, bind
 
     listener = bind(config.proxy.listen)
     Server(App(config), config.proxy.drain_timeout, config.proxy.pre_stop_delay).run([listener])

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from oauth_pool_proxy.certificates import context_for
 from oauth_pool_proxy.errors import ConfigInvalid
 from oauth_pool_proxy.toml_table import Table
+from oauth_pool_proxy.upstream.certificates import context_for
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 

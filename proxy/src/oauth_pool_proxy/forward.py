@@ -15,19 +15,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from oauth_pool_proxy.client import Client
 from oauth_pool_proxy.config import Config
+from oauth_pool_proxy.downstream.client import Client
+from oauth_pool_proxy.downstream.slots import Slots
 from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
-from oauth_pool_proxy.headers import HeaderContract, Headers, request_headers
-from oauth_pool_proxy.metrics import Metrics
-from oauth_pool_proxy.pool import AccessToken, Account, Reason
-from oauth_pool_proxy.pool_mode import PoolMode
-from oauth_pool_proxy.quota import Judgement, Verdict, judge, judge_beginning, may_begin_with_error, needs_body
+from oauth_pool_proxy.observe.metrics import Metrics
+from oauth_pool_proxy.observe.usage import reader_for
+from oauth_pool_proxy.pool.judgement import Judgement, Verdict, judge, judge_beginning, may_begin_with_error, needs_body
+from oauth_pool_proxy.pool.pool import AccessToken, Account, Reason
+from oauth_pool_proxy.pool.pool_mode import PoolMode
 from oauth_pool_proxy.relay import relay
 from oauth_pool_proxy.request import Phase, Request
-from oauth_pool_proxy.slots import Slots
-from oauth_pool_proxy.upstream import Answer, Upstream
-from oauth_pool_proxy.usage import reader_for
+from oauth_pool_proxy.upstream.headers import HeaderContract, Headers, request_headers
+from oauth_pool_proxy.upstream.upstream import Answer, Upstream
 
 log = logging.getLogger(__name__)
 

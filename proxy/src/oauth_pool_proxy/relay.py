@@ -8,10 +8,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from oauth_pool_proxy.client import Client
+from oauth_pool_proxy.downstream.client import Client
 from oauth_pool_proxy.errors import StreamBroken, error_body
-from oauth_pool_proxy.headers import response_headers
-from oauth_pool_proxy.upstream import Answer
+from oauth_pool_proxy.upstream.headers import response_headers
+from oauth_pool_proxy.upstream.upstream import Answer
 
 
 class Reader(Protocol):

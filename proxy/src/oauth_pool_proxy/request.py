@@ -5,11 +5,11 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from oauth_pool_proxy.access_log import RequestLine
-from oauth_pool_proxy.headers import Headers
+from oauth_pool_proxy.observe.access_log import RequestLine
+from oauth_pool_proxy.observe.usage import UsageReader
+from oauth_pool_proxy.pool.request_body import Description, describe
 from oauth_pool_proxy.relay import Progress
-from oauth_pool_proxy.request_body import Description, describe
-from oauth_pool_proxy.usage import UsageReader
+from oauth_pool_proxy.upstream.headers import Headers
 
 _NOT_VERSION = ~(0xF << 76 | 0x3 << 62)
 _VERSION_4 = 0x4 << 76 | 0x2 << 62

@@ -1,0 +1,46 @@
+"""The documents behind `/health` and `/ready`."""
+
+from oauth_pool_proxy.pool.pool import Pool, State
+
+
+def health(mode: str, uptime: float, served: int, errors: int, pool: Pool | None, now: float) -> dict[str, object]:
+    """Always about the pool's state, never about whether the proxy runs: whoever gets an answer knows that it does."""
+    counts = pool.counts(now) if pool else None
+    document: dict[str, object] = {
+        "status": _status(counts),
+        "mode": mode,
+        "uptime_seconds": int(uptime),
+        "requests_served": served,
+        "errors_total": errors,
+    }
+    if pool and counts:
+        document["pool"] = {**counts, "accounts": _accounts(pool, now)}
+    return document
+
+
+def readiness(is_running: bool, pool: Pool | None) -> tuple[int, dict[str, str]]:
+    """Ready is: accepting, and in pool mode knowing the pool. A pool without a usable account answers for itself."""
+    if not is_running:
+        return 503, {"status": "not ready", "reason": "the proxy is starting or shutting down"}
+    if pool and not pool.is_ready:
+        return 503, {"status": "not ready", "reason": "the pool index has not been read yet"}
+    return 200, {"status": "ready"}
+
+
+def _status(counts: dict[str, int] | None) -> str:
+    if counts is None or 0 < counts["accounts_total"] == counts["accounts_available"]:
+        return "healthy"
+    return "degraded" if counts["accounts_available"] else "unhealthy"
+
+
+def _accounts(pool: Pool, now: float) -> list[dict[str, object]]:
+    documents = []
+    for account in pool.accounts:
+        state = account.state(now)
+        document: dict[str, object] = {"id": account.name, "status": state.value}
+        if reason := account.why_not(now):
+            document["reason"] = reason
+        if state is State.COOLING_DOWN:
+            document["cooldown_remaining_secs"] = max(1, round(account.cooling_until - now))
+        documents.append(document)
+    return documents

@@ -1,0 +1,173 @@
+"""The proxy's Prometheus metrics. Names and labels of the first group are an interface: dashboards and alerts use them.
+
+Requests are counted when they end, which for a stream is its last byte. What the pool's accounts are doing is asked
+when somebody scrapes (`pool_metrics.py`), so it is never older than that.
+"""
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from oauth_pool_proxy.observe.instruments import CounterTally, HistogramTally
+from oauth_pool_proxy.observe.usage import Usage
+from oauth_pool_proxy.pool.affinity import Outcome as AffinityOutcome
+from oauth_pool_proxy.pool.judgement import Verdict
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+MOST_MODELS = 50
+"""A model's name is the client's or the upstream's word: beyond so many of them, the label is `other`."""
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.requests_served = 0
+        self.errors_total = 0
+        self._documented()
+        self._beside_them()
+        self._models: set[str] = set()
+
+    def _documented(self) -> None:
+        self._requests = self._counter("proxy_requests", "Finished requests", "status", "method")
+        self._duration = self._histogram(
+            "proxy_request_duration_seconds", "Time from the request to the last byte of its answer", "status"
+        )
+        self._errors = self._counter("proxy_upstream_errors", "Requests that failed in the proxy", "error_type")
+        self._failovers = self._counter(
+            "pool_failovers", "Requests moved on to another account", "from_account", "reason"
+        )
+        self._exhaustions = self._counter(
+            "pool_quota_exhaustions", "Times an account's quota was found used up", "account_id"
+        )
+        for error_type in ("timeout", "connection", "invalid_request"):
+            self._errors.add((error_type,), 0)  # so that a rate over it exists before the first error
+
+    def _beside_them(self) -> None:
+        self._first_byte = self._histogram(
+            "proxy_time_to_first_byte_seconds", "Time from the request to the head of its answer"
+        )
+        self._account_first_byte = self._histogram(
+            "pool_account_time_to_first_byte_seconds",
+            "Time from asking with an account to the head of the answer",
+            "account_id",
+        )
+        self._queue_wait = self._histogram("proxy_queue_wait_seconds", "Time that requests waited for a slot")
+        self._loop_delay = self._histogram(
+            "proxy_event_loop_delay_seconds", "How late the proxy got to what was due, looked at ten times a second"
+        )
+        self.request_bytes = self.response_bytes = 0
+        self.add(_BodyBytes(self))
+        self._disconnects = self._counter(
+            "proxy_client_disconnects", "Clients that left before their answer was complete", "phase"
+        )
+        self._retries = self._counter("proxy_upstream_retries", "Requests sent to the upstream again", "reason")
+        self._tokens = self._counter(
+            "pool_tokens", "Tokens used, as the upstream counts them", "account_id", "model", "type"
+        )
+        self._affinity = self._counter(
+            "pool_affinity", "Requests of conversations, by which account they got", "result"
+        )
+        self._registry.register(_Build())
+        ProcessCollector(registry=self._registry)
+
+    def finished(self, method: str, status: int, seconds: float, first_byte: float | None) -> None:
+        self.requests_served += 1
+        label = str(status)
+        self._requests.add((label, method))
+        self._duration.observe(seconds, (label,))
+        if first_byte is not None:
+            self._first_byte.observe(first_byte)
+
+    def failed(self, error_type: str | None) -> None:
+        """A request that the proxy could not serve; `error_type` is none when that was not the upstream's doing."""
+        self.errors_total += 1
+        if error_type:
+            self._errors.add((error_type,))
+
+    def failover(self, account: str, verdict: Verdict) -> None:
+        self._failovers.add((account, verdict.name.lower()))
+
+    def quota_exhausted(self, account: str) -> None:
+        self._exhaustions.add((account,))
+
+    def account_answered(self, account: str, seconds: float) -> None:
+        self._account_first_byte.observe(seconds, (account,))
+
+    def waited(self, seconds: float) -> None:
+        self._queue_wait.observe(seconds)
+
+    def loop_was_late(self, seconds: float) -> None:
+        self._loop_delay.observe(seconds)
+
+    def client_left(self, phase: str) -> None:
+        self._disconnects.add((phase,))
+
+    def retried(self, reason: str) -> None:
+        self._retries.add((reason,))
+
+    def affinity(self, outcome: AffinityOutcome) -> None:
+        self._affinity.add((outcome.value,))
+
+    def used(self, account: str, model: str | None, usage: Usage) -> None:
+        if model not in self._models:
+            model = self._admitted(model)
+        self._tokens.add((account, model, "input"), usage.input)
+        self._tokens.add((account, model, "output"), usage.output)
+        self._tokens.add((account, model, "cache_read"), usage.cache_read)
+        self._tokens.add((account, model, "cache_creation"), usage.cache_creation)
+
+    def _admitted(self, model: str | None) -> str:
+        if model is None or len(self._models) >= MOST_MODELS:
+            return "other"
+        self._models.add(model)
+        return model
+
+    def watch_queue(self, in_flight: Callable[[], float], queued: Callable[[], float]) -> None:
+        self.add(_Gauge("proxy_requests_in_flight", "Requests that have a slot or wait for one", in_flight))
+        self.add(_Gauge("proxy_requests_queued", "Requests that wait for a slot", queued))
+
+    def add(self, collector: Collector) -> None:
+        self._registry.register(collector)
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> CounterTally:
+        tally = CounterTally(name, text, *labels)
+        self.add(tally)
+        return tally
+
+    def _histogram(self, name: str, text: str, *labels: str) -> HistogramTally:
+        tally = HistogramTally(name, text, BUCKETS, *labels)
+        self.add(tally)
+        return tally
+
+
+class _Gauge(Collector):
+    def __init__(self, name: str, text: str, value: Callable[[], float]) -> None:
+        self._family, self._value = (name, text), value
+
+    def collect(self) -> list[Metric]:
+        return [GaugeMetricFamily(*self._family, value=self._value())]
+
+
+class _BodyBytes(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        metric = CounterMetricFamily("proxy_body_bytes", "Bytes of bodies", labels=["direction"])
+        metric.add_metric(["request"], self._metrics.request_bytes)
+        metric.add_metric(["response"], self._metrics.response_bytes)
+        return [metric]
+
+
+class _Build(Collector):
+    def collect(self) -> list[Metric]:
+        build = {"version": version("oauth-pool-proxy"), "python": platform.python_version()}
+        return [InfoMetricFamily("proxy_build", "What runs", value=build)]

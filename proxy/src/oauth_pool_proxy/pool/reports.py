@@ -1,0 +1,211 @@
+"""Tells the operator what this proxy learnt about an account: one entry of `status.reports`, under its own field manager.
+
+Reporting never touches a request. One task sends, with pauses after failures; for each account only the latest report
+counts, and when too many accounts wait, new ones are dropped: the limit itself is known to this proxy either way.
+
+A report has a reason when the account was benched, once per transition. When the account works again the entry loses
+its reason (or goes, if there is nothing else to say), so that `kubectl get -o yaml` shows what is true; the operator
+does not need that, since it goes by `untilTime` and `tokenGeneration`. An account in good order is reported without a
+reason when the status of a window is another, and when the use of its windows has changed, at most once a minute: that
+is what fills the 5H and 7D columns.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from oauth_pool_proxy.pool.index_watcher import Backoff
+from oauth_pool_proxy.pool.judgement import Headers, Window, windows_of
+from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
+from oauth_pool_proxy.pool.pool import Account, Reason, State
+
+log = logging.getLogger(__name__)
+
+Windows = tuple[Window, ...]
+
+MOST_WAITING = 1000
+UTILIZATION_SECONDS = 60.0
+LEAST_SECONDS_FOR_A_RATE = 10.0
+_REPORTED = frozenset((Reason.QUOTA_EXHAUSTED, Reason.RATE_LIMITED, Reason.UNAUTHORIZED, Reason.FORBIDDEN))
+
+
+@dataclass(frozen=True, slots=True)
+class _Apply:
+    """What this reporter's list should be for one account: one entry, or none."""
+
+    name: str
+    uid: str
+    entries: list[dict[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What was last reported of an account, or found not worth a report."""
+
+    at: float
+    windows: Windows
+    statuses: Headers
+    requests: int
+    """How many the account had been asked by then."""
+    is_benched: bool = False
+
+    @property
+    def percents(self) -> list[tuple[str, str | None, float]]:
+        return [(window.name, window.status, round(window.utilization or 0, 2)) for window in self.windows]
+
+
+class StatusReporter:
+    def __init__(self, api: KubeApi, reporter: str, backoff: Backoff | None = None) -> None:
+        self._api, self._reporter = api, reporter
+        self._backoff = backoff or Backoff()
+        self._waiting: dict[str, _Apply] = {}
+        self._said: dict[str, _Said] = {}
+        self._expired: dict[str, int] = {}
+        self._news = asyncio.Event()
+
+    def benched(
+        self, account: Account, reason: Reason, until: float | None, generation: int, windows: Windows, now: float
+    ) -> None:
+        """The account has just been benched, and why."""
+        if reason in _REPORTED:
+            entry = self._entry(account, reason, until, generation, windows, now)
+            self._said[account.uid] = _said(account, windows, now, is_benched=True)
+            self._put(account, [entry])
+
+    def expired(self, account: Account, now: float) -> None:
+        """The account's access token has expired and there is no newer one: the operator may not know."""
+        if account.token and self._expired.get(account.uid) != account.token.generation:
+            self._expired[account.uid] = account.token.generation
+            self.benched(account, Reason.UNAUTHORIZED, None, account.token.generation, (), now)
+
+    def works(self, account: Account, generation: int, now: float) -> None:
+        """Called for every good answer; says something if there is something new."""
+        said = self._said.get(account.uid)
+        if said and said.is_benched:
+            if account.state(now) is not State.AVAILABLE:
+                return  # the answer to a request from before
+        elif said and now - said.at < UTILIZATION_SECONDS and said.statuses == _statuses(account.limits):
+            return
+        windows = windows_of(account.limits)
+        entries = [self._entry(account, None, None, generation, windows, now)] if windows else []
+        before, self._said[account.uid] = said, _said(account, windows, now)
+        if before is None and not windows:
+            return
+        if before is None or before.is_benched or before.percents != self._said[account.uid].percents:
+            self._put(account, entries)
+
+    def _entry(
+        self,
+        account: Account,
+        reason: Reason | None,
+        until: float | None,
+        generation: int,
+        windows: Windows,
+        now: float,
+    ) -> dict[str, object]:
+        said = self._said.get(account.uid)
+        rate = None
+        if said and now - said.at >= LEAST_SECONDS_FOR_A_RATE:
+            rate = round((account.requests - said.requests) * 60 / (now - said.at))
+        return _without_nulls(
+            {
+                "reporter": self._reporter,
+                "observedTime": _rfc3339(now),
+                "reason": reason.value if reason else None,
+                "untilTime": _rfc3339(until),
+                "tokenGeneration": generation,
+                "requestsPerMinute": rate,
+                "windows": [_window(window) for window in windows],
+            }
+        )
+
+    async def flush(self, timeout: float) -> None:
+        """Send what waits, as long as that; the process is about to end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._waiting:
+                    with suppress(KubeApiError):  # one that is refused is not in the way of the others
+                        await self._send(self._waiting.pop(next(iter(self._waiting))))
+
+    async def run(self) -> None:
+        """Send what waits, for ever."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._waiting:
+                apply = self._waiting.pop(next(iter(self._waiting)))
+                try:
+                    await self._send(apply)
+                    self._backoff.reset()
+                except asyncio.CancelledError:
+                    self._waiting.setdefault(apply.uid, apply)  # for `flush`: nobody knows whether it has arrived
+                    raise
+                except KubeApiError as error:
+                    if self._is_final(apply, error):
+                        continue
+                    self._waiting.setdefault(apply.uid, apply)  # unless there is a later one by now
+                    await asyncio.sleep(self._backoff.next())
+
+    def _put(self, account: Account, entries: list[dict[str, object]]) -> None:
+        if account.uid not in self._waiting and len(self._waiting) >= MOST_WAITING:
+            log.warning("report dropped: too many are waiting", extra={"fields": {"account": account.name}})
+            return
+        self._waiting[account.uid] = _Apply(account.name, account.uid, entries)
+        self._news.set()
+
+    async def _send(self, apply: _Apply) -> None:
+        """Server-side apply: the list is keyed by reporter, so this owns its own entry and no other field."""
+        path = f"/apis/oauthpool.dev/v1alpha1/namespaces/{self._api.namespace}/oauthaccounts/{apply.name}/status"
+        params = {"fieldManager": f"oauth-pool-proxy-{self._reporter}"[:128], "force": "true"}
+        body = {
+            "apiVersion": "oauthpool.dev/v1alpha1",
+            "kind": "OAuthAccount",
+            "metadata": {"name": apply.name, "uid": apply.uid},
+            "status": {"reports": apply.entries},
+        }
+        content = msgspec.json.encode(body)
+        async with self._api.request("PATCH", path, params, content, "application/apply-patch+yaml") as response:
+            await response.aread()
+
+    def _is_final(self, apply: _Apply, error: KubeApiError) -> bool:
+        """A refusal that the same request would meet again. 401 is not one (the token is read anew), nor is 429."""
+        fields = {"account": apply.name, "error": str(error)}
+        if error.status is not None and 400 <= error.status < 500 and error.status not in (401, 408, 429):
+            log.warning("report refused", extra={"fields": fields})
+            return True
+        log.debug("report failed, trying again", extra={"fields": fields})
+        return False
+
+
+def _said(account: Account, windows: Windows, now: float, *, is_benched: bool = False) -> _Said:
+    return _Said(now, windows, _statuses(account.limits), account.requests, is_benched)
+
+
+def _statuses(limits: Headers) -> Headers:
+    return [header for header in limits if header[0].endswith(b"-status")]
+
+
+def _window(window: Window) -> dict[str, object]:
+    return _without_nulls(
+        {
+            "name": window.name,
+            "utilization": window.utilization,
+            "status": window.status,
+            "resetTime": _rfc3339(window.resets_at),
+        }
+    )
+
+
+def _without_nulls(fields: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _rfc3339(instant: float | None) -> str | None:
+    try:
+        return None if instant is None else datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return None  # the upstream may write any number

@@ -1,0 +1,1 @@
+"""What speaks with the API: connections, TLS, addresses, headers."""

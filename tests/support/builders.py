@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from oauth_pool_operator.accounts import Account, Report, Spec, Window, WorkloadIdentity
-from oauth_pool_operator.documents import Credential, Import, LoginSession
-from oauth_pool_operator.facts import Facts, Trouble
-from oauth_pool_operator.token_answer import DeviceAuthorization, TokenAnswer
+from oauth_pool_operator.account.facts import Facts, Trouble
+from oauth_pool_operator.account.spec import Account, Report, Spec, Window, WorkloadIdentity
+from oauth_pool_operator.oauth.answer import DeviceAuthorization, TokenAnswer
+from oauth_pool_operator.storage.documents import Credential, Import, LoginSession
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 UID = "3f8b7c1e-0000-4000-8000-000000000001"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from oauth_pool_operator import conditions
+from oauth_pool_operator.account import conditions
 from tests.support.control_plane import ControlPlane, KubectlError, wait_until
 
 ROOT = Path(__file__).parents[2]

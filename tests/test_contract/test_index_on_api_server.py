@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oauth_pool_operator.cluster import Cluster
-from oauth_pool_operator.index_entry import Entry, render_entry
-from oauth_pool_operator.index_shards import MOST_SHARDS, Shards, room
-from oauth_pool_operator.pool_index import IndexPublisher
+from oauth_pool_operator.account.index_entry import Entry, render_entry
+from oauth_pool_operator.cluster.api import Cluster
+from oauth_pool_operator.cluster.index import IndexPublisher
+from oauth_pool_operator.cluster.index_shards import MOST_SHARDS, Shards, room
 from oauth_pool_proxy.config import KubernetesConfig
 from oauth_pool_proxy.pool.index import PoolIndexReader
 from oauth_pool_proxy.pool.index_watcher import Backoff, ConfigMapIndex

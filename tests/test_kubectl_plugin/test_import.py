@@ -19,7 +19,7 @@ from tests.support.control_plane import ControlPlane, wait_until
 from tests.support.stack import Stack
 from tests.test_kubectl_plugin.conftest import Objects, Outcome, Plugin
 from tests.test_kubectl_plugin.exec_server import POD, ExecServer, exec_server
-from tests.test_operator.test_handover_on_api_server import document, entry
+from tests.test_operator.handover.test_handover_on_api_server import document, entry
 
 ECHO = (sys.executable, "-c", "import sys; d = sys.stdin.read(); print(len(d)); print('did it', file=sys.stderr)")
 # every byte, and more than one frame of them

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from oauth_pool_operator import conditions as c
-from oauth_pool_operator.facts import Facts
-from oauth_pool_operator.status import render_status
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.facts import Facts
+from oauth_pool_operator.account.status import render_status
 from tests.support.builders import account, credential, device_session, facts, report, session, trouble
 
 HEALTH_KEY = "resource.customizations.health.oauthpool.dev_OAuthAccount"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from lupa.lua51 import LuaRuntime
 
-from oauth_pool_operator import conditions as c
+from oauth_pool_operator.account import conditions as c
 from tests.test_manifests.account_health import CASES, HEALTH_KEY, Case
 from tests.test_manifests.manifests import K8S, POOLS, ROOT, Manifest, kustomize, of_kind, one, overlay
 

@@ -13,16 +13,16 @@ import pytest
 from lightkube.core.exceptions import ApiError
 from prometheus_client import CollectorRegistry
 
-from oauth_pool_operator.accounts import FINALIZER, Account
-from oauth_pool_operator.cluster import Cluster
+from oauth_pool_operator.account.facts import NEVER
+from oauth_pool_operator.account.spec import FINALIZER, Account
+from oauth_pool_operator.cluster.api import Cluster
+from oauth_pool_operator.cluster.index import IndexPublisher
+from oauth_pool_operator.cluster.leadership import Leadership
 from oauth_pool_operator.controller import Controller
-from oauth_pool_operator.facts import NEVER
-from oauth_pool_operator.leadership import Leadership
 from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.metrics import Counts, PoolCollector
-from oauth_pool_operator.pool_index import IndexPublisher
 from oauth_pool_operator.reconcile import Reconciler
-from oauth_pool_operator.store import Store
+from oauth_pool_operator.storage.store import Store
 from tests.support.builders import NOW, UID
 
 

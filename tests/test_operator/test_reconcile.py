@@ -13,8 +13,9 @@ import pytest
 from lightkube.core.exceptions import ApiError
 from prometheus_client import REGISTRY
 
-from oauth_pool_operator import credentials, exchanges, login, metrics
-from oauth_pool_operator.accounts import (
+from oauth_pool_operator import credentials, exchanges, metrics
+from oauth_pool_operator.account.facts import NEVER
+from oauth_pool_operator.account.spec import (
     CLEAR_ANNOTATION,
     CODE_ANNOTATION,
     FINALIZER,
@@ -22,9 +23,10 @@ from oauth_pool_operator.accounts import (
     Account,
     WorkloadIdentity,
 )
-from oauth_pool_operator.cluster import Cluster, IndexMap
+from oauth_pool_operator.cluster.api import Cluster, IndexMap
+from oauth_pool_operator.cluster.index import IndexPublisher
+from oauth_pool_operator.cluster.index_shards import Shards
 from oauth_pool_operator.config import AuthorizationCodeProfile, DeviceCodeProfile, Profile, WorkloadIdentityProfile
-from oauth_pool_operator.documents import AccessFile, Credential, Journal, LoginSession, fingerprint
 from oauth_pool_operator.errors import (
     ClusterUnavailable,
     ExchangeRejected,
@@ -34,15 +36,14 @@ from oauth_pool_operator.errors import (
     StoreFailed,
     TokenEndpointUnavailable,
 )
-from oauth_pool_operator.facts import NEVER
-from oauth_pool_operator.grants import TokenEndpoint
-from oauth_pool_operator.index_shards import Shards
 from oauth_pool_operator.memory import Memory
-from oauth_pool_operator.pool_index import IndexPublisher
+from oauth_pool_operator.oauth import login
+from oauth_pool_operator.oauth.answer import DeviceAuthorization, TokenAnswer
+from oauth_pool_operator.oauth.endpoint import TokenEndpoint
+from oauth_pool_operator.oauth.throttle import Throttle
 from oauth_pool_operator.reconcile import Reconciler
-from oauth_pool_operator.store import Store
-from oauth_pool_operator.throttle import Throttle
-from oauth_pool_operator.token_answer import DeviceAuthorization, TokenAnswer
+from oauth_pool_operator.storage.documents import AccessFile, Credential, Journal, LoginSession, fingerprint
+from oauth_pool_operator.storage.store import Store
 from tests.support.builders import (
     NOW,
     UID,

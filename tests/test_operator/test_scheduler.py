@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 
+from oauth_pool_operator.account.facts import NEVER
 from oauth_pool_operator.errors import ClusterUnavailable
-from oauth_pool_operator.facts import NEVER
 from oauth_pool_operator.scheduler import Scheduler
 from tests.support.builders import NOW
 

@@ -12,7 +12,9 @@ from tests.support.stack import running_stack
 # shipped, and stand to each other as those do: a loop that sleeps as long as it may is not stuck.
 BLOCKABLE = """
 import signal, sys, time
-from oauth_pool_operator import cli, health, scheduler
+from oauth_pool_operator import cli
+from oauth_pool_operator import health
+from oauth_pool_operator import scheduler
 
 health.STUCK_SECONDS, scheduler.LONGEST_SLEEP = 3.0, 1.0
 signal.signal(signal.SIGUSR1, lambda *_: time.sleep(600))

@@ -2,6 +2,6 @@
 
 import sys
 
-from .cli import main
+from oauth_pool_operator.cli import main
 
 sys.exit(main())

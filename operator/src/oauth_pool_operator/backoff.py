@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from .accounts import rfc3339
-from .errors import TokenEndpointUnavailable
-from .facts import Trouble
+from oauth_pool_operator.account.facts import Trouble
+from oauth_pool_operator.account.spec import rfc3339
+from oauth_pool_operator.errors import TokenEndpointUnavailable
 
 FIRST_RETRY = timedelta(seconds=1)
 LAST_RETRY = timedelta(minutes=5)

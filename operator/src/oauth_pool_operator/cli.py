@@ -17,22 +17,22 @@ from pathlib import Path
 import httpx2
 from prometheus_client import REGISTRY, start_http_server
 
-from . import commands
-from .cluster import Cluster, describe
-from .config import DEFAULT_PATH, Config, load_config, split_address
-from .controller import Controller
-from .errors import ConfigError, StoreFailed
-from .grants import TokenEndpoint
-from .handlers import run
-from .handover import Handover
-from .health import HealthServer
-from .leadership import Leadership
-from .metrics import PoolCollector
-from .pool_index import IndexPublisher
-from .reconcile import Reconciler
-from .store import Store
-from .throttle import Throttle
-from .volume_lock import VolumeLock
+from oauth_pool_operator.cluster.api import Cluster, describe
+from oauth_pool_operator.cluster.index import IndexPublisher
+from oauth_pool_operator.cluster.leadership import Leadership
+from oauth_pool_operator.config import DEFAULT_PATH, Config, load_config, split_address
+from oauth_pool_operator.controller import Controller
+from oauth_pool_operator.errors import ConfigError, StoreFailed
+from oauth_pool_operator.handlers import run
+from oauth_pool_operator.handover import commands
+from oauth_pool_operator.handover.handover import Handover
+from oauth_pool_operator.health import HealthServer
+from oauth_pool_operator.metrics import PoolCollector
+from oauth_pool_operator.oauth.endpoint import TokenEndpoint
+from oauth_pool_operator.oauth.throttle import Throttle
+from oauth_pool_operator.reconcile import Reconciler
+from oauth_pool_operator.storage.lock import VolumeLock
+from oauth_pool_operator.storage.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from .certificates import context_for
-from .errors import ConfigError
+from oauth_pool_operator.certificates import context_for
+from oauth_pool_operator.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/oauth-pool-operator/config.toml")
 _PROVIDER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # what the CRD allows in spec.provider

@@ -13,18 +13,18 @@ from typing import Any
 import httpx2
 import msgspec
 
-from . import conditions as c
-from . import metrics
-from .accounts import Account, parse_account
-from .cluster import Cluster, describe, is_gone
-from .errors import StoreFailed
-from .facts import NEVER
-from .leadership import Leadership
-from .memory import Memory
-from .pool_index import IndexPublisher
-from .reconcile import Reconciler
-from .scheduler import Scheduler
-from .store import Store, in_thread
+from oauth_pool_operator import metrics
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.facts import NEVER
+from oauth_pool_operator.account.spec import Account, parse_account
+from oauth_pool_operator.cluster.api import Cluster, describe, is_gone
+from oauth_pool_operator.cluster.index import IndexPublisher
+from oauth_pool_operator.cluster.leadership import Leadership
+from oauth_pool_operator.errors import StoreFailed
+from oauth_pool_operator.memory import Memory
+from oauth_pool_operator.reconcile import Reconciler
+from oauth_pool_operator.scheduler import Scheduler
+from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
 

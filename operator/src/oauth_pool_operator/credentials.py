@@ -14,13 +14,14 @@ from dataclasses import replace
 import httpx2
 import msgspec
 
-from . import conditions as c
-from . import login, metrics
-from .accounts import Account
-from .cluster import Cluster, describe
-from .config import Profile
-from .documents import Credential, Journal, Owner, fingerprint
-from .errors import (
+from oauth_pool_operator import metrics
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.facts import Facts
+from oauth_pool_operator.account.policies import next_generation
+from oauth_pool_operator.account.spec import Account
+from oauth_pool_operator.cluster.api import Cluster, describe
+from oauth_pool_operator.config import Profile
+from oauth_pool_operator.errors import (
     AuthorizationPending,
     ExchangeRejected,
     GrantRejected,
@@ -28,11 +29,11 @@ from .errors import (
     SubjectMismatch,
     TokenEndpointUnavailable,
 )
-from .facts import Facts
-from .grants import TokenEndpoint
-from .policies import next_generation
-from .store import Store, in_thread
-from .token_answer import TokenAnswer
+from oauth_pool_operator.oauth import login
+from oauth_pool_operator.oauth.answer import TokenAnswer
+from oauth_pool_operator.oauth.endpoint import TokenEndpoint
+from oauth_pool_operator.storage.documents import Credential, Journal, Owner, fingerprint
+from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
 

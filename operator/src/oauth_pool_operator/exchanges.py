@@ -9,13 +9,13 @@ from typing import Any
 
 import httpx2
 
-from . import conditions as c
-from .backoff import FIRST_RETRY, Backoff
-from .errors import NotInCharge, StoreFailed, TokenEndpointUnavailable
-from .facts import NEVER, Facts, Trouble
-from .memory import Memory
-from .publication import Publication
-from .throttle import Throttle
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.facts import NEVER, Facts, Trouble
+from oauth_pool_operator.backoff import FIRST_RETRY, Backoff
+from oauth_pool_operator.errors import NotInCharge, StoreFailed, TokenEndpointUnavailable
+from oauth_pool_operator.memory import Memory
+from oauth_pool_operator.oauth.throttle import Throttle
+from oauth_pool_operator.publication import Publication
 
 Obtain = Callable[[Facts], Coroutine[Any, Any, Facts]]
 

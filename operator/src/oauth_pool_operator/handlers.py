@@ -14,10 +14,10 @@ from typing import Any
 
 import kopf
 
-from .accounts import GROUP, PLURAL, VERSION
-from .certificates import as_others_verify
-from .controller import Controller
-from .leadership import Leadership
+from oauth_pool_operator.account.spec import GROUP, PLURAL, VERSION
+from oauth_pool_operator.certificates import as_others_verify
+from oauth_pool_operator.cluster.leadership import Leadership
+from oauth_pool_operator.controller import Controller
 
 log = logging.getLogger(__name__)
 

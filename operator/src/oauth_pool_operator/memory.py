@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from .accounts import Account
-from .backoff import Backoff
+from oauth_pool_operator.account.spec import Account
+from oauth_pool_operator.backoff import Backoff
 
 
 @dataclass

@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from . import conditions as c
+from oauth_pool_operator.account import conditions as c
 
 TOKEN_REFRESHES = Counter(
     "pool_token_refreshes_total",

@@ -11,19 +11,19 @@ from datetime import timedelta
 import httpx2
 import msgspec
 
-from . import conditions as c
-from . import metrics
-from .accounts import Account, rfc3339
-from .cluster import Cluster
-from .documents import AccessFile
-from .errors import IndexFull, StoreFailed
-from .facts import Facts, Trouble
-from .grants import TokenEndpoint
-from .index_entry import render_entry
-from .memory import Memory
-from .pool_index import IndexPublisher
-from .status import OWNED, happenings, merge_patch, render_status
-from .store import Store, in_thread
+from oauth_pool_operator import metrics
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.facts import Facts, Trouble
+from oauth_pool_operator.account.index_entry import render_entry
+from oauth_pool_operator.account.spec import Account, rfc3339
+from oauth_pool_operator.account.status import OWNED, happenings, merge_patch, render_status
+from oauth_pool_operator.cluster.api import Cluster
+from oauth_pool_operator.cluster.index import IndexPublisher
+from oauth_pool_operator.errors import IndexFull, StoreFailed
+from oauth_pool_operator.memory import Memory
+from oauth_pool_operator.oauth.endpoint import TokenEndpoint
+from oauth_pool_operator.storage.documents import AccessFile
+from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
 

@@ -16,16 +16,16 @@ from typing import TypeVar
 
 import httpx2
 
-from . import conditions as c
-from . import policies
-from .accounts import FINALIZER, Account
-from .cluster import Cluster
-from .code_login import CodeLogins
-from .config import Profile
-from .credentials import Credentials
-from .device_login import DeviceLogins
-from .documents import Credential, Journal
-from .errors import (
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account import policies
+from oauth_pool_operator.account.facts import NEVER, Facts, Trouble
+from oauth_pool_operator.account.login_policy import login_is_due
+from oauth_pool_operator.account.spec import FINALIZER, Account
+from oauth_pool_operator.cluster.api import Cluster
+from oauth_pool_operator.cluster.index import IndexPublisher
+from oauth_pool_operator.config import Profile
+from oauth_pool_operator.credentials import Credentials
+from oauth_pool_operator.errors import (
     ClusterUnavailable,
     ExchangeRejected,
     GrantRejected,
@@ -35,17 +35,17 @@ from .errors import (
     StoreFailed,
     TokenEndpointUnavailable,
 )
-from .exchanges import Exchanges
-from .facts import NEVER, Facts, Trouble
-from .grants import TokenEndpoint
-from .imports import Imports
-from .login_policy import login_is_due
-from .memory import Memory
-from .pool_index import IndexPublisher
-from .publication import Publication
-from .removal import Removal
-from .store import Store, in_thread
-from .throttle import Throttle
+from oauth_pool_operator.exchanges import Exchanges
+from oauth_pool_operator.handover.imports import Imports
+from oauth_pool_operator.memory import Memory
+from oauth_pool_operator.oauth.code_login import CodeLogins
+from oauth_pool_operator.oauth.device_login import DeviceLogins
+from oauth_pool_operator.oauth.endpoint import TokenEndpoint
+from oauth_pool_operator.oauth.throttle import Throttle
+from oauth_pool_operator.publication import Publication
+from oauth_pool_operator.removal import Removal
+from oauth_pool_operator.storage.documents import Credential, Journal
+from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
 

@@ -7,17 +7,17 @@ from datetime import datetime, timedelta
 
 import httpx2
 
-from . import metrics
-from .accounts import FINALIZER, Account
-from .cluster import Cluster, describe, is_gone
-from .credentials import Credentials
-from .documents import Retained
-from .errors import ExchangeRejected, StoreFailed, TokenEndpointUnavailable
-from .facts import NEVER
-from .grants import TokenEndpoint
-from .memory import Memory
-from .pool_index import IndexPublisher
-from .store import Store, in_thread
+from oauth_pool_operator import metrics
+from oauth_pool_operator.account.facts import NEVER
+from oauth_pool_operator.account.spec import FINALIZER, Account
+from oauth_pool_operator.cluster.api import Cluster, describe, is_gone
+from oauth_pool_operator.cluster.index import IndexPublisher
+from oauth_pool_operator.credentials import Credentials
+from oauth_pool_operator.errors import ExchangeRejected, StoreFailed, TokenEndpointUnavailable
+from oauth_pool_operator.memory import Memory
+from oauth_pool_operator.oauth.endpoint import TokenEndpoint
+from oauth_pool_operator.storage.documents import Retained
+from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from .accounts import rfc3339
-from .errors import ClusterUnavailable
-from .facts import NEVER
+from oauth_pool_operator.account.facts import NEVER
+from oauth_pool_operator.account.spec import rfc3339
+from oauth_pool_operator.errors import ClusterUnavailable
 
 log = logging.getLogger(__name__)
 

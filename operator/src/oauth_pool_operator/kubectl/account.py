@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from oauth_pool_operator import conditions as c
-from oauth_pool_operator.accounts import Window
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.spec import Window
 
 NEW = "New"  # the operator has not looked at it yet
 # A proxy tells its rate once a minute while it has requests: an older figure is of a proxy that is idle or gone.

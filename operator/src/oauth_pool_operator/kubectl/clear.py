@@ -10,17 +10,23 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from oauth_pool_operator import conditions as c
-from oauth_pool_operator.accounts import CLEAR_ANNOTATION, rfc3339
-
-from .account import AccountView
-from .errors import TimedOut, UsageError
-from .options import Commands, add_command, add_names_or_all, add_output, add_timeout, session
-from .table import rows
-from .terminal import Terminal
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.spec import CLEAR_ANNOTATION, rfc3339
+from oauth_pool_operator.kubectl.account import AccountView
+from oauth_pool_operator.kubectl.errors import TimedOut, UsageError
+from oauth_pool_operator.kubectl.options import (
+    Commands,
+    add_command,
+    add_names_or_all,
+    add_output,
+    add_timeout,
+    session,
+)
+from oauth_pool_operator.kubectl.table import rows
+from oauth_pool_operator.kubectl.terminal import Terminal
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
+    from oauth_pool_operator.kubectl.cluster import Cluster
 
 EXAMPLE = """\
   kubectl oauthaccount clear claude-1
@@ -74,6 +80,6 @@ def _answered(cluster: Cluster, name: str, request: str, deadline: float) -> Acc
     for account in cluster.follow(name, max(0.0, deadline - time.monotonic())):
         if account.status.get("lastHandledClearRequest") == request:
             return account
-    from .operator_pod import why_silent
+    from oauth_pool_operator.kubectl.operator_pod import why_silent
 
     raise TimedOut(f"the operator did not answer for {name}: {why_silent(cluster)}")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from .errors import PluginError
+from oauth_pool_operator.kubectl.errors import PluginError
 
 INTERRUPTED = 130
 
@@ -47,7 +47,7 @@ def complete(arguments: Sequence[str] | None = None) -> int:
     """The console script `kubectl_complete-oauthaccount`, which kubectl runs to complete arguments."""
     words = sys.argv[1:] if arguments is None else arguments
     parser = build_parser()
-    from .completion import answer
+    from oauth_pool_operator.kubectl.completion import answer
 
     sys.stdout.write(answer(parser, words))
     return 0
@@ -55,8 +55,8 @@ def complete(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The commands, each from its module."""
-    from . import clear, completion, describe, importing, login, suspend, top
-    from .options import add_cluster_options
+    from oauth_pool_operator.kubectl import clear, completion, describe, importing, login, suspend, top
+    from oauth_pool_operator.kubectl.options import add_cluster_options
 
     parser = argparse.ArgumentParser(
         prog="kubectl oauthaccount",

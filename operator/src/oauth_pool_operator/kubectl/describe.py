@@ -13,15 +13,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from oauth_pool_operator import conditions as c
-from oauth_pool_operator.accounts import rfc3339
-
-from .account import AccountView, instant, windows_in
-from .display import Gauge, age, clock, countdown, status_text
-from .options import Commands, add_command, add_output, session
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.spec import rfc3339
+from oauth_pool_operator.kubectl.account import AccountView, instant, windows_in
+from oauth_pool_operator.kubectl.display import Gauge, age, clock, countdown, status_text
+from oauth_pool_operator.kubectl.options import Commands, add_command, add_output, session
 
 if TYPE_CHECKING:
-    from .cluster import Body
+    from oauth_pool_operator.kubectl.cluster import Body
 
 
 ABNORMAL = (c.LOGIN_REQUIRED, c.RECONCILING, c.STALLED)  # True is the unpleasant status of these

@@ -9,9 +9,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from oauth_pool_operator import conditions as c
-
-from .account import NEW
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.kubectl.account import NEW
 
 NOTHING = "-"
 

@@ -12,9 +12,8 @@ from kubernetes.client import ApiClient, Configuration
 from urllib3.util.ssl_ import create_urllib3_context
 
 from oauth_pool_operator.certificates import as_others_verify
-
-from .cluster import Cluster
-from .errors import PluginError
+from oauth_pool_operator.kubectl.cluster import Cluster
+from oauth_pool_operator.kubectl.errors import PluginError
 
 DEFAULT = "~/.kube/config"
 

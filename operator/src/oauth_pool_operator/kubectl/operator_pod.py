@@ -23,8 +23,8 @@ from kubernetes.stream.ws_client import (
 from urllib3.exceptions import HTTPError
 from websocket import WebSocketBadStatusException, WebSocketException
 
-from .cluster import TIMEOUTS, Cluster
-from .errors import NotFound, PluginError, Unreachable
+from oauth_pool_operator.kubectl.cluster import TIMEOUTS, Cluster
+from oauth_pool_operator.kubectl.errors import NotFound, PluginError, Unreachable
 
 SELECTOR = "app.kubernetes.io/name=oauth-pool-operator"
 CONTAINER = "operator"

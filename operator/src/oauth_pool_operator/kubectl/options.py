@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from oauth_pool_operator.accounts import parse_duration
-
-from .terminal import Terminal
+from oauth_pool_operator.account.spec import parse_duration
+from oauth_pool_operator.kubectl.terminal import Terminal
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
+    from oauth_pool_operator.kubectl.cluster import Cluster
 
 Commands = argparse._SubParsersAction  # what `add_subparsers` gives has no public name
 Run = Callable[[argparse.Namespace], int]
@@ -70,7 +69,9 @@ def _seconds(text: str) -> float:
 @contextmanager
 def session(options: argparse.Namespace) -> Iterator[tuple[Cluster, Terminal]]:
     """The cluster that the options name, and the terminal."""
-    from .kubeconfig import connect  # half a second, which --help and completion should not take
+    from oauth_pool_operator.kubectl.kubeconfig import (
+        connect,  # half a second, which --help and completion should not take
+    )
 
     cluster = connect(options.kubeconfig, options.context, options.namespace)
     with cluster.client:

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .account import AccountView
-from .options import Commands, add_command, add_output, session
-from .table import rows
-from .terminal import Terminal
+from oauth_pool_operator.kubectl.account import AccountView
+from oauth_pool_operator.kubectl.options import Commands, add_command, add_output, session
+from oauth_pool_operator.kubectl.table import rows
+from oauth_pool_operator.kubectl.terminal import Terminal
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
+    from oauth_pool_operator.kubectl.cluster import Cluster
 
 
 TRACKING_ANNOTATION = "argocd.argoproj.io/tracking-id"

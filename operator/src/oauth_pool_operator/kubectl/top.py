@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from rich.console import ConsoleDimensions
 from rich.live import Live
 
-from .account import AccountView
-from .errors import PluginError, UsageError
-from .options import Commands, add_command, add_output, session
-from .table import by_urgency, picture, rows
-from .terminal import Terminal
+from oauth_pool_operator.kubectl.account import AccountView
+from oauth_pool_operator.kubectl.errors import PluginError, UsageError
+from oauth_pool_operator.kubectl.options import Commands, add_command, add_output, session
+from oauth_pool_operator.kubectl.table import by_urgency, picture, rows
+from oauth_pool_operator.kubectl.terminal import Terminal
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
+    from oauth_pool_operator.kubectl.cluster import Cluster
 
 
 SHORTEST_PAUSE = 0.2  # between two drawings, however much changes

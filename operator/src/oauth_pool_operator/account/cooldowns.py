@@ -1,0 +1,119 @@
+"""What proxies' reports add up to: cooldowns, probes, quota windows, and which reports say nothing any more.
+
+Pure functions of the account as observed; the clock is a value. A cooldown, as proxies see it:
+
+    refused ──────── 6 h ────────┬─ probe ─┬──── 6 h ────┬─ probe ─┬── … ── until ─┬─ probe ─┬── full traffic
+                                 └ 1 min ──┘             └ 1 min ──┘              └ 1 min ──┘
+
+    A probe is one request at a time. Refused again: the cooldown goes on from there. Answered: it is over.
+"""
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.spec import Account, Report, Window, parse_duration
+
+# A report's `untilTime` further away than this is not believed: it would bench an account for good.
+LONGEST_COOLDOWN = timedelta(days=8)
+
+# An account that was benched for longer than this comes back with one request at a time, for a while or until it works.
+LONG_COOLDOWN = timedelta(hours=1)
+PROBE = timedelta(minutes=1)
+# A window may be reset early: while a cooldown lasts, one request at a time is let through for a while this often.
+PROBE_INTERVAL = timedelta(hours=6)
+# A good answer that comes this much later than a refusal proves it wrong. Earlier ones may be to requests from before,
+# and clocks of proxies may differ by some minutes.
+PROVEN_AFTER = timedelta(minutes=15)
+
+# A report that says nothing any more is removed when it is this old.
+STALE_AFTER = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """From when until when proxies leave the account alone, and why."""
+
+    since: datetime
+    until: datetime
+    reason: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A time in which the account gets one request at a time, to see whether it works again."""
+
+    start: datetime
+    end: datetime
+
+
+def longest_cooldown(account: Account, now: datetime) -> Cooldown | None:
+    """The longest cooldown that any proxy reports and that still lasts."""
+    lasting = [cooldown for cooldown in _cooldowns(account) if cooldown.until > now]
+    return max(lasting, key=lambda cooldown: cooldown.until, default=None)
+
+
+def _cooldowns(account: Account) -> list[Cooldown]:
+    """All that proxies report, also those that are over, but none that was proven wrong."""
+    return [
+        Cooldown(report.observed_time, _ends(report, account), report.reason)
+        for report in account.reports
+        if report.reason in (c.QUOTA_EXHAUSTED, c.RATE_LIMITED) and not _is_proven_wrong(report, account.reports)
+    ]
+
+
+def _ends(report: Report, account: Account) -> datetime:
+    until = report.until_time or report.observed_time + parse_duration(account.spec.cooldown)
+    return min(until, report.observed_time + LONGEST_COOLDOWN)
+
+
+def _is_proven_wrong(report: Report, reports: Sequence[Report]) -> bool:
+    return any(other.reason is None and other.observed_time >= report.observed_time + PROVEN_AFTER for other in reports)
+
+
+def next_probe(account: Account, now: datetime) -> Probe | None:
+    """The probe that is on or comes next: regularly during a long cooldown, and once when it is over.
+
+    During a cooldown the times count from the last refusal, so that a probe that is refused ends at once and the next
+    one is an interval later; they are spread, so that accounts which were exhausted together are not probed together.
+    """
+    cooldowns = _cooldowns(account)
+    lasting = [cooldown for cooldown in cooldowns if cooldown.until > now]
+    if lasting:
+        refused, until = max(one.since for one in lasting), max(one.until for one in lasting)
+        spread = zlib.crc32(account.uid.encode()) / 2**32
+        number = max(1, math.floor((now - PROBE - refused) / PROBE_INTERVAL - spread) + 1)
+        start = refused + PROBE_INTERVAL * (number + spread)
+        if start < until:
+            return Probe(start, start + PROBE)
+    ended = max((one.until for one in cooldowns if one.until - one.since > LONG_COOLDOWN), default=None)
+    return Probe(ended, ended + PROBE) if ended is not None and ended + PROBE > now else None
+
+
+def latest_windows(account: Account, now: datetime) -> tuple[list[Window], datetime | None]:
+    """The quota windows as last seen by any proxy, and when that was; one that has started anew says nothing any more."""
+    seen = [report for report in account.reports if _live_windows(report, now)]
+    if not seen:
+        return [], None
+    latest = max(seen, key=lambda report: report.observed_time)
+    return sorted(_live_windows(latest, now), key=lambda window: window.name), latest.observed_time
+
+
+def _live_windows(report: Report, now: datetime) -> list[Window]:
+    return [window for window in report.windows if window.reset_time is None or window.reset_time > now]
+
+
+def stale_at(report: Report, account: Account, token_generation: int | None, now: datetime) -> datetime | None:
+    """From when on the report says nothing any more, if that is known now; as of replicas that are gone."""
+    oldest = report.observed_time + STALE_AFTER
+    if report.reason in ("Unauthorized", "Forbidden"):
+        return oldest if report.token_generation != token_generation else None
+    if report.reason is not None and not _is_proven_wrong(report, account.reports):
+        return max(oldest, _ends(report, account) + PROBE)
+    if report.observed_time == latest_windows(account, now)[1]:
+        resets = [window.reset_time for window in _live_windows(report, now)]
+        return None if None in resets else max(oldest, *filter(None, resets))
+    return oldest

@@ -1,0 +1,223 @@
+"""What the operator writes into `status`, rendered from the facts, and the Events that follow from a change of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account import policies
+from oauth_pool_operator.account.cooldowns import latest_windows
+from oauth_pool_operator.account.facts import Facts
+from oauth_pool_operator.account.login_policy import login_required
+from oauth_pool_operator.account.spec import Window, rfc3339
+from oauth_pool_operator.storage.documents import LoginSession, fingerprint
+
+# What the operator owns below `status`. `reports` is the proxies'.
+OWNED = (
+    "observedGeneration",
+    "subject",
+    "login",
+    "token",
+    "quota",
+    "cooldown",
+    "columns",
+    "lastHandledLoginRequest",
+    "lastHandledClearRequest",
+    "conditions",
+)
+
+
+def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]:
+    """All of the operator's part of status; a member that has nothing to say is left out."""
+    account, credential, session, cooldown = facts.account, facts.credential, facts.session, facts.cooldown
+    windows, observed = latest_windows(account, facts.now)
+    status: dict[str, Any] = {"observedGeneration": account.generation, "conditions": render_conditions(facts)}
+    if credential is not None:
+        if credential.subject:
+            status["subject"] = credential.subject
+        status["token"] = {
+            "generation": credential.generation,
+            "fingerprint": fingerprint(credential.access_token),
+            "expirationTime": rfc3339(credential.expires),
+        }
+        if facts.damaged is None:
+            status["token"]["refreshTime"] = rfc3339(credential.obtained)
+            if credential.dead is None:
+                status["token"]["nextRefreshTime"] = rfc3339(policies.next_refresh(credential, account))
+    elif lost := policies.next_generation(facts) - 1:
+        status["token"] = {"generation": lost}  # the next token must not have the number of one that was
+    if session is not None and facts.session_is_open and (where := _where_to_log_in(session, authorization_url)):
+        status["login"] = {
+            **where,
+            "sessionID": session.session_id,
+            "startTime": rfc3339(session.start),
+            "expirationTime": rfc3339(session.expires),
+        }
+    if session is not None and session.request:
+        status["lastHandledLoginRequest"] = session.request
+    if cleared := facts.cleared or account.status.get("lastHandledClearRequest"):
+        status["lastHandledClearRequest"] = cleared
+    if observed is not None:
+        status["quota"] = {"windows": [_window(window) for window in windows], "observedTime": rfc3339(observed)}
+    if cooldown is not None:
+        status["cooldown"] = {"untilTime": rfc3339(cooldown.until), "reason": cooldown.reason}
+    if columns := render_columns(facts, windows):
+        status["columns"] = columns
+    return status
+
+
+def _where_to_log_in(session: LoginSession, authorization_url: str | None) -> dict[str, str]:
+    if session.user_code:
+        complete = session.verification_uri_complete
+        return {
+            "userCode": session.user_code,
+            "verificationURI": session.verification_uri,
+            **({"verificationURIComplete": complete} if complete is not None else {}),
+        }
+    return {"authorizationURL": authorization_url} if authorization_url is not None else {}
+
+
+def render_conditions(facts: Facts) -> list[dict[str, Any]]:
+    account = facts.account
+
+    def condition(kind: str, is_true: bool, reason: str, message: str) -> dict[str, Any]:
+        return c.condition(account.conditions, kind, is_true, reason, message, account.generation, facts.now)
+
+    ready = policies.readiness(facts)
+    conditions = [
+        condition(c.READY, ready.is_ready, ready.reason, ready.message),
+        condition(c.LOGIN_REQUIRED, *login_required(facts)),
+    ]
+    if (cooldown := facts.cooldown) is not None:
+        conditions.append(condition(c.QUOTA_AVAILABLE, False, cooldown.reason, f"until {rfc3339(cooldown.until)}"))
+    else:
+        conditions.append(condition(c.QUOTA_AVAILABLE, True, c.AVAILABLE, ""))
+    if (trouble := facts.trouble or facts.login_trouble) is not None:
+        kind = c.STALLED if trouble.is_stalled else c.RECONCILING
+        conditions.append(condition(kind, True, trouble.reason, trouble.message))
+    elif ready.reason == c.REFRESHING:
+        conditions.append(
+            condition(c.RECONCILING, True, c.REFRESHING if account.has_login else c.EXCHANGING, ready.message)
+        )
+    return conditions
+
+
+def render_columns(facts: Facts, windows: list[Window]) -> dict[str, str]:
+    """What `kubectl get` prints; instants in the future are strings, because kubectl prints such dates as <invalid>."""
+    columns = {}
+    for name, column in (("5h", "fiveHour"), ("7d", "sevenDay")):
+        window = next((window for window in windows if window.name == name), None)
+        if window is not None and window.utilization is not None:
+            columns[column] = f"{min(window.utilization, 99.99):.0%}"
+    resets = [window.reset_time for window in windows if window.reset_time is not None]
+    if facts.cooldown is not None:
+        columns["resets"] = _minute(facts.cooldown.until)
+    elif upcoming := [instant for instant in resets if instant > facts.now]:
+        columns["resets"] = _minute(min(upcoming))
+    if facts.credential is not None and facts.credential.dead is None:
+        columns["tokenExpires"] = _minute(facts.credential.expires)
+    return columns
+
+
+def merge_patch(current: dict[str, Any], desired: dict[str, Any]) -> dict[str, Any]:
+    """The JSON merge patch (RFC 7396) that turns `current` into `desired`; empty when there is nothing to change."""
+    patch: dict[str, Any] = dict.fromkeys(current.keys() - desired.keys())
+    for name, value in desired.items():
+        before = current.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if inner := merge_patch(before, value):
+                patch[name] = inner
+        elif before != value:
+            patch[name] = value
+    return patch
+
+
+@dataclass(frozen=True)
+class Happening:
+    """One Event to post."""
+
+    kind: str
+    reason: str
+    message: str
+
+
+def happenings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Happening]:
+    """What a person would want to know of the change from one status to the next; nothing for routine."""
+    was, now = before.get("conditions") or [], after["conditions"]
+    ready, was_ready = c.find(now, c.READY), c.reason_of(was, c.READY)
+    yield from _login_changed(before, after)
+    if ready is not None and ready["reason"] != was_ready:
+        yield from _readiness_changed(was_ready, ready)
+    elif ready is not None and _has_logged_in_again(before, after):
+        yield Happening("Normal", "LoggedIn", ready["message"])
+    elif ready is not None and ready["reason"] == c.AVAILABLE and _is_failing(was) and not _is_failing(now):
+        yield Happening("Normal", "RefreshSucceeded", ready["message"])
+    stalled = c.find(now, c.STALLED)
+    if stalled is not None and stalled["reason"] != c.reason_of(was, c.STALLED):
+        yield Happening("Warning", stalled["reason"], stalled["message"])
+
+
+def _login_changed(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Happening]:
+    """What is asked of a person, or went wrong with it. A login that is refused leaves a new one, and is one Event."""
+    login = c.find(after["conditions"], c.LOGIN_REQUIRED)
+    if login is None:
+        return
+    was, reason = c.reason_of(before.get("conditions") or [], c.LOGIN_REQUIRED), login["reason"]
+    is_new = _session_id(after) not in (None, _session_id(before))
+    is_opened = reason in (c.AWAITING_CODE, c.AWAITING_APPROVAL)
+    was_refused = reason in (c.CODE_REJECTED, c.SUBJECT_MISMATCH)
+    if not is_opened and (reason not in (c.NOT_REQUIRED, was) or (is_new and was_refused)):
+        yield Happening("Warning", reason, login["message"])
+    elif is_new or (is_opened and reason != was):
+        yield Happening("Normal", "LoginOpened", login["message"])
+
+
+def _has_logged_in_again(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """The login that was open is over, and there is a token that was not there: what the word of Ready does not tell of
+    an account that worked all the time."""
+
+    def generation(of: dict[str, Any]) -> int:
+        return int((of.get("token") or {}).get("generation", 0))
+
+    return bool(_session_id(before) and not _session_id(after) and generation(after) > generation(before))
+
+
+def _session_id(status: dict[str, Any]) -> str | None:
+    login: dict[str, str] = status.get("login") or {}
+    return login.get("sessionID")
+
+
+def _is_failing(conditions: list[dict[str, Any]]) -> bool:
+    return any(c.find(conditions, kind) is not None for kind in (c.RECONCILING, c.STALLED))
+
+
+def _readiness_changed(before: str | None, ready: dict[str, Any]) -> Iterator[Happening]:
+    reason, message = ready["reason"], ready["message"]
+    if reason == c.AVAILABLE:
+        names = {
+            c.COOLING_DOWN: "Recovered",
+            c.SUSPENDED: "Resumed",
+            c.LOGIN_REQUIRED: "LoggedIn",
+            c.DISABLED: "LoggedIn",
+        }
+        yield Happening("Normal", names.get(before or "", "TokenObtained"), message)
+    elif reason in (c.COOLING_DOWN, c.SUSPENDED):
+        yield Happening("Normal", reason, message)
+    elif reason == c.DISABLED:
+        yield Happening("Warning", reason, message)
+
+
+def _window(window: Window) -> dict[str, Any]:
+    rendered: dict[str, Any] = {"name": window.name}
+    if window.utilization is not None:
+        rendered["utilization"] = window.utilization
+    if window.status is not None:
+        rendered["status"] = window.status
+    if window.reset_time is not None:
+        rendered["resetTime"] = rfc3339(window.reset_time)
+    return rendered
+
+
+def _minute(instant: datetime) -> str:
+    return rfc3339(instant)[:16] + "Z"

@@ -1,0 +1,1 @@
+"""The API server: objects, the Lease and who leads, the pool index."""

@@ -1,0 +1,294 @@
+"""The only module that talks to the API server, except for the watch, which is Kopf's.
+
+Whatever it raises is an `httpx2.HTTPError` (an answer of the API server, or none); callers try again later.
+"""
+
+import os
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, NamedTuple, cast
+
+import httpx2
+import msgspec
+from lightkube.config.client_adapter import verify_cluster
+from lightkube.config.kubeconfig import KubeConfig, SingleConfig
+from lightkube.config.models import User
+from lightkube.core.async_client import AsyncClient
+from lightkube.core.exceptions import ApiError
+from lightkube.core.exceptions import ConfigError as LightkubeConfigError
+from lightkube.generic_resource import create_namespaced_resource
+from lightkube.models.authentication_v1 import TokenRequestSpec
+from lightkube.models.core_v1 import EventSource, ObjectReference
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources import coordination_v1
+from lightkube.resources.core_v1 import ConfigMap, Event, ServiceAccountToken
+from lightkube.types import PatchType
+
+from oauth_pool_operator.account.spec import GROUP, KIND, PLURAL, VERSION, Account, parse_account
+from oauth_pool_operator.certificates import as_others_verify
+from oauth_pool_operator.cluster.lease import LEASE_NAME, Lease, parsed, rendered
+from oauth_pool_operator.errors import ConfigError, ServiceAccountTokenRefused
+
+FIELD_MANAGER = "oauth-pool-operator"
+INDEX_LABEL = f"{GROUP}/index"
+SHARDS_ANNOTATION = f"{GROUP}/shards"
+
+OAuthAccount = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
+
+# The API server's word for why nothing new may be made in a namespace.
+NAMESPACE_TERMINATING = "NamespaceTerminating"
+
+# The shortest life that the API server grants (TokenRequest: at least 10 minutes); it is used once, at once.
+_ASSERTION_SECONDS = 600
+
+
+class IndexMap(NamedTuple):
+    """One ConfigMap of the pool index. What `shards` says, how many there are in all, counts only of the first."""
+
+    data: dict[str, str]
+    shards: int = 1
+
+
+class Cluster:
+    """The operator's namespace."""
+
+    def __init__(self, namespace: str, config_map: str) -> None:
+        self._namespace = namespace
+        self._config_map = config_map
+        config = _connection()
+        self._client = AsyncClient(
+            config=config,
+            namespace=namespace,
+            timeout=httpx2.Timeout(30, connect=5),
+            field_manager=FIELD_MANAGER,
+            trust_env=True,
+            transport=httpx2.AsyncHTTPTransport(
+                verify=as_others_verify(verify_cluster(config.cluster, config.user or User(), config.abs_file))
+            ),
+        )
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def is_being_deleted(self) -> bool:
+        """True when the namespace is going, which is for good: the API server lets nobody make anything new in it."""
+        probe = ConfigMap(metadata=ObjectMeta(generateName="is-the-namespace-going-"))
+        try:
+            await self._client.create(probe, dry_run=True)
+        except ApiError as error:
+            details = error.status.details
+            causes = (details.causes if details is not None else None) or ()
+            return any(cause.reason == NAMESPACE_TERMINATING for cause in causes)
+        return False
+
+    async def account_names(self) -> set[str]:
+        return {
+            item.metadata.name async for item in self._client.list(OAuthAccount) if item.metadata and item.metadata.name
+        }
+
+    async def accounts(self) -> list[Account]:
+        """All that this operator understands."""
+        found = []
+        async for item in self._client.list(OAuthAccount):
+            with suppress(msgspec.ValidationError):
+                found.append(parse_account(item))
+        return found
+
+    async def account(self, name: str) -> Account | None:
+        try:
+            return parse_account(await self._client.get(OAuthAccount, name))
+        except ApiError as error:
+            if is_gone(error):
+                return None
+            raise
+
+    async def annotate(self, account: Account, annotation: str, value: str) -> Account:
+        """Set an annotation of this very object, whatever else has changed."""
+        patch = {"metadata": {"uid": account.uid, "annotations": {annotation: value}}}
+        return parse_account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
+
+    async def patch_metadata(self, account: Account, metadata: dict[str, Any]) -> Account:
+        """Merge into metadata; refused (409) when the object has changed since `account` was observed."""
+        patch = {"metadata": {**metadata, "resourceVersion": account.resource_version}}
+        return parse_account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
+
+    async def remove_annotation(self, account: Account, annotation: str) -> Account:
+        """Remove it as it was observed, whatever else has changed; a newer value stays for the next look."""
+        path = f"/metadata/annotations/{annotation.replace('~', '~0').replace('/', '~1')}"  # RFC 6901
+        patch = [
+            {"op": "test", "path": path, "value": account.annotations[annotation]},
+            {"op": "remove", "path": path},
+        ]
+        return await self._patch_as_observed(OAuthAccount, account, patch)
+
+    async def remove_reports(self, account: Account, reporters: Collection[str]) -> Account:
+        """Remove these entries of `status.reports` as they were observed; all of them stay if one has changed meanwhile.
+
+        Each belongs to a proxy's field manager. A JSON patch takes it from that one; an apply brings it back.
+        """
+        patch: list[dict[str, Any]] = []
+        for number, report in reversed(list(enumerate(account.status["reports"]))):
+            if report["reporter"] in reporters:
+                path = f"/status/reports/{number}"
+                patch += [
+                    {"op": "test", "path": f"{path}/reporter", "value": report["reporter"]},
+                    {"op": "test", "path": f"{path}/observedTime", "value": report["observedTime"]},
+                    {"op": "remove", "path": path},
+                ]
+        return await self._patch_as_observed(OAuthAccount.Status, account, patch)
+
+    async def _patch_as_observed(self, kind: Any, account: Account, patch: list[dict[str, Any]]) -> Account:
+        """A JSON patch of this very object; when one of its tests fails, the object as it is now."""
+        patch = [{"op": "test", "path": "/metadata/uid", "value": account.uid}, *patch]
+        try:
+            return parse_account(await self._client.patch(kind, account.name, patch, patch_type=PatchType.JSON))
+        except ApiError as error:
+            if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:
+                raise
+        return parse_account(await self._client.get(OAuthAccount, account.name))
+
+    async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
+        """Merge into status; reports, which belong to proxies, are never part of it."""
+        patch = {"metadata": {"uid": account.uid}, "status": changes}
+        return parse_account(
+            await self._client.patch(OAuthAccount.Status, account.name, patch, patch_type=PatchType.MERGE)
+        )
+
+    async def post_event(self, account: Account, kind: str, reason: str, message: str, now: datetime) -> None:
+        """One Event about the account; `kind` is Normal or Warning."""
+        await self._client.create(
+            Event(
+                metadata=ObjectMeta(generateName=f"{account.name}.", namespace=account.namespace),
+                involvedObject=ObjectReference(
+                    apiVersion=f"{GROUP}/{VERSION}",
+                    kind=KIND,
+                    name=account.name,
+                    namespace=account.namespace,
+                    uid=account.uid,
+                ),
+                type=kind,
+                reason=reason,
+                message=message,
+                source=EventSource(component=FIELD_MANAGER),
+                reportingComponent=FIELD_MANAGER,
+                reportingInstance=os.environ.get("POD_NAME", FIELD_MANAGER),
+                firstTimestamp=now,
+                lastTimestamp=now,
+                count=1,
+            )
+        )
+
+    async def service_account_token(self, name: str, audience: str) -> str:
+        """A fresh token of the ServiceAccount for the audience (TokenRequest)."""
+        try:
+            answer = await self._client.create(
+                ServiceAccountToken(
+                    metadata=ObjectMeta(),
+                    spec=TokenRequestSpec(audiences=[audience], expirationSeconds=_ASSERTION_SECONDS),
+                ),
+                name,
+            )
+        except ApiError as error:
+            raise self._explained(error, name) from error
+        assert answer.status is not None and answer.status.token is not None
+        return answer.status.token
+
+    async def read_index(self, shard: int) -> IndexMap:
+        """As it stands; one that is not there, or has lost its label, is as good as empty."""
+        try:
+            found = await self._client.get(ConfigMap, shard_name(self._config_map, shard))
+        except ApiError as error:
+            if error.response.status_code == HTTPStatus.NOT_FOUND:
+                return IndexMap({})
+            raise
+        metadata = found.metadata or ObjectMeta()
+        if (metadata.labels or {}).get(INDEX_LABEL) != "1":
+            return IndexMap({})
+        said = (metadata.annotations or {}).get(SHARDS_ANNOTATION, "")
+        return IndexMap(dict(found.data or {}), int(said) if said.isascii() and said.isdigit() else 1)
+
+    async def write_index(
+        self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str], shards: int
+    ) -> None:
+        """Merge the changes into the ConfigMap; when it is not there, make it with all of `whole`.
+
+        The first one says that there are `shards` in all.
+        """
+        name, labels = shard_name(self._config_map, shard), {INDEX_LABEL: "1"}
+        annotations = {SHARDS_ANNOTATION: str(shards)} if shard == 0 and shards > 1 else {}
+        patch = {"metadata": {"labels": labels, "annotations": annotations}, "data": dict(changes)}
+        try:
+            await self._client.patch(ConfigMap, name, patch, patch_type=PatchType.MERGE)
+        except ApiError as error:
+            if error.response.status_code != HTTPStatus.NOT_FOUND:
+                raise
+            if changes and not any(changes.values()):
+                return  # an index that is not there lists nobody, and cannot be made in a namespace that is going
+            metadata = ObjectMeta(name=name, labels=labels, annotations=annotations)
+            await self._client.create(ConfigMap(metadata=metadata, data=dict(whole)))
+
+    async def read_lease(self) -> Lease | None:
+        try:
+            found = await self._client.get(coordination_v1.Lease, LEASE_NAME)
+        except ApiError as error:
+            if error.response.status_code == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+        return parsed(found)
+
+    async def write_lease(self, lease: Lease) -> Lease:
+        """Write it as it is to be; refused (409) when somebody has written it since it was read."""
+        body = rendered(lease)
+        if not lease.version:
+            new = cast("coordination_v1.Lease", coordination_v1.Lease.from_dict(body))
+            return parsed(await self._client.create(new))
+        patched = await self._client.patch(coordination_v1.Lease, LEASE_NAME, body, patch_type=PatchType.MERGE)
+        return parsed(patched)
+
+    def _explained(self, error: ApiError, name: str) -> Exception:
+        where = f"ServiceAccount {name} in namespace {self._namespace}"
+        if error.response.status_code == HTTPStatus.NOT_FOUND:
+            return ServiceAccountTokenRefused(f"there is no {where}; create it, or correct spec.workloadIdentity")
+        if error.response.status_code == HTTPStatus.FORBIDDEN:
+            return ServiceAccountTokenRefused(
+                f"the operator may not ask for a token of {where}; its Role needs the verb create on "
+                f"serviceaccounts/token with resourceNames [{name}]"
+            )
+        passes = error.response.status_code in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.CONFLICT)
+        if error.response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR and not passes:
+            return ServiceAccountTokenRefused(
+                f"the API server refused a token of {where} ({error.response.status_code} {error.status.reason})"
+            )
+        return error
+
+
+def _connection() -> SingleConfig:
+    try:
+        found = KubeConfig.from_env().get()
+        assert found is not None  # there is no default
+        return found
+    except LightkubeConfigError as error:
+        raise ConfigError(
+            f"no cluster to work with: {str(error).splitlines()[0]}; run in a pod, or set KUBECONFIG"
+        ) from error
+
+
+def shard_name(config_map: str, shard: int) -> str:
+    """The name of one ConfigMap of the pool index."""
+    return f"{config_map}-{shard}" if shard else config_map
+
+
+def describe(error: BaseException) -> str:
+    """A failure of the API server in a few words: its text may quote an object, so it is not repeated."""
+    if isinstance(error, httpx2.HTTPStatusError):  # lightkube's ApiError is one
+        return f"the API server answered {error.response.status_code}"
+    # "connection refused", or what is wrong with its certificate
+    why = str(error) if isinstance(error, httpx2.ConnectError) else ""
+    return f"the API server cannot be reached ({why or type(error).__name__})"
+
+
+def is_gone(error: BaseException) -> bool:
+    """True when the API server said that the object does not exist."""
+    return isinstance(error, httpx2.HTTPStatusError) and error.response.status_code == HTTPStatus.NOT_FOUND

@@ -1,0 +1,1 @@
+"""Credentials from elsewhere: import and adopt, and their commands."""

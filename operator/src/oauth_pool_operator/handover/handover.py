@@ -1,0 +1,278 @@
+"""A person hands a credential to the running operator: what the commands `import` and `adopt` do.
+
+They run beside it, in its pod, and never write what it owns: they leave the credential in a file of its own on the state volume,
+say so on the object, and wait for what becomes of it. Results go to standard output, all else to standard error.
+"""
+
+import asyncio
+import json
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import httpx2
+
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.spec import FINALIZER, GROUP, IMPORT_ANNOTATION, KIND, VERSION, Account
+from oauth_pool_operator.cluster.api import Cluster, describe
+from oauth_pool_operator.config import Config
+from oauth_pool_operator.errors import StoreCorrupt, StoreFailed
+from oauth_pool_operator.handover.credential_files import Entry, Found, shown
+from oauth_pool_operator.storage.documents import Credential, Import, Retained
+from oauth_pool_operator.storage.store import Store, in_thread
+
+DONE, FAILED, TOO_LATE = 0, 1, 3
+
+LOOK_SECONDS = 0.5
+
+_OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+# What an account may say of itself that has its credential and is not used now for another reason.
+_IN_ORDER = (c.AVAILABLE, c.COOLING_DOWN, c.SUSPENDED)
+
+
+class NotDone(Exception):
+    """One account was not given its credential; the text is for the person."""
+
+
+Say = Callable[[str], None]
+
+
+def say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+@dataclass
+class Handover:
+    """Everything that both commands need."""
+
+    store: Store
+    cluster: Cluster
+    config: Config
+    timeout: float
+
+    async def import_one(self, name: str, entry_id: str | None, found: Found) -> int:
+        entry = _chosen(name, entry_id, found)
+        return await self._hand_over([(name, _as_import(entry))])
+
+    async def import_all(self, found: Found, *, replace: bool, create_for: str | None) -> int:
+        """Every entry into the account of its name; those of accounts that work are left out unless `replace`."""
+        if "" in found.entries or "" in found.problems:
+            raise NotDone("the entry has no id to find its account by: name the account instead of --all")
+        accounts = {account.name: account for account in await self.cluster.accounts()}
+        unknown = [name for name in found.entries if name not in accounts]
+        wanted = []
+        for name, entry in found.entries.items():
+            if name not in accounts:
+                continue
+            if not replace and _works(accounts[name]):
+                say(f"{name}: left out, because it is Ready (--replace takes it all the same)")
+                continue
+            wanted.append((name, _as_import(entry)))
+        is_complete = self._account_for(unknown, create_for) and not found.problems
+        code = await self._hand_over(wanted, out=say if create_for else _print)
+        return code if code != DONE or is_complete else FAILED
+
+    async def adopt(self, name: str, uid: str | None) -> int:
+        account = await self._account(name)
+        retained = await in_thread(self.store.retained)
+        fitting = {folder: one for folder, one in retained.items() if _fits(one, account)}
+        if uid is None and _works(account):
+            raise NotDone("it is Ready; to replace its credential all the same, say which one to take with --from")
+        if uid is None:
+            uid = _only(name, fitting)
+        elif uid not in retained:
+            raise NotDone(f"nothing is retained under {uid}; retained for {name}: {_listed(fitting)}")
+        elif uid not in fitting:
+            raise NotDone(f"what is retained under {uid} is of another account: {_described(retained[uid])}")
+        credential = await in_thread(self.store.credential, uid)
+        return await self._hand_over([(name, _as_adoption(uid, credential))])
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    async def _hand_over(self, wanted: Sequence[tuple[str, Import]], out: Say | None = None) -> int:
+        codes = await asyncio.gather(*(self._hand_over_one(name, given, out or _print) for name, given in wanted))
+        return FAILED if FAILED in codes else max(codes, default=DONE)
+
+    async def _hand_over_one(self, name: str, given: Import, out: Say) -> int:
+        deadline = time.monotonic() + self.timeout
+        try:
+            account = await self._account(name, until=deadline)
+            if not await self._is_news(account, given):
+                out(f"{name}: has this credential already")
+                return DONE
+            await in_thread(self.store.save_import, account.uid, given)
+            try:
+                await self.cluster.annotate(account, IMPORT_ANNOTATION, datetime.now(UTC).isoformat())
+            except httpx2.HTTPError as error:
+                # without the object, nobody would ever take it
+                await in_thread(self.store.end_import, account.uid, given)
+                raise NotDone(f"the request could not be written on the object: {describe(error)}") from error
+            say(f"{name}: handed over; waiting for the operator")
+            return await self._follow(account, deadline, out)
+        except (NotDone, StoreFailed) as error:
+            say(f"{name}: not imported: {error}")
+            return FAILED
+
+    async def _account(self, name: str, until: float = 0.0) -> Account:
+        """The object, once the operator has taken it into its care (its finalizer says so)."""
+        while True:
+            account = await self._found(name)
+            if account.deleting:
+                raise NotDone("it is being deleted")
+            if not account.has_login:
+                raise NotDone(f"its grant is {account.spec.grant}, which stores no credential")
+            if FINALIZER in account.finalizers:
+                return account
+            if time.monotonic() >= until:
+                raise NotDone("the operator has not seen it yet; is it running?")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _found(self, name: str) -> Account:
+        try:
+            account = await self.cluster.account(name)
+        except httpx2.HTTPError as error:
+            raise NotDone(describe(error)) from error
+        if account is None:
+            raise NotDone(f"there is no {KIND} {name} in namespace {self.config.operator.namespace}")
+        return account
+
+    async def _is_news(self, account: Account, given: Import) -> bool:
+        """False when the account has this very credential. One that it has spent already would only kill it."""
+        try:
+            stored = await in_thread(self.store.credential, account.uid)
+        except StoreCorrupt:
+            return True
+        if stored is None or stored.dead is not None:
+            return True
+        if given.refresh_token == stored.previous_refresh_token:
+            raise NotDone("it has used this refresh token itself and holds the newer one; nothing is changed")
+        return given.refresh_token != stored.refresh_token
+
+    async def _follow(self, before: Account, deadline: float, out: Say) -> int:
+        """Tell what the account says of itself until it is in order, or the time is over."""
+        generation, last_said = _generation(before), ""
+        while time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                account = await self._found(before.name)
+            except NotDone as error:
+                message = str(error)
+            else:
+                if account.uid != before.uid or account.deleting:
+                    await in_thread(self.store.end_import, before.uid, None)
+                    raise NotDone("it was deleted meanwhile")
+                ready = c.find(account.conditions, c.READY) or {}
+                reason, message = ready.get("reason", ""), f"{ready.get('reason')}: {ready.get('message')}"
+                if IMPORT_ANNOTATION not in account.annotations and _generation(account) > generation:
+                    if reason in _IN_ORDER:
+                        out(f"{before.name}: {message}")
+                        return DONE
+                    if reason in (c.DISABLED, c.LOGIN_REQUIRED):
+                        raise NotDone(f"the provider does not take it ({message})")
+            if message != last_said:
+                say(f"{before.name}: {message}")
+                last_said = message
+        say(f"{before.name}: handed over, but not in use after {self.timeout:g} s; the operator goes on trying")
+        return TOO_LATE
+
+    def _account_for(self, unknown: Sequence[str], create_for: str | None) -> bool:
+        """Name the entries that have no account, or print a manifest for each; True when nothing is left to do."""
+        if create_for is None:
+            for name in unknown:
+                say(f"{shown(name)}: there is no {KIND} of this name (--create --provider P prints a manifest)")
+            return not unknown
+        profile = self.config.providers.get(create_for)
+        if profile is None:
+            known = ", ".join(sorted(self.config.providers)) or "none"
+            raise NotDone(f"the configuration has no provider {create_for} that can be used; it knows {known}")
+        grant = next((grant for grant in ("AuthorizationCode", "DeviceCode") if grant in profile.grants), None)
+        if grant is None:
+            raise NotDone(f"provider {create_for} offers no grant that stores a credential")
+        good = [name for name in unknown if _OBJECT_NAME.fullmatch(name)]
+        for name in sorted(set(unknown) - set(good)):
+            say(f"{shown(name)}: cannot be an object's name; create one and import into it with --entry")
+        for name in good:
+            sys.stdout.write(_manifest(name, self.config.operator.namespace, create_for, grant))
+        return len(good) == len(unknown)
+
+
+def _works(account: Account) -> bool:
+    """It can be used, and nobody is asked to log in."""
+    return c.is_true(account.conditions, c.READY) and not c.is_true(account.conditions, c.LOGIN_REQUIRED)
+
+
+def _chosen(name: str, entry_id: str | None, found: Found) -> Entry:
+    ids = [*found.entries, *found.problems]
+    wanted = entry_id if entry_id is not None else name
+    if entry_id is None and name not in ids and len(ids) == 1:
+        wanted = ids[0]
+    if wanted in found.entries:
+        return found.entries[wanted]
+    if wanted in found.problems:
+        raise NotDone(f"not imported: {f'entry {shown(wanted)}: ' if wanted else ''}{found.problems[wanted]}")
+    listed = ", ".join(shown(one) for one in ids)
+    raise NotDone(f"there is no entry {shown(wanted)}; there are {listed}: say which with --entry")
+
+
+def _as_import(entry: Entry) -> Import:
+    return Import(secrets.token_hex(8), entry.refresh_token, entry.access_token, entry.expires)
+
+
+def _as_adoption(uid: str, credential: Credential | None) -> Import:
+    if credential is None or credential.refresh_token is None:
+        raise NotDone(f"what is retained under {uid} holds no refresh token")
+    if credential.dead is not None:
+        raise NotDone(f"what is retained under {uid} is of no use: its grant was dead ({credential.dead})")
+    return Import(
+        request=secrets.token_hex(8),
+        refresh_token=credential.refresh_token,
+        access_token=credential.access_token,
+        expires=credential.expires,
+        subject=credential.subject,
+        retained_uid=uid,
+    )
+
+
+def _fits(retained: Retained, account: Account) -> bool:
+    wanted = (account.name, account.namespace, account.spec.provider, account.spec.grant)
+    return (retained.name, retained.namespace, retained.provider, retained.grant) == wanted
+
+
+def _only(name: str, fitting: dict[str, Retained]) -> str:
+    if not fitting:
+        raise NotDone(f"nothing is retained for an account {name} of this provider and grant")
+    if len(fitting) > 1:
+        raise NotDone(f"more than one is retained for {name}, say which with --from: {_listed(fitting)}")
+    return next(iter(fitting))
+
+
+def _listed(fitting: dict[str, Retained]) -> str:
+    ordered = sorted(fitting.items(), key=lambda item: item[1].since)
+    return ", ".join(f"{uid} (since {one.since:%Y-%m-%dT%H:%M:%SZ})" for uid, one in ordered) or "nothing"
+
+
+def _described(retained: Retained) -> str:
+    return f"{retained.namespace}/{retained.name}, provider {retained.provider}, grant {retained.grant}"
+
+
+def _generation(account: Account) -> int:
+    return int(account.status.get("token", {}).get("generation", 0))
+
+
+def _manifest(name: str, namespace: str, provider: str, grant: str) -> str:
+    # JSON strings are YAML strings, also for a name like "1e3"
+    return (
+        f"---\napiVersion: {GROUP}/{VERSION}\nkind: {KIND}\n"
+        f"metadata: {{name: {json.dumps(name)}, namespace: {json.dumps(namespace)}}}\n"
+        f"spec: {{provider: {json.dumps(provider)}, grant: {grant}}}\n"
+    )

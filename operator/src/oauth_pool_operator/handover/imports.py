@@ -1,0 +1,94 @@
+"""Credentials that a person handed over with `oauth-pool-operator import` or `adopt`, and what becomes of them.
+
+They wait in a file of their own on the state volume until the operator takes them, whenever that is. Nothing is lost on
+the way: the file goes last, and what is done twice is the same as done once.
+"""
+
+import logging
+from dataclasses import replace
+
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.facts import Facts
+from oauth_pool_operator.account.policies import next_generation
+from oauth_pool_operator.account.spec import IMPORT_ANNOTATION, Account
+from oauth_pool_operator.cluster.api import Cluster
+from oauth_pool_operator.credentials import Credentials
+from oauth_pool_operator.errors import StoreConflict, StoreCorrupt, StoreFailed
+from oauth_pool_operator.memory import Memory
+from oauth_pool_operator.oauth import login
+from oauth_pool_operator.oauth.answer import DEFAULT_LIFETIME, LONGEST_LIFETIME
+from oauth_pool_operator.storage.documents import Credential, Import
+from oauth_pool_operator.storage.store import Store, in_thread
+
+log = logging.getLogger(__name__)
+
+
+class Imports:
+    """Takes them."""
+
+    def __init__(self, *, store: Store, credentials: Credentials, cluster: Cluster) -> None:
+        self._store = store
+        self._credentials = credentials
+        self._cluster = cluster
+
+    async def take(self, facts: Facts, memory: Memory) -> Facts:
+        """What was handed over for the account, if anything was; whoever waits for it sees the annotation go."""
+        if facts.is_unread:
+            return facts
+        try:
+            facts = await self._take(facts, memory)
+        except (StoreFailed, StoreConflict) as error:
+            return replace(facts, trouble=memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True))
+        if IMPORT_ANNOTATION in facts.account.annotations:
+            facts = replace(facts, account=await self._cluster.remove_annotation(facts.account, IMPORT_ANNOTATION))
+        return facts
+
+    async def _take(self, facts: Facts, memory: Memory) -> Facts:
+        account = facts.account
+        given = await self._handed_over(account)
+        if given is None:
+            return facts
+        if account.has_login:
+            facts = await self._store_in_place(facts, given)
+            memory.succeeded()  # what failed with the old credential may work with this one
+        else:
+            log.warning("%s: a credential was handed over, but its grant needs none", account.name)
+        await in_thread(self._store.end_import, account.uid, given)
+        return facts
+
+    async def _handed_over(self, account: Account) -> Import | None:
+        try:
+            return await in_thread(self._store.imported, account.uid)
+        except StoreCorrupt as error:
+            log.warning("%s: %s; it has to be handed over again", account.name, error)
+            await in_thread(self._store.end_import, account.uid, None)
+            return None
+
+    async def _store_in_place(self, facts: Facts, given: Import) -> Facts:
+        """In place of the credential that is there; a login that is open is no longer needed."""
+        account, credential, session = facts.account, facts.credential, facts.session
+        if credential is None or credential.code_digest != login.digest(given.request):
+            replaces = credential.generation if credential else 0
+            credential = _as_credential(given, facts)
+            await self._credentials.store(account, credential, replaces=replaces)
+            log.info("%s: imported, token generation %d", account.name, credential.generation)
+        if session is not None and not session.is_over:
+            session = login.end_session(session)
+            await in_thread(self._store.save_session, account.uid, session)
+        if given.retained_uid is not None and given.retained_uid in await in_thread(self._store.retained):
+            await in_thread(self._store.remove_state, given.retained_uid)  # two accounts cannot share a refresh token
+        return replace(facts, credential=credential, session=session, damaged=None)
+
+
+def _as_credential(given: Import, facts: Facts) -> Credential:
+    expires = max(facts.now, min(given.expires, facts.now + LONGEST_LIFETIME))
+    return Credential(
+        generation=next_generation(facts),
+        access_token=given.access_token,
+        expires=expires,
+        # nobody knows when; as if it had lived an hour at least, so that one about to expire is refreshed at once
+        obtained=min(facts.now, expires - DEFAULT_LIFETIME),
+        refresh_token=given.refresh_token,
+        subject=given.subject,
+        code_digest=login.digest(given.request),
+    )

@@ -1,0 +1,1 @@
+"""The token endpoint, its answers, and the ways to log in."""

@@ -1,0 +1,121 @@
+"""Logging in with an authorization code (RFC 6749 4.1): a person opens a page and hands over what it shows.
+
+The code comes as an annotation. It moves to the state volume, from there to the token endpoint, and is not kept.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import msgspec
+
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.facts import Facts
+from oauth_pool_operator.account.spec import CODE_ANNOTATION, rfc3339
+from oauth_pool_operator.cluster.api import Cluster
+from oauth_pool_operator.config import Profile
+from oauth_pool_operator.credentials import Credentials
+from oauth_pool_operator.errors import (
+    ExchangeRejected,
+    GrantRejected,
+    StoreFailed,
+    SubjectMismatch,
+    TokenEndpointUnavailable,
+)
+from oauth_pool_operator.exchanges import Exchanges
+from oauth_pool_operator.memory import Memory
+from oauth_pool_operator.oauth import login
+from oauth_pool_operator.storage.documents import LoginSession
+from oauth_pool_operator.storage.store import Store, in_thread
+
+log = logging.getLogger(__name__)
+
+
+class CodeLogins:
+    """Opens such logins and sees them through."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        profiles: Mapping[str, Profile],
+        credentials: Credentials,
+        exchanges: Exchanges,
+        cluster: Cluster,
+    ) -> None:
+        self._store = store
+        self._profiles = profiles
+        self._credentials = credentials
+        self._exchanges = exchanges
+        self._cluster = cluster
+
+    async def take_pasted_code(self, facts: Facts) -> Facts:
+        """The code moves to the state volume first, then leaves the object: public for no longer than that takes.
+
+        It leaves the object, too, when it cannot be kept, or is of no use: the person may give it again.
+        """
+        account = facts.account
+        if account.pasted_code is None:
+            return facts
+        try:
+            session = await self._keep(facts, account.pasted_code)
+        except StoreFailed:
+            log.warning("%s: the code could not be kept on the state volume: give it again later", account.name)
+            raise
+        finally:
+            account = await self._cluster.remove_annotation(account, CODE_ANNOTATION)
+        return replace(facts, account=account, session=session)
+
+    async def open(self, facts: Facts, memory: Memory) -> Facts:
+        """A new session in place of the one before."""
+        account = facts.account
+        session = login.open_session(facts.now, account.login_request or "")
+        await in_thread(self._store.save_session, account.uid, session)
+        log.info("%s: login %s is open until %s", account.name, session.session_id, rfc3339(session.expires))
+        return replace(facts, session=session)
+
+    async def carry_on(self, facts: Facts, memory: Memory) -> Facts:
+        """Exchange the code, once there is one."""
+        if facts.session is None or facts.session.code is None:
+            return facts
+        if (held := memory.holds_back(facts.now)) is not None:
+            return replace(facts, trouble=held)
+        try:
+            return await self._exchanges.run(facts, memory, self._credentials.from_code)
+        except TokenEndpointUnavailable as error:
+            return replace(facts, trouble=self._exchanges.put_off(memory, c.EXCHANGING, error, facts))
+        except (GrantRejected, ExchangeRejected, SubjectMismatch) as error:
+            return await self._start_over(facts, error)
+
+    async def _keep(self, facts: Facts, pasted: str) -> LoginSession | None:
+        account, session = facts.account, facts.session
+        if account.spec.grant != "AuthorizationCode":
+            log.warning("%s: a code was given, but grant %s needs none", account.name, account.spec.grant)
+            return session
+        if facts.is_unread:
+            log.warning("%s: a code was given, but the state volume cannot be read: give it again later", account.name)
+            return session
+        if session is not None and session.handled_code == login.digest(pasted):
+            return session
+        profile = self._profiles.get(account.spec.provider)
+        settings = profile.authorization_code if profile is not None else None
+        may_be_bare = settings is not None and settings.allow_code_without_state
+        session = login.judge(session, pasted, facts.now, account.name, allow_without_state=may_be_bare)
+        await in_thread(self._store.save_session, account.uid, session)
+        if session.problem is not None:
+            log.warning("%s: %s", account.name, session.problem_message)
+        return session
+
+    async def _start_over(self, facts: Facts, error: Exception) -> Facts:
+        """A code is good for one exchange; after a refusal there is a new session, so that the person has a fresh URL."""
+        account, session = facts.account, facts.session
+        assert session is not None
+        log.warning("%s: the login was refused: %s", account.name, error)
+        fresh = msgspec.structs.replace(
+            login.open_session(facts.now, session.request),
+            handled_code=session.handled_code,
+            problem=c.SUBJECT_MISMATCH if isinstance(error, SubjectMismatch) else c.CODE_REJECTED,
+            problem_message=f"{error}; log in again with the new status.login.authorizationURL",
+        )
+        await in_thread(self._store.save_session, account.uid, fresh)
+        return replace(facts, session=fresh)

@@ -1,0 +1,1 @@
+"""The state and access volumes: documents, durable files, the lock."""

@@ -1,0 +1,277 @@
+"""The only module that reads or writes the state and access volumes.
+
+State, mode 0600: `<uid>/credential.json`, `journal.json`, `login.json`, `import.json`, `account.json`, and `retained.json`
+once the account is deleted but its credential is kept. Access, mode 0640: `<uid>.json`. What stands in them is in
+`documents`. Names are the object's UID, never user input.
+
+All of it blocks for as long as the volume does: call it with `in_thread`.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import msgspec
+
+from oauth_pool_operator.errors import StoreConflict, StoreCorrupt, StoreFailed
+from oauth_pool_operator.storage.documents import AccessFile, Credential, Import, Journal, LoginSession, Owner, Retained
+from oauth_pool_operator.storage.durable_files import (
+    Signature,
+    guarded,
+    read,
+    replace,
+    signature,
+    sync_folder,
+    temporary,
+    unlink,
+    write_synced,
+)
+
+# What the pre-flight file reserves: larger than any credential that is written (tokens of a few hundred bytes each).
+PREFLIGHT_BYTES = 32 * 1024
+ACCESS_MODE = 0o640
+
+_UID = re.compile(r"[0-9A-Za-z-]{1,64}")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Store:
+    """Both volumes. Every method raises `StoreFailed` when the volume does not do as asked."""
+
+    def __init__(self, state: Path, access: Path) -> None:
+        self._state = state
+        self._access = access
+        self._access_files: dict[str, Signature] = {}  # by UID: as last written or read
+
+    def check(self) -> None:
+        """Both volumes are there."""
+        for folder in (self._state, self._access):
+            if not folder.is_dir():
+                raise StoreFailed(f"there is no folder {folder}")
+
+    def probe(self) -> None:
+        """Prove that both volumes take a file."""
+        for folder in (self._state, self._access):
+            probe = folder / ".probe"
+            guarded(f"write to {folder}", partial(replace, probe, b"ok", 0o600))
+            guarded(f"remove from {folder}", probe.unlink)
+
+    def credential(self, uid: str) -> Credential | None:
+        return read(self._folder(uid) / "credential.json", Credential)
+
+    def session(self, uid: str) -> LoginSession | None:
+        return read(self._folder(uid) / "login.json", LoginSession)
+
+    def journal(self, uid: str) -> Journal | None:
+        return read(self._folder(uid) / "journal.json", Journal)
+
+    def set_aside(self, uid: str, name: str, now: datetime) -> str:
+        """Rename a damaged file, so that nobody reads it again and a person still can; returns the new name."""
+        folder, new = self._folder(uid), f"{name}.corrupt-{now:%Y%m%dT%H%M%SZ}"
+
+        def rename() -> None:
+            os.replace(folder / name, folder / new)
+            sync_folder(folder)
+
+        guarded(f"set the damaged {name} aside", rename)
+        return new
+
+    def damaged_credential(self, uid: str) -> str | None:
+        """The name of the credential that was set aside last, if any was."""
+        names = sorted(path.name for path in self._folder(uid).glob("credential.json.corrupt-*"))
+        return names[-1] if names else None
+
+    def access(self, uid: str) -> AccessFile | None:
+        """The access file, or None when it is missing or unreadable: it can always be written again."""
+        path = self._access_path(uid)
+        with suppress(OSError):
+            self._access_files[uid] = signature(path.lstat())  # before it is read: a later change has to show
+        try:
+            return read(path, AccessFile)
+        except StoreCorrupt:
+            return None
+
+    def imported(self, uid: str) -> Import | None:
+        """What was handed over and not yet taken."""
+        return read(self._folder(uid) / "import.json", Import)
+
+    def save_import(self, uid: str, given: Import) -> None:
+        self._write(uid, "import.json", given)
+
+    def end_import(self, uid: str, given: Import | None) -> None:
+        """Remove it, unless another was handed over meanwhile; without `given`, whatever is there."""
+        if given is None or self.imported(uid) == given:
+            guarded("remove import.json", lambda: unlink(self._folder(uid) / "import.json"))
+
+    def save_owner(self, uid: str, owner: Owner) -> None:
+        """Say whose credential this is, unless that is said already."""
+        with suppress(StoreCorrupt):
+            if read(self._folder(uid) / "account.json", Owner) == owner:
+                return
+        self._write(uid, "account.json", owner)
+
+    def retained(self) -> dict[str, Retained]:
+        """What is kept of deleted accounts, by UID; a damaged note is as good as none."""
+        found = {}
+
+        def look() -> None:
+            for path in self._state.glob("*/retained.json"):
+                with suppress(StoreCorrupt):
+                    retained = read(path, Retained)
+                    if retained is not None and _UID.fullmatch(path.parent.name):
+                        found[path.parent.name] = retained
+
+        guarded("look for what is retained", look)
+        return found
+
+    def save_session(self, uid: str, session: LoginSession) -> None:
+        self._write(uid, "login.json", session)
+
+    def begin_exchange(self, uid: str, journal: Journal | None) -> None:
+        """Write the journal and reserve room for the answer, so that a full disk shows before a token is spent.
+
+        The reserved files are those that `save_credential` and `save_access` write the answer into.
+        """
+
+        def reserve() -> None:
+            folder = self._made_folder(uid)
+            write_synced(folder / "credential.json.new", b"\0" * PREFLIGHT_BYTES, 0o600, truncate=False)
+            sync_folder(folder)
+
+        def reserve_access() -> None:
+            new = temporary(self._access_path(uid))
+            write_synced(new, b"\0" * PREFLIGHT_BYTES, ACCESS_MODE, truncate=False)
+
+        guarded("reserve room on the state volume", reserve)
+        guarded("reserve room on the access volume", reserve_access)
+        if journal is not None:
+            self._write(uid, "journal.json", journal)
+
+    def save_credential(self, uid: str, credential: Credential, *, replaces: int) -> None:
+        """Replace the credential and end the journal; `StoreConflict` when one newer than `replaces` is stored."""
+        current, is_damaged = None, False
+        try:
+            current = self.credential(uid)
+        except StoreCorrupt:
+            is_damaged = True
+        # One that is older, gone or damaged since it was read is no reason to throw away what is to be saved.
+        if current is not None and current.generation > replaces:
+            raise StoreConflict(f"the state volume holds generation {current.generation}, not {replaces}")
+
+        def save() -> None:
+            folder = self._made_folder(uid)
+            if is_damaged:
+                self.set_aside(uid, "credential.json", credential.obtained)
+            new = folder / "credential.json.new"
+            write_synced(new, msgspec.json.encode(credential), 0o600, truncate=True)
+            os.replace(new, folder / "credential.json")
+            sync_folder(folder)
+            unlink(folder / "journal.json")
+
+        guarded("write credential.json", save)
+
+    def end_journal(self, uid: str) -> None:
+        guarded("remove journal.json", lambda: unlink(self._folder(uid) / "journal.json"))
+
+    def save_access(self, uid: str, access: AccessFile) -> None:
+        path = self._access_path(uid)
+
+        def save() -> None:
+            replace(path, msgspec.json.encode(access), ACCESS_MODE)
+            self._access_files[uid] = signature(path.lstat())
+
+        guarded("write the access file", save)
+
+    def touched_access_files(self) -> set[str]:
+        """The UIDs of the access files that are not as this process has last written or read them."""
+        found: dict[str, Signature] = {}
+
+        def look() -> None:
+            for entry in os.scandir(self._access):
+                with suppress(FileNotFoundError):
+                    found[entry.name.removesuffix(".json")] = signature(entry.stat(follow_symlinks=False))
+
+        guarded("look at the access volume", look)
+        return {uid for uid, known in self._access_files.copy().items() if found.get(uid) != known}
+
+    def remove_access(self, uid: str) -> None:
+        path = self._access_path(uid)
+
+        def remove() -> None:
+            self._access_files.pop(uid, None)
+            for file in (path, temporary(path)):
+                if file.exists():  # a read-only volume refuses to remove even what is not there
+                    unlink(file)
+                    sync_folder(self._access)
+
+        guarded("remove the access file", remove)
+
+    def remove_state(self, uid: str) -> None:
+        def remove() -> None:
+            with suppress(FileNotFoundError):
+                shutil.rmtree(self._folder(uid))
+            sync_folder(self._state)
+
+        guarded("remove the account's state", remove)
+
+    def retain(self, uid: str, retained: Retained) -> None:
+        """Say whose credential this is and since when it is kept; nothing when there is none, or when that was said."""
+        folder = self._folder(uid)
+        if folder.is_dir() and not (folder / "retained.json").exists():
+            self._write(uid, "retained.json", retained)
+
+    def sweep(self, before: datetime, *, spare: Collection[str]) -> list[Retained]:
+        """Remove folders that are retained since before that instant, and no others; returns whose they were.
+
+        A folder whose account is merely not known is left alone: it may be known again tomorrow.
+        """
+        swept = []
+
+        def look() -> None:
+            for path in list(self._state.iterdir()):
+                if path.name in spare or not _UID.fullmatch(path.name):
+                    continue
+                with suppress(StoreCorrupt):
+                    retained = read(path / "retained.json", Retained)
+                    if retained is not None and retained.since < before:
+                        shutil.rmtree(path)
+                        swept.append(retained)
+
+        guarded("look for retained folders", look)
+        return swept
+
+    def _access_path(self, uid: str) -> Path:
+        return self._access / f"{_checked(uid)}.json"
+
+    def _folder(self, uid: str) -> Path:
+        return self._state / _checked(uid)
+
+    def _made_folder(self, uid: str) -> Path:
+        folder = self._folder(uid)
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)  # `import` may be as quick
+            sync_folder(self._state)
+        return folder
+
+    def _write(self, uid: str, name: str, document: object) -> None:
+        content = msgspec.json.encode(document)
+        guarded(f"write {name}", lambda: replace(self._made_folder(uid) / name, content, 0o600))
+
+
+def _checked(uid: str) -> str:
+    if not _UID.fullmatch(uid):
+        raise StoreFailed("the object's UID is not one")
+    return uid
+
+
+async def in_thread(function: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:
+    """The volumes may hang; the event loop must not."""
+    return await asyncio.to_thread(function, *arguments, **keywords)

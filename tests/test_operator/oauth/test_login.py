@@ -1,0 +1,110 @@
+"""Judging what a person pasted."""
+
+import re
+from datetime import timedelta
+
+import pytest
+
+from oauth_pool_operator.oauth import login
+from oauth_pool_operator.storage.documents import LoginSession
+from tests.support.builders import NOW, session
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("the-code#state-of-a-test", id="as the page shows it"),
+        pytest.param("  the-code#state-of-a-test\n", id="with white space around"),
+        pytest.param(
+            "https://provider.example/callback?code=the-code&state=state-of-a-test", id="the whole redirect URL"
+        ),
+        pytest.param(
+            "https://provider.example/callback?state=state-of-a-test&code=the%2Dcode", id="encoded, reordered"
+        ),
+        pytest.param("com.example.app:/callback?code=the-code&state=state-of-a-test", id="a redirect URL of a program"),
+    ],
+)
+def test_a_good_code_is_taken(text: str) -> None:
+    judged = login.judge(session(), text, NOW, "claude-1")
+    assert (judged.code, judged.problem) == ("the-code", None)
+
+
+def test_a_code_with_a_colon_is_not_taken_for_a_url() -> None:
+    assert login.judge(session(), "the:code#state-of-a-test", NOW, "claude-1").code == "the:code"
+
+
+@pytest.mark.parametrize(
+    ("of", "text", "problem", "says"),
+    [
+        pytest.param(session(), "the-code#other-state", "CodeRejected", "belongs to another login", id="old state"),
+        pytest.param(session(), "the-code", "CodeRejected", "<code>#<state>", id="no state"),
+        pytest.param(session(), "#state-of-a-test", "CodeRejected", "<code>#<state>", id="no code"),
+        pytest.param(session(), "https://[bad", "CodeRejected", "<code>#<state>", id="not a URL"),
+        pytest.param(
+            session(), "https://x/cb?error=access_denied&state=s", "CodeRejected", "refused the login", id="refused"
+        ),
+        pytest.param(
+            session(),
+            "com.example.app:/cb?error=access_denied",
+            "CodeRejected",
+            "refused the login",
+            id="refused, program",
+        ),
+        pytest.param(
+            session(age=timedelta(minutes=11)),
+            "the-code#state-of-a-test",
+            "LoginExpired",
+            "login-requested",
+            id="too late",
+        ),
+        pytest.param(None, "the-code#state-of-a-test", "CodeRejected", "no login is open", id="nobody asked"),
+        pytest.param(
+            login.end_session(session()), "the-code#x", "CodeRejected", "no login is open", id="login is over"
+        ),
+    ],
+)
+def test_a_bad_code_says_what_to_do_and_never_itself(
+    of: LoginSession | None, text: str, problem: str, says: str
+) -> None:
+    judged = login.judge(of, text, NOW, "claude-1")
+    assert (judged.code, judged.problem) == (None, problem)
+    assert says in judged.problem_message
+    assert "the-code" not in judged.problem_message
+    assert "state-of-a-test" not in judged.problem_message
+
+
+def test_a_code_alone_is_taken_only_where_the_profile_says_so() -> None:
+    judged = login.judge(session(), " the-code\n", NOW, "claude-1", allow_without_state=True)
+    assert (judged.code, judged.problem) == ("the-code", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("the-code#other-state", "belongs to another login"), ("#", "<code>#<state>")]
+)
+def test_a_state_that_is_given_is_compared_even_where_none_is_needed(text: str, says: str) -> None:
+    judged = login.judge(session(), text, NOW, "claude-1", allow_without_state=True)
+    assert (judged.code, judged.problem) == (None, "CodeRejected")
+    assert says in judged.problem_message
+
+
+def test_the_same_paste_is_recognised() -> None:
+    text = "the-code#state-of-a-test"
+    assert login.judge(session(), text, NOW, "claude-1").handled_code == login.digest(text)
+
+
+def test_verifier_and_state_are_as_the_standards_ask() -> None:
+    opened = login.open_session(NOW, "")
+    assert re.fullmatch(r"[A-Za-z0-9._~-]{43,128}", opened.verifier)  # RFC 7636 4.1
+    assert len(opened.state) >= 43  # 256 bits
+    other = login.open_session(NOW, "")
+    assert (other.state, other.verifier, other.session_id) != (opened.state, opened.verifier, opened.session_id)
+
+
+def test_an_ended_session_holds_no_secret() -> None:
+    ended = login.end_session(session(code="the-code", handled_code="abc"))
+    assert (ended.state, ended.verifier, ended.code, ended.handled_code) == ("", "", None, "abc")
+
+
+def test_a_session_does_not_print_its_secrets() -> None:
+    shown = repr(session(code="the-code"))
+    assert not re.search("the-code|state-of|verifier-of", shown)

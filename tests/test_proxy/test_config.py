@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from oauth_pool_proxy import config as config_module
 from oauth_pool_proxy.cli import main
 from oauth_pool_proxy.config import Address, Config, KubernetesConfig, OAuthConfig, load_config, parse_config
+from oauth_pool_proxy.config import load as config_module
 from oauth_pool_proxy.errors import ConfigInvalid
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

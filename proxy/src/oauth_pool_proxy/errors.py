@@ -49,6 +49,66 @@ class InvalidRequest(ProxyError):
     type = error_type = "invalid_request"
 
 
+class RequestTooLarge(InvalidRequest):
+    """The body is longer than the proxy takes."""
+
+    status = 413
+    type = "request_too_large"
+
+
+class RequestTimeout(InvalidRequest):
+    """The request did not arrive in time."""
+
+    status = 408
+    type = "timeout_error"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The method is known, and no request with it is forwarded."""
+
+    status = 405
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")]  # RFC 9110 15.5.6: MUST
+
+
+class MethodNotImplemented(InvalidRequest):
+    """The method is not one that the parser knows (RFC 9110 15.6.2)."""
+
+    status = 501
+
+
+class Misdirected(InvalidRequest):
+    """The request is for another authority than this proxy speaks for (RFC 9110 15.5.20)."""
+
+    status = 421
+
+
+class PathNotAllowed(InvalidRequest):
+    """The configuration keeps this path from the accounts."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class OriginNotAllowed(InvalidRequest):
+    """A web page asks, and the configuration does not name its origin."""
+
+    status = 403
+    type = "permission_error"
+
+
+class Overloaded(ProxyError):
+    """As many requests wait as may."""
+
+    status = 503
+    outcome = "overloaded"
+    type = "overloaded_error"
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"retry-after", b"1")]
+
+
 class UpstreamUnreachable(ProxyError):
     """No answer came: refused, reset, cut before the head was complete, or not HTTP."""
 
@@ -68,6 +128,11 @@ class UpstreamTimeout(ProxyError):
     status = 504
     outcome = "timeout"
     type = error_type = "timeout"
+
+    def __init__(self, message: str, *, was_sent: bool = True) -> None:
+        super().__init__(message)
+        self.was_sent = was_sent
+        """Whether the upstream may have seen the request."""
 
 
 class PoolCoolingDown(ProxyError):

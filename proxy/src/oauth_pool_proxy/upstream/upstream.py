@@ -108,7 +108,9 @@ class Upstream:
             async with asyncio.timeout(self._timeout):
                 await self._handshakes.acquire()
         except TimeoutError:
-            raise UpstreamTimeout(f"The upstream made no new connection within {self._timeout:g} s") from None
+            raise UpstreamTimeout(
+                f"The upstream made no new connection within {self._timeout:g} s", was_sent=False
+            ) from None
         try:
             return await self._connect_in_time()
         finally:
@@ -120,7 +122,7 @@ class Upstream:
                 return await self._connect_to_any(await self._addresses.current())
         except TimeoutError:
             raise UpstreamTimeout(
-                f"The upstream could not be connected to within {self._connect_timeout:g} s"
+                f"The upstream could not be connected to within {self._connect_timeout:g} s", was_sent=False
             ) from None
         except OSError as error:
             raise UpstreamUnreachable(

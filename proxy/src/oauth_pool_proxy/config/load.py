@@ -8,12 +8,26 @@ import re
 import ssl
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+from oauth_pool_proxy.config.rules import rule_of
+from oauth_pool_proxy.config.settings import (
+    Address,
+    ClientCertificate,
+    Config,
+    Header,
+    KubernetesConfig,
+    LateHeads,
+    OAuthConfig,
+    ProxyConfig,
+    Strategy,
+    UpstreamProxy,
+    UpstreamUrl,
+    split_list,
+)
+from oauth_pool_proxy.config.table import Table
 from oauth_pool_proxy.errors import ConfigInvalid
-from oauth_pool_proxy.toml_table import Table
 from oauth_pool_proxy.upstream.certificates import context_for
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -34,84 +48,6 @@ _OPERATOR_OWNS = {
     "refresh_threshold_secs": "the operator decides when to refresh a token",
     "providers": "provider profiles are in the operator's configuration",
 }
-
-Header = tuple[bytes, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamUrl:
-    is_tls: bool
-    host: str
-    port: int
-    base_path: bytes
-    """Put in front of every path, without a slash at its end; empty for most."""
-
-    def __str__(self) -> str:
-        return f"{'https' if self.is_tls else 'http'}://{self.authority.decode()}{self.base_path.decode()}"
-
-    @property
-    def authority(self) -> bytes:
-        """The `Host` header: without the port where it is the scheme's own (RFC 9110 7.2, RFC 3986 6.2.3)."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return (host if self.port == (443 if self.is_tls else 80) else f"{host}:{self.port}").encode()
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyConfig:
-    listen: Address
-    upstream: UpstreamUrl
-    timeout: float = 60
-    max_connections: int = 1000
-    attempts: int = 3
-    drain_timeout: float = 5
-    pre_stop_delay: float = 0
-    max_body_bytes: int = 10 * 1024 * 1024
-    upstream_ca_file: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KubernetesConfig:
-    server: str
-    namespace: str
-    ca_file: Path | None = None
-    token_file: Path | None = None
-    config_map: str = "oauth-pool"
-
-
-@dataclass(frozen=True, slots=True)
-class OAuthConfig:
-    source: KubernetesConfig | Path
-    """Where the pool index comes from: a ConfigMap, or a folder with a file per account."""
-    access_dir: Path
-    provider: str = "anthropic"
-    cooldown: float = 7200
-    beta: tuple[bytes, ...] = (b"oauth-2025-04-20",)
-    version: bytes = b"2023-06-01"
-    user_agent: bytes | None = None
-    headers: tuple[Header, ...] = ()
-    affinity: bool = True
-    usage_metrics: bool = True
-    system_prefix: str = ""
-    """Put in front of every request's system prompt; none leaves bodies as they are, byte for byte."""
-    system_prefix_excluded_models: tuple[str, ...] = ()
-    """Parts of names of models whose requests get no prefix."""
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    proxy: ProxyConfig
-    headers: tuple[Header, ...] = ()
-    oauth: OAuthConfig | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def load_config(path: Path, environment: Mapping[str, str]) -> Config:
@@ -151,26 +87,122 @@ def parse_config(values: Mapping[str, object], environment: Mapping[str, str], f
 def _proxy(table: Table) -> ProxyConfig:
     table.only(
         "listen_addr",
+        "metrics_addr",
         "upstream_url",
         "timeout_secs",
+        "connect_timeout_secs",
+        "idle_timeout_secs",
+        "body_timeout_secs",
         "max_connections",
+        "max_client_connections",
+        "max_queued",
         "attempts",
+        "retry_late_heads",
         "drain_timeout_secs",
         "pre_stop_delay_secs",
         "max_body_bytes",
+        "max_buffered_bytes",
         "upstream_ca_file",
+        "upstream_client_certificate",
+        "upstream_client_key",
+        "upstream_proxy",
+        "upstream_proxy_password_file",
     )
+    max_body_bytes = table.number("max_body_bytes", 10 * 1024 * 1024, least=1)
+    listen = _address(table, "listen_addr")
     return ProxyConfig(
-        listen=_address(table, "listen_addr"),
+        listen=listen,
         upstream=_upstream_url(table, "upstream_url"),
+        metrics=_metrics_address(table, listen),
         timeout=table.number("timeout_secs", 60, least=1),
+        connect_timeout=table.number("connect_timeout_secs", 5, least=1),
+        idle_timeout=table.number("idle_timeout_secs", 300, least=1),
+        body_timeout=table.number("body_timeout_secs", 300, least=1),
         max_connections=table.number("max_connections", 1000, least=1),
+        max_client_connections=table.number("max_client_connections", 10_000, least=1),
+        max_queued=table.number("max_queued", 10_000, least=0),
         attempts=table.number("attempts", 3, least=1, most=100),
+        retry_late_heads=table.choice("retry_late_heads", LateHeads.ALL),
         drain_timeout=table.number("drain_timeout_secs", 5, least=0),
         pre_stop_delay=table.number("pre_stop_delay_secs", 0, least=0),
-        max_body_bytes=table.number("max_body_bytes", 10 * 1024 * 1024, least=1),
+        max_body_bytes=max_body_bytes,
+        max_buffered_bytes=_max_buffered_bytes(table, max_body_bytes),
         upstream_ca_file=_ca_file(table, "upstream_ca_file"),
+        upstream_client_certificate=_client_certificate(table),
+        upstream_proxy=_upstream_proxy(table, "upstream_proxy"),
     )
+
+
+def _max_buffered_bytes(table: Table, max_body_bytes: int) -> int:
+    """Room for one body of the longest kind at least, else such a request would wait for ever."""
+    if table.has("max_buffered_bytes"):
+        return table.number("max_buffered_bytes", 0, least=max_body_bytes)
+    return max(48 * 1024 * 1024, max_body_bytes)
+
+
+def _metrics_address(table: Table, listen: Address) -> Address | None:
+    if not table.has("metrics_addr"):
+        return None
+    address = _address(table, "metrics_addr")
+    if address == listen and address.port:
+        table.refuse("must be another address than listen_addr; without it, /metrics is on listen_addr", "metrics_addr")
+    return address
+
+
+def _client_certificate(table: Table) -> ClientCertificate | None:
+    certificate, key = table.path("upstream_client_certificate"), table.path("upstream_client_key")
+    if certificate is None:
+        if key is not None:
+            table.refuse("is of no use without upstream_client_certificate", "upstream_client_key")
+        return None
+    pair = ClientCertificate(certificate, key or certificate)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(pair.certificate, pair.key, password=_no_password)
+    except OSError as error:
+        names = f'"{pair.certificate}" and "{pair.key}"'
+        what = "cannot be used" if isinstance(error, ssl.SSLError) else f"cannot be read: {error.strerror}"
+        table.refuse(
+            f"{what}: {names} must be a certificate and its key without a passphrase, in PEM form",
+            "upstream_client_certificate",
+        )
+    return pair
+
+
+def _no_password() -> str:
+    """OpenSSL would ask on the terminal."""
+    return ""
+
+
+def _upstream_proxy(table: Table, key: str) -> UpstreamProxy | None:
+    """`http://user@host:port`. The password is in a file, so that the configuration holds no secret."""
+    text, password_file = table.text(key), table.path("upstream_proxy_password_file")
+    if text is None:
+        if password_file is not None:
+            table.refuse("is of no use without upstream_proxy", "upstream_proxy_password_file")
+        return None
+    try:
+        url = urlsplit(text)
+        host, port, user, password = url.hostname or "", url.port, url.username, url.password
+    except ValueError:
+        table.refuse("is not a URL; allowed is http://, a user name if any, a host, and a port", key)
+    if password is not None:
+        table.refuse("must not hold a password; name a file in upstream_proxy_password_file", key)
+    if url.scheme != "http" or not host or not port or url.path.strip("/") or url.query or url.fragment:
+        table.refuse('must be http://, a user name if any, a host, and a port, such as "http://proxy:3128"', key)
+    if password_file is not None and user is None:
+        table.refuse("must name the user of upstream_proxy_password_file, such as http://user@proxy:3128", key)
+    if user is None:
+        return UpstreamProxy(host, port)
+    secret = _first_line(table, "upstream_proxy_password_file", password_file) if password_file else ""
+    return UpstreamProxy(host, port, f"{unquote(user)}:{secret}")
+
+
+def _first_line(table: Table, key: str, path: Path) -> str:
+    try:
+        return path.read_text().partition("\n")[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        table.refuse(f'cannot be read: "{path}": {why}', key)
 
 
 def _address(table: Table, key: str) -> Address:
@@ -253,6 +285,13 @@ def _oauth(table: Table, environment: Mapping[str, str], warnings: list[str]) ->
         "anthropic_version",
         "user_agent",
         "headers",
+        "denied_paths",
+        "allowed_paths",
+        "allowed_origins",
+        "rules",
+        "most_accounts",
+        "strategy",
+        "reserve",
         "affinity",
         "usage_metrics",
         "system_prefix",
@@ -289,6 +328,13 @@ def _oauth(table: Table, environment: Mapping[str, str], warnings: list[str]) ->
         version=_header_text(table, "anthropic_version", table.text("anthropic_version", "2023-06-01") or ""),
         user_agent=_header_text(table, "user_agent", table.text("user_agent") or "") or None,
         headers=_headers(table.tables("headers"), warnings),
+        denied_paths=_paths(table, "denied_paths", ("/v1/organizations/", "/api/")),
+        allowed_paths=_paths(table, "allowed_paths", ()),
+        allowed_origins=_origins(table, "allowed_origins"),
+        rules=tuple(rule_of(rule) for rule in table.tables("rules")),
+        most_accounts=table.number("most_accounts", 8, least=1, most=1000),
+        strategy=table.choice("strategy", Strategy.ROUND_ROBIN),
+        reserve=table.fraction("reserve", 1.0),
         affinity=table.flag("affinity", True),
         usage_metrics=table.flag("usage_metrics", True),
         system_prefix=table.text("system_prefix") or "",
@@ -296,14 +342,26 @@ def _oauth(table: Table, environment: Mapping[str, str], warnings: list[str]) ->
     )
 
 
+def _paths(table: Table, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    paths = table.texts(key, default)
+    for path in paths:
+        if not re.fullmatch(r"/[\x21-\x22\x24-\x3e\x40-\x7e]*", path):
+            table.refuse(f'must be beginnings of paths, such as "/v1/", without a query; "{path}" is not', key)
+    return paths
+
+
+def _origins(table: Table, key: str) -> tuple[str, ...]:
+    """As a browser sends them (RFC 6454 6.2): scheme, host, and a port that is not the scheme's own."""
+    origins = table.texts(key, ())
+    for origin in origins:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#]+", origin):
+            table.refuse(f'must be origins, such as "https://app.example.com"; "{origin}" is not', key)
+    return origins
+
+
 def _beta(table: Table) -> tuple[bytes, ...]:
     texts = table.texts("anthropic_beta", ("oauth-2025-04-20",))
     return tuple(value for text in texts for value in split_list(_header_text(table, "anthropic_beta", text)))
-
-
-def split_list(value: bytes) -> list[bytes]:
-    """The members of a comma-separated header value (RFC 9110 5.6.1)."""
-    return [member for part in value.split(b",") if (member := part.strip(b" \t"))]
 
 
 def _header_text(table: Table, key: str, text: str) -> bytes:

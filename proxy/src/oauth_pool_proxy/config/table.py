@@ -1,10 +1,13 @@
 """Reading one TOML table key by key, with errors a person can act on: what is wrong, where, and what is allowed."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from oauth_pool_proxy.errors import ConfigInvalid
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 _KINDS = {
     str: "a string",
@@ -68,6 +71,29 @@ class Table:
         if type(value) is not int or not least <= value <= most:
             self.refuse(f"must be a whole number from {least} to {most}, not {_shown(value)}", key)
         return value
+
+    def numbers(self, key: str, *, least: int, most: int) -> tuple[int, ...]:
+        """One number or an array of them; none if the file has none."""
+        value = self._value(key, [])
+        items = value if isinstance(value, list) else [value]
+        if not all(type(item) is int and least <= item <= most for item in items):
+            self.refuse(f"must be a whole number from {least} to {most}, or an array of such, not {_shown(value)}", key)
+        return tuple(items)
+
+    def fraction(self, key: str, default: float) -> float:
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            self.refuse(f"must be a number from 0 to 1, not {_shown(value)}", key)
+        return float(value)
+
+    def choice(self, key: str, default: _Choice) -> _Choice:
+        """One word of the enumeration that `default` is of."""
+        value = self._value(key, default.value)
+        try:
+            return type(default)(str(value))
+        except ValueError:
+            words = ", ".join(f'"{word}"' for word in type(default))
+            self.refuse(f"must be one of {words}, not {_shown(value)}", key)
 
     def flag(self, key: str, default: bool) -> bool:
         value = self._value(key, default)

@@ -1,0 +1,38 @@
+"""The configuration: a TOML file, typed and validated. Everybody imports it from here."""
+
+from oauth_pool_proxy.config.load import load_config, parse_config
+from oauth_pool_proxy.config.settings import (
+    Address,
+    ClientCertificate,
+    Config,
+    Header,
+    KubernetesConfig,
+    LateHeads,
+    OAuthConfig,
+    ProxyConfig,
+    Rule,
+    Strategy,
+    UpstreamProxy,
+    UpstreamUrl,
+    Verdict,
+    split_list,
+)
+
+__all__ = [
+    "Address",
+    "ClientCertificate",
+    "Config",
+    "Header",
+    "KubernetesConfig",
+    "LateHeads",
+    "OAuthConfig",
+    "ProxyConfig",
+    "Rule",
+    "Strategy",
+    "UpstreamProxy",
+    "UpstreamUrl",
+    "Verdict",
+    "load_config",
+    "parse_config",
+    "split_list",
+]

@@ -1,0 +1,200 @@
+"""What the configuration says, once it has been checked: one frozen object for each table of the file."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamUrl:
+    is_tls: bool
+    host: str
+    port: int
+    base_path: bytes
+    """Put in front of every path, without a slash at its end; empty for most."""
+
+    def __str__(self) -> str:
+        return f"{'https' if self.is_tls else 'http'}://{self.authority.decode()}{self.base_path.decode()}"
+
+    @property
+    def authority(self) -> bytes:
+        """The `Host` header: without the port where it is the scheme's own (RFC 9110 7.2, RFC 3986 6.2.3)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (host if self.port == (443 if self.is_tls else 80) else f"{host}:{self.port}").encode()
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamProxy:
+    """An HTTP proxy on the way to the upstream (CONNECT, RFC 9110 9.3.6)."""
+
+    host: str
+    port: int
+    credentials: str | None = field(default=None, repr=False)
+    """`user:password` for Basic authentication."""
+
+    def __str__(self) -> str:
+        return f"http://{Address(self.host, self.port)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """What the proxy shows an upstream that asks for it (mutual TLS). Both files are PEM; they may be the same."""
+
+    certificate: Path
+    key: Path
+
+
+class LateHeads(StrEnum):
+    """Which requests are sent again when the head of their answer is late."""
+
+    ALL = "all"
+    IDEMPOTENT = "idempotent"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """The table `[proxy]`. Times are in seconds, sizes in bytes."""
+
+    listen: Address
+    upstream: UpstreamUrl
+    metrics: Address | None = None
+    """A listener of its own for what tells names; none: they are told on the traffic port."""
+    timeout: float = 60
+    """For the head of an answer, from the end of the upload."""
+    connect_timeout: float = 5
+    """For TCP; a TLS handshake has as much again."""
+    idle_timeout: float = 300
+    """Between two bytes of an answer, from the upstream or to the client."""
+    body_timeout: float = 300
+    """For a client's whole upload."""
+    max_connections: int = 1000
+    """Requests at once; the others wait in line."""
+    max_client_connections: int = 10_000
+    max_queued: int = 10_000
+    """Requests that may wait in line; one more is refused."""
+    attempts: int = 3
+    retry_late_heads: LateHeads = LateHeads.ALL
+    drain_timeout: float = 5
+    pre_stop_delay: float = 0
+    max_body_bytes: int = 10 * 1024 * 1024
+    max_buffered_bytes: int = 48 * 1024 * 1024
+    """Of all request bodies that are held at once."""
+    upstream_ca_file: Path | None = None
+    upstream_client_certificate: ClientCertificate | None = None
+    upstream_proxy: UpstreamProxy | None = None
+
+
+class Verdict(StrEnum):
+    """What an answer says about the account that it was asked with. The words are those of `[[oauth.rules]]`."""
+
+    PASS_ON = "pass_on"
+    """The answer is good, or it is about the request: it goes to the client, and the account stays."""
+    NEXT_ACCOUNT = "next_account"
+    """Nothing proves whose fault it is. Another account is asked, and its answer is the evidence."""
+    UNAUTHORIZED = "unauthorized"
+    """The access token is refused."""
+    FORBIDDEN = "forbidden"
+    """The account is refused: revoked, disabled, not allowed."""
+    BILLING = "billing"
+    """The account cannot pay."""
+    QUOTA_EXHAUSTED = "quota_exhausted"
+    """A window of the account is used up."""
+    RATE_LIMITED = "rate_limited"
+    """A short limit of the account."""
+    MODEL_LIMITED = "model_limited"
+    """A limit of the account for one model."""
+    MODEL_FORBIDDEN = "model_forbidden"
+    """A model that the account may not use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of the table that judges answers. Every condition that is given has to hold."""
+
+    verdict: Verdict
+    statuses: frozenset[int] = frozenset()
+    """None: any status from 400 on."""
+    words: tuple[str, ...] = ()
+    """One of them stands in the error's message, or in the body if that is no error of the API. Lower case."""
+    json_path: tuple[str, ...] = ()
+    """Where in the body a value stands: names of members, from the outside in."""
+    json_values: tuple[str, ...] = ()
+    """Globs, one of which it matches; none: it only has to be there."""
+    header: bytes | None = None
+    header_values: tuple[str, ...] = ()
+    """Globs, one of which the header's value matches; none: it only has to be there."""
+    cooldown: float | None = None
+    """Seconds that the account rests, if neither the answer nor anything else says so."""
+
+
+class Strategy(StrEnum):
+    """How the account of a request without a conversation is chosen, among those of the highest tier."""
+
+    ROUND_ROBIN = "round_robin"
+    RESET_SOONEST = "reset_soonest"
+    LEAST_USED = "least_used"
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesConfig:
+    server: str
+    namespace: str
+    ca_file: Path | None = None
+    token_file: Path | None = None
+    config_map: str = "oauth-pool"
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthConfig:
+    source: KubernetesConfig | Path
+    """Where the pool index comes from: a ConfigMap, or a folder with a file per account."""
+    access_dir: Path
+    provider: str = "anthropic"
+    cooldown: float = 7200
+    beta: tuple[bytes, ...] = (b"oauth-2025-04-20",)
+    version: bytes = b"2023-06-01"
+    user_agent: bytes | None = None
+    headers: tuple[Header, ...] = ()
+    denied_paths: tuple[str, ...] = ("/v1/organizations/", "/api/")
+    """Beginnings of paths that are refused: they make keys and read profiles with the account's token."""
+    allowed_paths: tuple[str, ...] = ()
+    """Beginnings of the only paths that are forwarded; none: every path that is not denied."""
+    allowed_origins: tuple[str, ...] = ()
+    """Of browsers that may ask, as `Origin` has them."""
+    rules: tuple[Rule, ...] = ()
+    """Come before the built-in ones."""
+    most_accounts: int = 8
+    """How many accounts one request is put to, at the most."""
+    strategy: Strategy = Strategy.ROUND_ROBIN
+    reserve: float = 1.0
+    """Accounts of which a window is used beyond this fraction come last."""
+    affinity: bool = True
+    usage_metrics: bool = True
+    system_prefix: str = ""
+    """Put in front of every request's system prompt; none leaves bodies as they are, byte for byte."""
+    system_prefix_excluded_models: tuple[str, ...] = ()
+    """Parts of names of models whose requests get no prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    proxy: ProxyConfig
+    headers: tuple[Header, ...] = ()
+    oauth: OAuthConfig | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def split_list(value: bytes) -> list[bytes]:
+    """The members of a comma-separated header value (RFC 9110 5.6.1)."""
+    return [member for part in value.split(b",") if (member := part.strip(b" \t"))]

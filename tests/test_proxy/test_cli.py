@@ -30,15 +30,21 @@ def test_check_says_that_a_file_is_valid_and_what_would_run(tmp_path: Path) -> N
     (tmp_path / "anthropic-oauth-proxy.toml").write_text(
         GOOD.format(port=0)
         + '[oauth]\nsource = "file"\nindex_dir = "/index"\naccess_dir = "/access"\naffinity = false\n'
+        + '[[oauth.rules]]\nstatus = [403, 400]\nwords = ["Not Here"]\nverdict = "forbidden"\ncooldown_secs = 600\n'
     )
     done = run("--check", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "anthropic-oauth-proxy.toml: valid",
         "  listens on 127.0.0.1:0, forwards to http://127.0.0.1:1",
+        "  metrics and the detailed health on 127.0.0.1:0",
         "  at most 1000 requests at once, 3 attempts, 60 s until an answer",
+        "  bodies of at most 10485760 bytes, 50331648 held at once",
         "  pool of provider anthropic: index from /index, access tokens from /access",
+        "  forwards every path but /v1/organizations/, /api/; web pages: none",
+        "  accounts by round_robin, at most 8 for a request",
         "  affinity off, usage metrics on, system prefix off",
+        "  rule 1: status 400, 403; words not here -> forbidden for 600 s",
     ]
 
 

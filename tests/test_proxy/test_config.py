@@ -163,6 +163,49 @@ REFUSED = {
     "beta not a list": (POOL + 'anthropic_beta = "a"\n', ["anthropic_beta", "array of strings"]),
     "version on two lines": (POOL + 'anthropic_version = "a\\nb"\n', ["anthropic_version", "one line"]),
     "oauth header": (POOL + "[[oauth.headers]]\n", ["[[oauth.headers]] number 1", "name"]),
+    "metrics on the traffic port": (PROXY + 'metrics_addr = "127.0.0.1:8080"\n', ["metrics_addr", "another address"]),
+    "less room than one body": (PROXY + "max_buffered_bytes = 100\n", ["max_buffered_bytes", "from 10485760"]),
+    "late heads": (PROXY + 'retry_late_heads = "never"\n', ["retry_late_heads", '"all", "idempotent"']),
+    "client key alone": (PROXY + 'upstream_client_key = "k"\n', ["upstream_client_key", "upstream_client_certificate"]),
+    "no client certificate": (
+        PROXY + 'upstream_client_certificate = "/nowhere/tls.crt"\n',
+        ["upstream_client_certificate", "/nowhere/tls.crt", "No such file"],
+    ),
+    "proxy with a password": (
+        PROXY + 'upstream_proxy = "http://u:p@proxy:3128"\n',
+        ["upstream_proxy", "upstream_proxy_password_file"],
+    ),
+    "proxy over TLS": (PROXY + 'upstream_proxy = "https://proxy:3128"\n', ["upstream_proxy", "http://"]),
+    "proxy without port": (PROXY + 'upstream_proxy = "http://proxy"\n', ["upstream_proxy", "port"]),
+    "password of nobody": (
+        PROXY + 'upstream_proxy = "http://proxy:1"\nupstream_proxy_password_file = "x"\n',
+        ["upstream_proxy_password_file", "user"],
+    ),
+    "no password file": (
+        PROXY + 'upstream_proxy = "http://u@proxy:1"\nupstream_proxy_password_file = "/nowhere/p"\n',
+        ["upstream_proxy_password_file", "/nowhere/p"],
+    ),
+    "path without slash": (POOL + 'denied_paths = ["v1/"]\n', ["denied_paths", '"v1/"']),
+    "path with query": (POOL + 'allowed_paths = ["/v1?x"]\n', ["allowed_paths", "query"]),
+    "origin with path": (POOL + 'allowed_origins = ["https://a/"]\n', ["allowed_origins", "https://a/"]),
+    "strategy": (POOL + 'strategy = "random"\n', ["strategy", "round_robin", "reset_soonest", "least_used"]),
+    "reserve": (POOL + "reserve = 95\n", ["reserve", "from 0 to 1", "95"]),
+    "no account": (POOL + "most_accounts = 0\n", ["most_accounts"]),
+    "rule without verdict": (POOL + "[[oauth.rules]]\nstatus = 400\n", ["[[oauth.rules]] number 1", "verdict"]),
+    "rule with another verdict": (
+        POOL + '[[oauth.rules]]\nstatus = 400\nverdict = "ban"\n',
+        ["[[oauth.rules]] number 1", "verdict", '"pass_on"', '"ban"'],
+    ),
+    "rule without condition": (POOL + '[[oauth.rules]]\nverdict = "pass_on"\n', ["number 1", "no condition"]),
+    "rule for a good answer": (POOL + '[[oauth.rules]]\nstatus = 200\nverdict = "pass_on"\n', ["status", "400"]),
+    "rule with values of nothing": (
+        POOL + '[[oauth.rules]]\nstatus = 400\njson_values = ["x"]\nverdict = "pass_on"\n',
+        ["json_values", "json_path"],
+    ),
+    "rule with half a path": (
+        POOL + '[[oauth.rules]]\njson_path = "error."\nverdict = "pass_on"\n',
+        ["json_path", "error.details.error_code"],
+    ),
     "no API server": (PROXY + '[oauth]\nsource = "kubernetes"\n', ["[oauth.kubernetes]", "server", "pod"]),
     "no namespace": (
         PROXY + '[oauth]\nsource = "kubernetes"\n[oauth.kubernetes]\nserver = "https://a"\n',
@@ -232,3 +275,29 @@ def test_settings_of_the_other_source_are_ignored_with_a_warning(tmp_path: Path)
 def test_a_configuration_needs_no_file() -> None:
     proxy = {"listen_addr": "127.0.0.1:1", "upstream_url": "http://a"}
     assert parse_config({"proxy": proxy}, {}).oauth is None
+
+
+def test_a_proxy_on_the_way_to_the_upstream_has_its_password_from_a_file_and_never_shows_it(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("s3cret\nrest\n")
+    text = f'upstream_proxy = "http://us%40er@[::1]:3128"\nupstream_proxy_password_file = "{tmp_path}/password"\n'
+    proxy = load(PROXY + text, tmp_path).proxy.upstream_proxy
+    assert proxy is not None
+    assert (proxy.host, proxy.port, proxy.credentials) == ("::1", 3128, "us@er:s3cret")
+    assert "s3cret" not in repr(proxy) + str(proxy)
+    assert str(proxy) == "http://[::1]:3128"
+
+
+def test_the_room_for_bodies_is_never_less_than_one(tmp_path: Path) -> None:
+    assert load(PROXY, tmp_path).proxy.max_buffered_bytes == 48 * 1024 * 1024
+    large = load(PROXY + "max_body_bytes = 100000000\n", tmp_path).proxy
+    assert large.max_buffered_bytes == 100_000_000
+
+
+def test_code_defaults_are_the_documented_contract(tmp_path: Path) -> None:
+    """Of the service that this one replaces; the shipped configuration recommends others."""
+    proxy = load(PROXY, tmp_path).proxy
+    assert (proxy.timeout, proxy.max_connections, proxy.attempts) == (60, 1000, 3)
+    assert (proxy.max_body_bytes, proxy.drain_timeout, proxy.metrics) == (10 * 1024 * 1024, 5, None)
+    assert proxy.retry_late_heads == "all"
+    oauth = oauth_of(load(POOL, tmp_path))
+    assert (oauth.cooldown, oauth.strategy, oauth.allowed_paths, oauth.rules) == (7200, "round_robin", (), ())

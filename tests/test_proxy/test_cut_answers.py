@@ -45,7 +45,7 @@ async def test_an_event_stream_cut_at_every_byte(
             assert (at, answer.status, answer.is_complete) == (at, 502, True)
             continue
         if answer.status == 502:  # nothing but a head had come, or not enough to tell whether it is an error
-            assert mode == "pool" and at < STREAM.index(b"event: a") + len(b"event: a")
+            assert mode == "pool" and at < STREAM.index(b"event: a\n") + len(b"event: a\n")
             continue
         assert (at, answer.status, answer.is_complete) == (at, 200, False)
         relayed, _, farewell = answer.body.partition(b"event: error\ndata: ")

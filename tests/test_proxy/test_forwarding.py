@@ -261,7 +261,7 @@ async def test_a_refused_connection_is_tried_again_and_ends_in_502(start: Start)
     assert str(port).encode() not in answer.body
     metrics = (await proxy.request("GET", "/metrics")).body.decode()
     assert 'proxy_upstream_errors_total{error_type="connection"} 1.0' in metrics
-    assert 'proxy_requests_total{method="GET",status="502"} 1.0' in metrics
+    assert 'proxy_requests_total{method="GET",status="502",verdict="upstream"} 1.0' in metrics
 
 
 async def test_an_answer_that_does_not_come_is_asked_for_again_and_ends_in_504(

@@ -142,7 +142,10 @@ async def test_a_client_that_leaves_before_the_head_cancels_the_upstream_request
         client.abort()
         await connection.wait_closed()
     await until(lambda: proxy.app.upstream.open_connections == 0, "the connection to be gone")
-    assert b'proxy_requests_total{method="POST",status="499"} 1.0' in (await proxy.request("GET", "/metrics")).body
+    assert (
+        b'proxy_requests_total{method="POST",status="499",verdict="client"} 1.0'
+        in (await proxy.request("GET", "/metrics")).body
+    )
 
 
 async def test_a_client_that_leaves_in_mid_stream_cancels_the_upstream_request(

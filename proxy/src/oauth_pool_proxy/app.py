@@ -38,15 +38,16 @@ from oauth_pool_proxy.observe.metrics import CONTENT_TYPE, Metrics
 from oauth_pool_proxy.observe.pool_metrics import PoolCollector, UpstreamCollector
 from oauth_pool_proxy.observe.usage import UsageReader
 from oauth_pool_proxy.pool.affinity import Affinity
+from oauth_pool_proxy.pool.dispatch import Dispatcher
 from oauth_pool_proxy.pool.index import PoolIndexReader
 from oauth_pool_proxy.pool.index_watcher import ConfigMapIndex, FolderIndex
+from oauth_pool_proxy.pool.judgement import Judge
 from oauth_pool_proxy.pool.kube_api import KubeApi
 from oauth_pool_proxy.pool.pool import Pool
-from oauth_pool_proxy.pool.pool_mode import PoolMode
 from oauth_pool_proxy.pool.reports import StatusReporter
 from oauth_pool_proxy.pool.token_files import TokenFiles
 from oauth_pool_proxy.relay import Progress
-from oauth_pool_proxy.request import Request, new_request_id
+from oauth_pool_proxy.request import Blame, Request, new_request_id
 from oauth_pool_proxy.upstream.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class App:
             error = await self._forward(request, client)
             has_started = progress.has_started
             if error and not has_started:
-                await _answer(error, progress, client)
+                await _answer(error, request, client)
             self._finished(request, error)
         finally:
             self.service.end(task)
@@ -110,9 +111,12 @@ class App:
     def refused(self, request_id: str, message: str) -> None:
         """The server has answered something that is not HTTP: nothing else is known of it."""
         self.metrics.failed(InvalidRequest.error_type)
-        self.metrics.finished("", InvalidRequest.status, 0, None)
+        verdict = InvalidRequest.verdict
+        self.metrics.finished("", InvalidRequest.status, verdict, 0, None)
         if self._access_log.is_on:
-            line = RequestLine(request_id, "", "", InvalidRequest.status, InvalidRequest.outcome, 0, 0, 0, 0, False)
+            line = RequestLine(
+                request_id, "", "", InvalidRequest.status, InvalidRequest.outcome, verdict, 0, 0, 0, 0, False
+            )
             line.error = message
             self._access_log.write(line)
 
@@ -133,11 +137,13 @@ class App:
         seconds = time.monotonic() - request.began
         metrics, progress = self.metrics, request.progress
         outcome = getattr(error, "outcome", "error") if error else "ok"
+        if error:
+            request.blame = Blame(getattr(error, "verdict", Blame.PROXY))
         if isinstance(error, ClientGone):
             metrics.client_left(request.phase.value)
         elif error:
             metrics.failed(getattr(error, "error_type", None))
-        metrics.finished(request.method, progress.status, seconds, request.first_byte_seconds)
+        metrics.finished(request.method, progress.status, request.blame.value, seconds, request.first_byte_seconds)
         metrics.request_bytes += request.bytes_in
         metrics.response_bytes += progress.bytes_sent
         if request.usage:
@@ -173,8 +179,10 @@ class App:
                 most_idle=config.max_connections,
             )
             stack.callback(self.upstream.close)
-            mode = await stack.enter_async_context(self._pool_mode(self._config.oauth)) if self._config.oauth else None
-            self._forwarder = Forwarder(self._config, self.upstream, self.metrics, mode, self._clock)
+            dispatcher = (
+                await stack.enter_async_context(self._pool_mode(self._config.oauth)) if self._config.oauth else None
+            )
+            self._forwarder = Forwarder(self._config, self.upstream, self.metrics, dispatcher)
             stack.callback(self._access_log.flush)
             slots = self._forwarder.slots
             self.metrics.watch_queue(lambda: self.service.in_flight, lambda: slots.waiting)
@@ -182,7 +190,7 @@ class App:
             yield
 
     @asynccontextmanager
-    async def _pool_mode(self, config: OAuthConfig) -> AsyncIterator[PoolMode]:
+    async def _pool_mode(self, config: OAuthConfig) -> AsyncIterator[Dispatcher]:
         """The pool, and the tasks that keep it up to date."""
         assert self.pool is not None
         pool, reader = self.pool, PoolIndexReader(config.provider)
@@ -209,11 +217,12 @@ class App:
                 await tokens.look()
             self.metrics.add(PoolCollector(pool, self._clock, lambda: (index.last_success, index.lists)))
             await stack.enter_async_context(_running(index.run, tokens.run, *([reporter.run] if reporter else [])))
-            yield PoolMode(config, pool, tokens, Affinity(), reporter)
+            yield Dispatcher(config, pool, tokens, Affinity(), reporter, self.metrics, Judge(config.rules), self._clock)
 
 
-async def _answer(error: Exception, progress: Progress, client: Client) -> None:
+async def _answer(error: Exception, request: Request, client: Client) -> None:
     """The one place where an error becomes bytes. A client that left gets none."""
+    progress = request.progress
     if isinstance(error, ClientGone):
         progress.status = CLIENT_GONE
         return
@@ -224,6 +233,7 @@ async def _answer(error: Exception, progress: Progress, client: Client) -> None:
         (b"content-length", b"%d" % len(body)),
         (b"request-id", progress.request_id.encode()),
         *known.headers(),
+        *request.answer_headers,
     ]
     progress.status = known.status
     await client.respond(known.status, headers, body)

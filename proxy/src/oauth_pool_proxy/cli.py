@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from oauth_pool_proxy.config import Config, load_config
+from oauth_pool_proxy.config import Config, OAuthConfig, load_config
 from oauth_pool_proxy.errors import ConfigInvalid
 from oauth_pool_proxy.observe.logs import LEVELS, set_up_logging
 
@@ -63,26 +63,38 @@ def _summary(config: Config) -> str:
     proxy, oauth = config.proxy, config.oauth
     lines = [
         f"listens on {proxy.listen}, forwards to {proxy.upstream}",
+        f"metrics and the detailed health on {proxy.metrics or proxy.listen}",
         f"at most {proxy.max_connections} requests at once, {proxy.attempts} attempts, {proxy.timeout:g} s until an answer",
+        f"bodies of at most {proxy.max_body_bytes} bytes, {proxy.max_buffered_bytes} held at once",
     ]
+    if proxy.upstream_proxy:
+        lines.append(f"through {proxy.upstream_proxy}")
     if oauth is None:
         names = ", ".join(name.decode() for name, _ in config.headers) or "none"
         lines.append(f"passthrough: clients' own credentials; headers set: {names}")
     else:
-        source = oauth.source
-        place = (
-            source
-            if isinstance(source, Path)
-            else f"ConfigMap {source.namespace}/{source.config_map} of {source.server}"
-        )
-        lines.append(f"pool of provider {oauth.provider}: index from {place}, access tokens from {oauth.access_dir}")
-        features = {
-            "affinity": oauth.affinity,
-            "usage metrics": oauth.usage_metrics,
-            "system prefix": oauth.system_prefix,
-        }
-        lines.append(", ".join(f"{name} {'on' if is_on else 'off'}" for name, is_on in features.items()))
+        lines += _pool_summary(oauth)
     return "".join(f"  {line}\n" for line in lines)
+
+
+def _pool_summary(oauth: OAuthConfig) -> list[str]:
+    source = oauth.source
+    place = (
+        source if isinstance(source, Path) else f"ConfigMap {source.namespace}/{source.config_map} of {source.server}"
+    )
+    features = {
+        "affinity": oauth.affinity,
+        "usage metrics": oauth.usage_metrics,
+        "system prefix": oauth.system_prefix,
+    }
+    paths = ", ".join(oauth.allowed_paths) or "every path"
+    return [
+        f"pool of provider {oauth.provider}: index from {place}, access tokens from {oauth.access_dir}",
+        f"forwards {paths} but {', '.join(oauth.denied_paths) or 'none'}; web pages: {', '.join(oauth.allowed_origins) or 'none'}",
+        f"accounts by {oauth.strategy.value}, at most {oauth.most_accounts} for a request",
+        ", ".join(f"{name} {'on' if is_on else 'off'}" for name, is_on in features.items()),
+        *(f"rule {number}: {rule}" for number, rule in enumerate(oauth.rules, 1)),
+    ]
 
 
 def _config_path(options: argparse.Namespace, environment: Mapping[str, str]) -> Path:

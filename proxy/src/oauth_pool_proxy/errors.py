@@ -32,6 +32,8 @@ class ProxyError(Exception):
     """The label under which `proxy_upstream_errors_total` counts it, if it does."""
     outcome = "error"
     """The word for it in the request's log line."""
+    verdict = "proxy"
+    """Whose doing it is: a word of `request.Blame`."""
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         return []
@@ -44,6 +46,7 @@ class ProxyError(Exception):
 class InvalidRequest(ProxyError):
     """The request cannot be forwarded, and sending it again will not help."""
 
+    verdict = "request"
     status = 400
     outcome = "invalid_request"
     type = error_type = "invalid_request"
@@ -112,6 +115,7 @@ class Overloaded(ProxyError):
 class UpstreamUnreachable(ProxyError):
     """No answer came: refused, reset, cut before the head was complete, or not HTTP."""
 
+    verdict = "upstream"
     status = 502
     outcome = "unreachable"
     type = error_type = "connection"
@@ -125,6 +129,7 @@ class UpstreamUnreachable(ProxyError):
 class UpstreamTimeout(ProxyError):
     """The upstream could not be connected to, or sent no complete head, in time."""
 
+    verdict = "upstream"
     status = 504
     outcome = "timeout"
     type = error_type = "timeout"
@@ -138,6 +143,7 @@ class UpstreamTimeout(ProxyError):
 class PoolCoolingDown(ProxyError):
     """No account may be used now, but at least one will be again without anybody doing anything."""
 
+    verdict = "limit"
     status = 429
     outcome = "cooling_down"
     type = "rate_limit_error"
@@ -155,6 +161,7 @@ class PoolCoolingDown(ProxyError):
 class PoolExhausted(ProxyError):
     """No account is usable, and waiting alone will not change that."""
 
+    verdict = "account"
     status = 503
     outcome = "pool_exhausted"
     type = "pool_exhausted"
@@ -177,6 +184,8 @@ class ShuttingDown(ProxyError):
 class StreamBroken(Exception):
     """The upstream's answer stopped before its end: cut, idle for too long, or not HTTP any more."""
 
+    verdict = "upstream"
+
     def __init__(self, message: str, *, error_type: str) -> None:
         super().__init__(message)
         self.error_type = error_type
@@ -187,6 +196,7 @@ class ClientGone(Exception):
     """The client left; there is nobody to answer."""
 
     outcome = "client_gone"
+    verdict = "client"
 
 
 class AnswerAborted(Exception):

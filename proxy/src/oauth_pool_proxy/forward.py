@@ -1,65 +1,53 @@
 """One request, from the moment it is ours until its last byte: read this from top to bottom.
 
-    wait for a slot -> read the body -> pick an account -> ask the upstream -> judge the answer
-         -> if it is the account's fault: bench the account, pick another, ask again
+    may it be asked at all -> wait for a slot -> read the body -> pick an account -> ask the upstream -> judge the answer
+         -> if it may be the account's fault: ask with another account
          -> relay the answer
 
 Another account is tried only before the first byte went to the client, and each account once per request. Whoever
-opens an answer releases it, in the same block.
+opens an answer releases it, in the same block. What an answer means for the accounts is the pool's business.
 """
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Callable
-from contextlib import suppress
 
-from oauth_pool_proxy.config import Config
+from oauth_pool_proxy.config import Config, Header, LateHeads
 from oauth_pool_proxy.downstream.client import Client
+from oauth_pool_proxy.downstream.gate import Gate
 from oauth_pool_proxy.downstream.slots import Slots
-from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
+from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.observe.metrics import Metrics
-from oauth_pool_proxy.observe.usage import reader_for
-from oauth_pool_proxy.pool.judgement import Judgement, Verdict, judge, judge_beginning, may_begin_with_error, needs_body
-from oauth_pool_proxy.pool.pool import AccessToken, Account, Reason
-from oauth_pool_proxy.pool.pool_mode import PoolMode
+from oauth_pool_proxy.pool.dispatch import Dispatcher, Refusal
 from oauth_pool_proxy.relay import relay
-from oauth_pool_proxy.request import Phase, Request
-from oauth_pool_proxy.upstream.headers import HeaderContract, Headers, request_headers
+from oauth_pool_proxy.request import Blame, Phase, Request
+from oauth_pool_proxy.upstream.headers import HeaderContract, request_headers, response_headers
 from oauth_pool_proxy.upstream.upstream import Answer, Upstream
 
 log = logging.getLogger(__name__)
 
 RETRY_PAUSE = 0.1
-MOST_JUDGED_BYTES = 64 * 1024
-
-_REASONS = {
-    Verdict.QUOTA_EXHAUSTED: Reason.QUOTA_EXHAUSTED,
-    Verdict.RATE_LIMITED: Reason.RATE_LIMITED,
-    Verdict.UNAUTHORIZED: Reason.UNAUTHORIZED,
-    Verdict.FORBIDDEN: Reason.FORBIDDEN,
-    Verdict.BILLING: Reason.BILLING,
-}
+_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))  # RFC 9110 9.2.2
 
 
 class Forwarder:
     def __init__(
-        self,
-        config: Config,
-        upstream: Upstream,
-        metrics: Metrics,
-        pool_mode: PoolMode | None = None,
-        clock: Callable[[], float] = time.time,
+        self, config: Config, upstream: Upstream, metrics: Metrics, dispatcher: Dispatcher | None = None
     ) -> None:
         self._contract = HeaderContract.of(config)
+        self._gate = Gate(config.oauth)
         self._attempts = config.proxy.attempts
+        self._repeats_all = config.proxy.retry_late_heads is LateHeads.ALL
         self._most_bytes, self._timeout = config.proxy.max_body_bytes, config.proxy.timeout
         self.slots = Slots(config.proxy.max_connections)
-        self._upstream, self._metrics, self._mode, self._clock = upstream, metrics, pool_mode, clock
+        self._upstream, self._metrics, self._dispatcher = upstream, metrics, dispatcher
 
     async def forward(self, request: Request, client: Client) -> None:
         """Answers the request, or raises what `app.py` answers with."""
+        if preflight := self._gate.admit(request):
+            request.blame, request.progress.status = Blame.OK, preflight
+            await client.respond(preflight, request.answer_headers, b"")
+            return
         if not self.slots.take_now():
             with client.watched():
                 await self.slots.take()
@@ -70,72 +58,36 @@ class Forwarder:
             request.bytes_in = len(request.body)
             request.phase = Phase.WAITING
             with client.watched():
-                if self._mode is None:
+                if self._dispatcher is None:
                     await self._pass_through(request, client)
                 else:
-                    await self._through_pool(request, client, self._mode)
+                    await self._through_pool(request, client, self._dispatcher)
         finally:
             self.slots.give_back()
 
     async def _pass_through(self, request: Request, client: Client) -> None:
-        request.outgoing = request_headers(request.headers, self._contract)
-        answer = await self._ask(request, request.outgoing)
+        answer = await self._ask(request, request_headers(request.headers, self._contract))
         try:
+            request.blame = Blame.of(answer.status)
             await self._relay(request, answer, client)
         finally:
             answer.release()
 
-    async def _through_pool(self, request: Request, client: Client, mode: PoolMode) -> None:
-        """Ask one account after another, until one's answer is about the request and not about the account."""
-        request.outgoing = request_headers(request.headers, self._contract)
-        mode.read(request)
-        left: tuple[Account, Verdict] | None = None
-        while True:
-            now = self._clock()
-            wish = mode.wish(request)
-            account = mode.pick(request, wish, now)
-            if account is None or account.token is None:
-                raise mode.pool.why_none(now, wish, request.retry_at)
-            if left:
-                self._metrics.failover(left[0].name, left[1])
-            request.tried.add(account.uid)
-            request.account = account.name
-            account.begin()
-            try:
-                verdict = await self._ask_account(request, account, account.token, client, mode)
-            finally:
-                account.end()
-            if verdict is Verdict.PASS_ON:
-                return
-            left = account, verdict
+    async def _through_pool(self, request: Request, client: Client, dispatcher: Dispatcher) -> None:
+        """Ask one account after another, until the pool finds an answer that is for the client."""
+        dispatch = dispatcher.dispatch(request, request_headers(request.headers, self._contract))
+        while attempt := dispatch.next_attempt():
+            with attempt.under_way():
+                answer = await self._ask(request, attempt.headers)
+                try:
+                    if await dispatch.is_for_client(attempt, answer):
+                        await self._relay(request, answer, client, attempt.beginning)
+                        return
+                finally:
+                    answer.release()
+        await self._respond(request, dispatch.refusal(), client)
 
-    async def _ask_account(
-        self, request: Request, account: Account, token: AccessToken, client: Client, mode: PoolMode
-    ) -> Verdict:
-        """Ask with this account, and relay the answer unless it is the account's fault."""
-        asked_at = time.monotonic()
-        answer = await self._ask(request, _authorized(request.outgoing, token))
-        try:
-            if answer.status == 401 and await mode.tokens.reread(account, token) and account.token:
-                answer.release()
-                token = account.token
-                self._metrics.retried("new_token")
-                answer = await self._ask(request, _authorized(request.outgoing, token))
-            now = self._clock()
-            judgement, beginning = await _judged(answer, now)
-            account.note_limits(answer.headers)
-            if judgement.verdict is Verdict.PASS_ON:
-                self._metrics.account_answered(account.name, time.monotonic() - asked_at)
-                if answer.status < 400:
-                    self._works(request, account, token, answer, now, mode)
-                await self._relay(request, answer, client, beginning)
-            else:
-                self._bench(request, account, token, judgement, mode)
-        finally:
-            answer.release()
-        return judgement.verdict
-
-    async def _ask(self, request: Request, headers: Headers) -> Answer:
+    async def _ask(self, request: Request, headers: list[Header]) -> Answer:
         """One answer of the upstream, in up to `attempts` attempts: a request without an answer yet may be sent again."""
         while True:
             request.attempts += 1
@@ -143,112 +95,37 @@ class Forwarder:
                 return await self._upstream.send(request.method.encode(), request.target, headers, request.body)
             except (UpstreamTimeout, UpstreamUnreachable) as error:
                 request.failures += 1
-                may_repeat = isinstance(error, UpstreamTimeout) or not error.was_sent
-                if not may_repeat or request.failures >= self._attempts:
+                if not self._may_repeat(request, error) or request.failures >= self._attempts:
                     raise
                 self._metrics.retried(error.type)
                 fields = {"request_id": request.id, "attempt": request.attempts, "error": str(error)}
                 log.info("attempt failed, trying again", extra={"fields": fields})
             await asyncio.sleep(RETRY_PAUSE)
 
+    def _may_repeat(self, request: Request, error: UpstreamTimeout | UpstreamUnreachable) -> bool:
+        """What the upstream has not seen costs nothing. A head that is late may belong to an answer that is paid."""
+        if not error.was_sent:
+            return True
+        return isinstance(error, UpstreamTimeout) and (self._repeats_all or request.method in _IDEMPOTENT)
+
     async def _relay(self, request: Request, answer: Answer, client: Client, already_read: bytes = b"") -> None:
-        request.phase, request.first_byte_at = Phase.ANSWERING, time.monotonic()
-        request.upstream_request_id = answer.fields.get(b"request-id")
+        self._begins(request, answer.fields.get(b"request-id"))
         request.is_stream = answer.is_event_stream
-        if answer.status >= 400 and self._mode:
+        if answer.status >= 400 and self._dispatcher:
             request.describe()  # so that the log says which model the error is about
         request.forget()
-        await relay(answer, client, request.progress, already_read)
+        headers = response_headers(answer.headers, self._contract, status=answer.status) + request.answer_headers
+        await relay(answer, headers, client, request.progress, already_read)
 
-    def _works(
-        self, request: Request, account: Account, token: AccessToken, answer: Answer, now: float, mode: PoolMode
-    ) -> None:
-        """The account has a good answer for this request."""
-        if request.conversation:
-            self._metrics.affinity(mode.affinity.answered(request.conversation, account.uid, now))
-        if mode.reporter:
-            mode.reporter.works(account, token.generation, now)
-        if mode.reads_usage:
-            fields = answer.fields
-            request.usage = reader_for(fields.get(b"content-type", b""), fields.get(b"content-encoding", b""))
-            request.progress.reader = request.usage
+    async def _respond(self, request: Request, refusal: Refusal, client: Client) -> None:
+        """The upstream's own answer, which was held back while another account might have done better."""
+        self._begins(request, refusal.upstream_request_id)
+        request.forget()
+        headers = response_headers(refusal.headers, self._contract, status=refusal.status) + request.answer_headers
+        request.progress.status, request.progress.has_started = refusal.status, True
+        request.progress.passes(refusal.body)
+        await client.respond(refusal.status, headers, refusal.body)
 
-    def _bench(self, request: Request, account: Account, token: AccessToken, judged: Judgement, mode: PoolMode) -> None:
-        """Remember what this answer says about the account, and tell the operator if it is news."""
-        now = self._clock()
-        verdict, until = judged.verdict, judged.until
-        longest = account.entry.cooldown_seconds or mode.cooldown
-        if verdict in (Verdict.NEXT_ACCOUNT, Verdict.MODEL_LIMITED):
-            if until:
-                request.retry_at = min(until, request.retry_at or until)
-            description = request.describe()
-            if verdict is Verdict.MODEL_LIMITED and description and description.model:
-                until = until or now + longest
-                if account.limit_model(description.model, until, now):
-                    mode.pool.limits_models = True
-                    _log_bench(request, account, "ModelLimited", until - now)
-            return
-        reason = _REASONS[verdict]
-        if verdict is Verdict.QUOTA_EXHAUSTED:
-            # The jitter keeps a fleet of proxies from coming back in the same second.
-            until = (until or now + longest) + random.uniform(1, 30)
-            is_news = account.cool_down(reason, until, now)
-            if is_news:
-                self._metrics.quota_exhausted(account.name)
-        elif verdict is Verdict.RATE_LIMITED:
-            until = until or now + 1
-            is_news = account.cool_down(reason, until, now)
-        else:
-            is_news = account.reject(reason, token.generation, now)
-        if is_news:
-            _log_bench(request, account, reason.value, until and until - now)
-            if mode.reporter:
-                mode.reporter.benched(account, reason, until, token.generation, judged.windows, now)
-
-
-def _log_bench(request: Request, account: Account, reason: str, seconds: float | None) -> None:
-    fields = {
-        "request_id": request.id,
-        "account": account.name,
-        "reason": reason,
-        "seconds": seconds and round(seconds),
-    }
-    log.warning("account benched", extra={"fields": fields})
-
-
-def _authorized(headers: Headers, token: AccessToken) -> Headers:
-    return [*headers, (b"authorization", b"Bearer " + token.value.encode())]
-
-
-async def _judged(answer: Answer, now: float) -> tuple[Judgement, bytes]:
-    """What the answer says about its account, and as much of its body as had to be read to know."""
-    if answer.status == 200 and answer.is_event_stream:
-        beginning = await _first_event(answer)
-        return judge_beginning(answer.headers, beginning, now), beginning
-    beginning = await _error_body(answer) if needs_body(answer.status, answer.headers, now) else b""
-    return judge(answer.status, answer.headers, now, beginning), beginning
-
-
-async def _first_event(answer: Answer) -> bytes:
-    """What has come of a stream; if it begins with an error, all of that event.
-
-    The head waits for it: an error of the account in place of an answer can still be asked of another account.
-    """
-    beginning = answer.read_now()
-    try:
-        while not answer.is_at_end and may_begin_with_error(answer.headers, beginning):
-            beginning += await answer.read()
-    except StreamBroken as error:
-        # The client has seen nothing yet: it is told in the plainest way.
-        kind = UpstreamTimeout if error.error_type == "timeout" else UpstreamUnreachable
-        raise kind(str(error)) from error
-    return beginning
-
-
-async def _error_body(answer: Answer) -> bytes:
-    """As much of an error's body as its words need; an error page that breaks off is judged by what came."""
-    parts: list[bytes] = []
-    with suppress(StreamBroken):
-        while not answer.is_at_end and sum(map(len, parts)) < MOST_JUDGED_BYTES:
-            parts.append(await answer.read())
-    return b"".join(parts)
+    def _begins(self, request: Request, upstream_request_id: bytes | None) -> None:
+        request.phase, request.first_byte_at = Phase.ANSWERING, time.monotonic()
+        request.upstream_request_id = upstream_request_id

@@ -8,9 +8,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
+from oauth_pool_proxy.config import Header
 from oauth_pool_proxy.downstream.client import Client
 from oauth_pool_proxy.errors import StreamBroken, error_body
-from oauth_pool_proxy.upstream.headers import response_headers
 from oauth_pool_proxy.upstream.upstream import Answer
 
 
@@ -39,9 +39,13 @@ class Progress:
                 self.reader.feed(chunk)
 
 
-async def relay(answer: Answer, client: Client, progress: Progress, already_read: bytes = b"") -> None:
-    """Returns when the last byte is sent; raises `StreamBroken` when the upstream does not get that far."""
-    headers = response_headers(answer.headers, status=answer.status)
+async def relay(
+    answer: Answer, headers: list[Header], client: Client, progress: Progress, already_read: bytes = b""
+) -> None:
+    """Returns when the last byte is sent; raises `StreamBroken` when the upstream does not get that far.
+
+    `headers` are what the client is told; `already_read` is the beginning of the body.
+    """
     beginning = already_read + answer.read_now()
     progress.status, progress.has_started = answer.status, True
     progress.passes(beginning)

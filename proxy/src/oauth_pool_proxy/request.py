@@ -30,33 +30,54 @@ class Phase(StrEnum):
     ANSWERING = "answering"
 
 
+class Blame(StrEnum):
+    """Whose doing the end of a request was; in the log line and in metrics it is the `verdict`."""
+
+    OK = "ok"
+    REQUEST = "request"
+    ACCOUNT = "account"
+    LIMIT = "limit"
+    UPSTREAM = "upstream"
+    CLIENT = "client"
+    PROXY = "proxy"
+
+    @classmethod
+    def of(cls, status: int) -> "Blame":
+        """For an answer of the upstream that is passed on."""
+        if status < 400:
+            return cls.OK
+        if status == 429:
+            return cls.LIMIT
+        return cls.UPSTREAM if status >= 500 else cls.REQUEST
+
+
 @dataclass(slots=True)
 class Request:
+    """What the client asked, and what is said of it at the end."""
+
     id: str
     method: str
     target: bytes
-    headers: Headers
+    headers: Headers = field(repr=False)
     progress: Progress
     began: float = field(default_factory=time.monotonic)
     phase: Phase = Phase.QUEUED
-    outgoing: Headers = field(default_factory=list)
-    """What the upstream is sent, but for `host`, `content-length` and the account's `authorization`."""
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     bytes_in: int = 0
+    answer_headers: Headers = field(default_factory=list)
+    """What the proxy itself adds to whatever is answered."""
     model: str | None = None
     """As far as it is known: from the body, if anything had to be looked up there, or from the answer."""
-    conversation: bytes | None = None
     account: str | None = None
+    """Who was asked last."""
     attempts: int = 0
     failures: int = 0
+    blame: Blame = Blame.PROXY
     first_byte_at: float | None = None
     is_stream: bool = False
     upstream_request_id: bytes | None = None
     usage: UsageReader | None = None
-    tried: set[str] = field(default_factory=set)
-    retry_at: float | None = None
-    """The soonest that an account which is not to blame said it would take this request."""
-    _description: Description | None = None
+    _description: Description | None = field(default=None, repr=False)
     _is_described: bool = False
 
     def describe(self) -> Description | None:
@@ -73,7 +94,6 @@ class Request:
         self.body = b""
         self._description = None
         self.headers.clear()
-        self.outgoing.clear()
 
     @property
     def path(self) -> str:
@@ -93,6 +113,7 @@ class Request:
             self.path,
             self.progress.status,
             outcome,
+            self.blame.value,
             self.attempts,
             round(seconds * 1000, 1),
             self.bytes_in,

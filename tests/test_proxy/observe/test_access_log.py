@@ -75,6 +75,7 @@ async def test_a_request_that_went_well(
         "path": "/v1/messages",
         "status": 200,
         "outcome": "ok",
+        "verdict": "ok",
         "attempts": 2,
         "bytes_in": len(REQUEST),
         "bytes_out": 5,
@@ -96,6 +97,7 @@ async def test_what_is_not_known_is_left_out(upstream: UpstreamServer, start: St
             "path",
             "status",
             "outcome",
+            "verdict",
             "attempts",
             "duration_ms",
             "bytes_in",
@@ -198,7 +200,7 @@ async def test_what_is_not_http(start: Start, printed: Printed) -> None:
     assert outcome(line) == ("invalid_request", 400, "The request is not valid HTTP")
     assert (line["method"], line["path"], line["attempts"]) == ("", "", 0)
     metrics = await proxy.metrics()
-    assert metrics['proxy_requests_total{method="",status="400"}'] == 1
+    assert metrics['proxy_requests_total{method="",status="400",verdict="request"}'] == 1
     assert metrics['proxy_upstream_errors_total{error_type="invalid_request"}'] == 1
 
 
@@ -238,7 +240,7 @@ async def test_lines_of_one_turn_are_written_at_once_and_in_order() -> None:
     reading, writing = os.pipe()
     log = AccessLog(writing)
     for number in range(3):
-        log.write(RequestLine(str(number), "GET", '/é\n"', 200, "ok", 1, 1.0, 0, 0, False))
+        log.write(RequestLine(str(number), "GET", '/é\n"', 200, "ok", "ok", 1, 1.0, 0, 0, False))
     os.set_blocking(reading, False)
     with pytest.raises(BlockingIOError):
         os.read(reading, 1)
@@ -246,6 +248,6 @@ async def test_lines_of_one_turn_are_written_at_once_and_in_order() -> None:
     lines = [json.loads(line) for line in os.read(reading, 65536).splitlines()]
     assert [(line["request_id"], line["path"]) for line in lines] == [(str(number), '/é\n"') for number in range(3)]
     os.close(reading)
-    log.write(RequestLine("late", "GET", "/", 200, "ok", 1, 1.0, 0, 0, False))
+    log.write(RequestLine("late", "GET", "/", 200, "ok", "ok", 1, 1.0, 0, 0, False))
     log.flush()  # nobody reads any more
     os.close(writing)

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from oauth_pool_proxy.config import Verdict
 from oauth_pool_proxy.downstream.protocol import target_of
 from oauth_pool_proxy.observe.health import health, readiness
 from oauth_pool_proxy.observe.metrics import Metrics
 from oauth_pool_proxy.observe.pool_metrics import PoolCollector
-from oauth_pool_proxy.pool.judgement import Verdict
 from oauth_pool_proxy.pool.pool import Pool, Reason
 from tests.test_proxy.pool.test_pool import NOW, entry, pool_of
 
@@ -77,14 +77,14 @@ def test_metrics_have_the_documented_names_labels_and_buckets() -> None:
     metrics, pool = Metrics(), pool_of(entry("a"))
     metrics.add(PoolCollector(pool, lambda: NOW, lambda: (5.0, 2)))
     metrics.watch_queue(lambda: 3, lambda: 1)
-    metrics.finished("POST", 200, 0.3, 0.02)
+    metrics.finished("POST", 200, "ok", 0.3, 0.02)
     metrics.failed("timeout")
     metrics.failed(None)
     metrics.failover("a", Verdict.QUOTA_EXHAUSTED)
     metrics.quota_exhausted("a")
     text = metrics.render().decode()
     for line in [
-        'proxy_requests_total{method="POST",status="200"} 1.0',
+        'proxy_requests_total{method="POST",status="200",verdict="ok"} 1.0',
         'proxy_request_duration_seconds_bucket{le="0.005",status="200"} 0.0',
         'proxy_request_duration_seconds_bucket{le="0.5",status="200"} 1.0',
         'proxy_request_duration_seconds_bucket{le="60.0",status="200"} 1.0',

@@ -1,11 +1,10 @@
 """An event stream that was answered with 200 and begins with an error: until then nothing has gone to the client."""
 
 import gzip
-import zlib
 
 import pytest
 
-from oauth_pool_proxy.pool.judgement import MOST_OF_AN_ERROR, Verdict, judge_beginning, may_begin_with_error
+from oauth_pool_proxy.pool.stream_start import MOST_OF_A_START, error_data
 from tests.support.proxy_server import NOW, Clock, PoolFolder, until
 from tests.support.upstream_server import SSE_HEAD, UpstreamServer
 from tests.test_proxy.conftest import BOTH_WAYS, Start
@@ -29,6 +28,8 @@ def chunked(*pieces: bytes, headers: bytes = b"") -> bytes:
     return SSE_HEAD[:-2] + headers + b"\r\n" + chunks + b"0\r\n\r\n"
 
 
+DATA = SHORT.partition(b"data: ")[2].strip()
+
 NOT_YET = [
     b"",
     b"\n",
@@ -39,59 +40,66 @@ NOT_YET = [
     b"event: error\n",
     b"event: error\ndata: {",
     SHORT[:-1],
+    b": comment\n\n",
+    PING,
+    PING + b"event: error\n",
+    b"data: {",
+    b"retry: 3\nid: 1\n",
 ]
-ENOUGH = [
+ERRORS = [
     SHORT,
     SHORT.replace(b"\n", b"\r\n"),
+    SHORT.replace(b"\n", b"\r"),
+    b"\xef\xbb\xbf" + SHORT,
     b"\n\n" + SHORT,
     SHORT + START,
-    b"event: e:",
-    b"data: 1",
-    b": comment",
-    PING,
+    b": comment\n\n" + SHORT,
+    PING + PING + SHORT,
+    b'data: {"type":"ping"}\n\n' + SHORT,
+    SHORT.replace(b"event: ", b"event:").replace(b"data: ", b"data:"),
+    b"data: " + DATA + b"\nevent: error\n\n",
+    b"id: 7\nevent: error\nretry: 10\ndata: " + DATA + b"\n\n",
+    b"data: " + DATA + b"\n\n",
+]
+OTHERS = [
+    START,
+    PING + START,
+    b"event: e\n",
+    b"event: message_start\ndata: {",
+    b"event: error\n\n",
+    b'data: {"type":"message_start"}\n\n',
+    b"event: error\ndata: " + b"x" * MOST_OF_A_START,
 ]
 
 
 @pytest.mark.parametrize("text", NOT_YET)
-def test_more_is_needed_while_it_may_begin_with_an_error(text: bytes) -> None:
-    assert may_begin_with_error([], text)
+def test_more_is_needed_until_the_first_real_event_is_there(text: bytes) -> None:
+    assert error_data(text) is None
 
 
-@pytest.mark.parametrize("text", [*ENOUGH, b"event: error\ndata: " + b"x" * MOST_OF_AN_ERROR])
-def test_nothing_more_is_needed_when_it_does_not_or_when_the_error_is_there(text: bytes) -> None:
-    assert not may_begin_with_error([], text)
+@pytest.mark.parametrize("text", ERRORS)
+def test_an_error_as_first_event_is_found_however_it_is_written(text: bytes) -> None:
+    assert error_data(text) == DATA
+    for at in range(text.index(DATA) + len(DATA)):
+        assert error_data(text[:at]) is None
 
 
-@pytest.mark.parametrize("text", [text for text in ENOUGH if b"rate_limit" in text])
-@pytest.mark.parametrize("encoding", ["identity", "gzip", "deflate"])
-def test_the_first_event_is_judged(text: bytes, encoding: str) -> None:
-    packed = {"identity": text, "gzip": gzip.compress(text), "deflate": zlib.compress(text)}[encoding]
-    headers = [(b"content-encoding", encoding.encode())]
-    assert not may_begin_with_error(headers, packed)
-    assert judge_beginning(headers, packed, NOW).verdict is Verdict.NEXT_ACCOUNT
-
-
-@pytest.mark.parametrize(
-    ("text", "headers", "verdict"),
-    [
-        (SHORT, [(b"retry-after", b"30")], Verdict.RATE_LIMITED),
-        (QUOTA, [], Verdict.QUOTA_EXHAUSTED),
-        (OVERLOADED, [(b"retry-after", b"30")], Verdict.PASS_ON),
-        (PING + SHORT, [(b"retry-after", b"30")], Verdict.PASS_ON),
-        (STREAM, [(b"retry-after", b"30")], Verdict.PASS_ON),
-        (b"event: error\ndata: not json\n\n", [], Verdict.PASS_ON),
-        (b"event: error\n\n", [], Verdict.PASS_ON),
-        (SHORT, [(b"content-encoding", b"br")], Verdict.PASS_ON),
-        (b"", [], Verdict.PASS_ON),
-    ],
-    ids=["short", "quota", "overloaded", "ping first", "no error", "no JSON", "no data", "br", "empty"],
-)
-def test_what_a_beginning_says(text: bytes, headers: list[tuple[bytes, bytes]], verdict: Verdict) -> None:
-    assert judge_beginning(headers, text, NOW).verdict is verdict
+@pytest.mark.parametrize("text", OTHERS)
+def test_another_first_event_is_known_as_soon_as_it_can_be(text: bytes) -> None:
+    assert error_data(text) == b""
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("limit", [chunked(SHORT), chunked(*(SHORT[at : at + 1] for at in range(len(SHORT))))])
+@pytest.mark.parametrize(
+    "limit",
+    [
+        chunked(SHORT),
+        chunked(*(SHORT[at : at + 1] for at in range(len(SHORT)))),
+        chunked(PING + SHORT),
+        chunked(b": hello\n\n", SHORT.replace(b": ", b":")),
+    ],
+    ids=["whole", "byte by byte", "after a ping", "after a comment"],
+)
 async def test_an_account_whose_stream_begins_with_its_limit_is_left_for_the_next(
     upstream: UpstreamServer, start: Start, folder: PoolFolder, limit: bytes
 ) -> None:
@@ -144,8 +152,8 @@ async def test_with_nobody_left_it_is_a_429_and_not_a_stream(
 @BOTH_WAYS
 @pytest.mark.parametrize(
     "body",
-    [OVERLOADED, PING + SHORT, STREAM, b": hello\n\n" + SHORT, b"event: err\n\n" + SHORT, b"", b"event: er"],
-    ids=["another error", "ping first", "no error", "comment first", "nearly", "nothing", "not even an event"],
+    [OVERLOADED, PING + STREAM, STREAM, b"event: err\n\n" + SHORT, b"", b"event: er"],
+    ids=["another error", "ping first", "no error", "nearly", "nothing", "not even an event"],
 )
 async def test_every_other_beginning_passes_as_it_is(
     upstream: UpstreamServer, start: Start, folder: PoolFolder, body: bytes
@@ -194,16 +202,34 @@ async def test_a_compressed_beginning_is_looked_into_and_passed_on_as_it_came(
     assert asked(upstream) == ["a-1", "b-1"]
 
 
-@pytest.mark.parametrize("beginning", [b"", b"9\r\nevent: er\r\n"], ids=["nothing", "a piece"])
-async def test_a_stream_that_never_begins_is_an_answer_that_did_not_come(
+@pytest.mark.parametrize("beginning", [b"", PING, b"event: er"], ids=["nothing", "a ping", "a piece"])
+async def test_a_model_that_thinks_does_not_hold_back_the_head_for_long(
     upstream: UpstreamServer, start: Start, folder: PoolFolder, beginning: bytes
+) -> None:
+    folder.account("a")
+    async with start(oauth=folder.oauth()).connect() as client:
+        await client.request()
+        connection = await upstream.accept()
+        await connection.request()
+        await connection.send(SSE_HEAD)
+        if beginning:
+            await connection.chunk(beginning)
+        assert (await client.head()).startswith(b"HTTP/1.1 200")  # although the first event is still to come
+        if beginning:
+            assert await client.chunk() == beginning
+        await connection.chunk(START)
+        assert await client.chunk() == START
+
+
+async def test_a_stream_that_falls_silent_after_its_head_ends_with_an_error_event_and_is_not_asked_again(
+    upstream: UpstreamServer, start: Start, folder: PoolFolder
 ) -> None:
     folder.account("a", maxConcurrentRequests=1)
     folder.account("b")
-    proxy = start(timeout_secs=1, attempts=3, oauth=folder.oauth())
-    answers(upstream, {"a": SSE_HEAD + beginning})
+    proxy = start(timeout_secs=1, idle_timeout_secs=1, attempts=3, oauth=folder.oauth())
+    answers(upstream, {"a": SSE_HEAD + b"%x\r\n%s\r\n" % (len(PING), PING)})
     answer = await proxy.request()
-    assert (answer.status, answer.json()["error"]["type"]) == (504, "timeout")  # type: ignore[index]
+    assert answer.status in (200, 504) and not (answer.status == 200 and answer.is_complete)
     assert asked(upstream) == ["a-1"]  # the upstream has begun to work on it: it is not paid again
     await until(lambda: proxy.app.upstream.open_connections == 0, "the connection to be gone")
     assert await statuses(proxy) == {"a": "available", "b": "available"}

@@ -11,8 +11,8 @@ import pytest
 from oauth_pool_proxy.config import KubernetesConfig
 from oauth_pool_proxy.pool.index import IndexEntry
 from oauth_pool_proxy.pool.index_watcher import Backoff
-from oauth_pool_proxy.pool.judgement import Window
 from oauth_pool_proxy.pool.kube_api import KubeApi
+from oauth_pool_proxy.pool.limits import Window
 from oauth_pool_proxy.pool.pool import AccessToken, Account, Reason
 from oauth_pool_proxy.pool.reports import MOST_WAITING, StatusReporter
 from tests.support.api_server import ApiServer, api_server

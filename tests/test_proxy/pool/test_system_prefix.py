@@ -50,7 +50,7 @@ async def test_it_is_put_in_once_however_many_accounts_are_asked(
     folder.account("a")
     folder.account("b")
     answers(upstream, {"a": json_answer(LIMIT, 429)})
-    await start(oauth=folder.oauth(system_prefix=PREFIX)).request("POST", "/", "", HEAD + TAIL)
+    await start(oauth=folder.oauth(system_prefix=PREFIX)).request("POST", "/v1/messages?beta=true", "", HEAD + TAIL)
     assert asked(upstream) == ["a-1", "b-1"]
     assert [request.body.count(ENCODED) for request in upstream.requests] == [1, 1]
 
@@ -65,3 +65,27 @@ async def test_without_a_prefix_a_body_is_opaque(
     for body in (HEAD + TAIL, b'{"system":"\xff"}', b"\x00\xff{"):
         await proxy.request("POST", "/v1/messages", "", body)
         assert upstream.requests[-1].body == body
+
+
+@pytest.mark.parametrize(
+    ("path", "is_prefixed"),
+    [
+        ("/v1/messages", True),
+        ("/v1/messages?beta=true", True),
+        ("/v1/messages/count_tokens", True),
+        ("/v1/messages/batches", False),
+        ("/v1/files", False),
+        ("/v1/messages/", False),
+        ("/", False),
+    ],
+)
+async def test_only_messages_have_a_system_prompt(
+    upstream: UpstreamServer, start: Start, folder: PoolFolder, path: str, is_prefixed: bool
+) -> None:
+    """`POST /v1/messages/batches` with a `system` is refused by the API."""
+    folder.account("a")
+    upstream.answer_all(json_answer())
+    await start(oauth=folder.oauth(system_prefix=PREFIX)).request("POST", path, "", b'{"requests":[]}')
+    (request,) = upstream.requests
+    assert (ENCODED in request.body) is is_prefixed
+    assert is_prefixed or request.body == b'{"requests":[]}'

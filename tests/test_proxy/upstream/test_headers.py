@@ -29,7 +29,7 @@ def test_without_a_configured_beta_the_client_s_lines_stay_as_they_are() -> None
 
 
 def test_a_header_that_connection_names_does_not_hide_what_we_set() -> None:
-    contract = HeaderContract(configured=((b"x-a", b"ours"),), version=b"v", drops_credentials=True)
+    contract = HeaderContract(configured=((b"x-a", b"ours"),), version=b"v", is_pool=True)
     client = [(b"connection", b"X-A, anthropic-version, close"), (b"x-a", b"theirs"), (b"anthropic-version", b"theirs")]
     assert request_headers(client, contract) == [(b"x-a", b"ours"), (b"anthropic-version", b"v")]
 
@@ -42,5 +42,56 @@ def test_a_configured_header_may_have_several_lines() -> None:
 @pytest.mark.parametrize(("status", "kept"), [(200, True), (204, False), (304, False)])
 def test_a_length_passes_where_there_is_a_body(status: int, kept: bool) -> None:
     headers: Headers = [(b"content-length", b"5"), (b"etag", b"x")]
-    passed = response_headers(headers, status=status)
+    passed = response_headers(headers, HeaderContract(), status=status)
     assert ((b"content-length", b"5") in passed, (b"etag", b"x") in passed) == (kept, True)
+
+
+POOL = HeaderContract(is_pool=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tailscale-user-login",
+        "tailscale-user-name",
+        "tailscale-anything-new",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-user",
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "origin",
+        "referer",
+        "authorization",
+        "x-api-key",
+        "cookie",
+    ],
+)
+def test_in_pool_mode_what_names_the_client_or_its_way_ends_here(name: str) -> None:
+    header = (name.encode(), b"alice@example.com")
+    assert request_headers([header, (b"x-stainless-lang", b"python")], POOL) == [(b"x-stainless-lang", b"python")]
+    assert request_headers([header], HeaderContract()) == [header]
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        (b"gzip, deflate, br, zstd", b"gzip, deflate"),
+        (b"br;q=1.0, gzip;q=0.8, *;q=0.1", b"gzip;q=0.8"),
+        (b"zstd", b"identity"),
+        (b"GZIP", b"GZIP"),
+        (b"", b"identity"),
+    ],
+)
+def test_in_pool_mode_no_coding_is_asked_for_that_blinds_the_pool(asked: bytes, sent: bytes) -> None:
+    assert request_headers([(b"accept-encoding", asked)], POOL) == [(b"accept-encoding", sent)]
+    assert request_headers([(b"accept-encoding", asked)], HeaderContract()) == [(b"accept-encoding", asked)]
+    assert request_headers([], POOL) == []
+
+
+@pytest.mark.parametrize("name", [b"set-cookie", b"alt-svc", b"access-control-allow-origin", b"access-control-max-age"])
+def test_in_pool_mode_what_is_one_account_s_or_lets_web_pages_in_does_not_come_back(name: bytes) -> None:
+    headers: Headers = [(name, b"x"), (b"request-id", b"req_1"), (b"anthropic-organization-id", b"o")]
+    assert response_headers(headers, POOL, status=200) == headers[1:]
+    assert response_headers(headers, HeaderContract(), status=200) == headers

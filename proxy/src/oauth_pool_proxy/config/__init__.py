@@ -2,6 +2,7 @@
 
 from oauth_pool_proxy.config.load import load_config, parse_config
 from oauth_pool_proxy.config.settings import (
+    HOP_BY_HOP,
     Address,
     ClientCertificate,
     Config,
@@ -19,6 +20,7 @@ from oauth_pool_proxy.config.settings import (
 )
 
 __all__ = [
+    "HOP_BY_HOP",
     "Address",
     "ClientCertificate",
     "Config",

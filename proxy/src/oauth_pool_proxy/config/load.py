@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from oauth_pool_proxy.config.rules import rule_of
 from oauth_pool_proxy.config.settings import (
+    HOP_BY_HOP,
     Address,
     ClientCertificate,
     Config,
@@ -34,8 +35,7 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2, token
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")  # RFC 9110 5.5 without obs-text
-_HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
-_FRAMING = _HOP_BY_HOP | {"host", "content-length", "expect"}
+_FRAMING = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?\.?")
 
 _ADMIN_IS_GONE = (
@@ -261,7 +261,7 @@ def _headers(tables: list[Table], warnings: list[str]) -> tuple[Header, ...]:
         value = table.secret_text("value", "the value of the header")
         if not _HEADER_NAME.fullmatch(name):
             table.refuse("is not a valid header name (letters, digits and !#$%&'*+-.^_`|~)", "name")
-        if name in _FRAMING:
+        if name.encode() in _FRAMING:
             table.refuse(f"{name} cannot be set: the proxy itself decides it for each connection", "name")
         if not _HEADER_VALUE.fullmatch(value):
             table.refuse("must be printable ASCII on one line", "value")

@@ -5,6 +5,12 @@ from enum import StrEnum
 from pathlib import Path
 
 Header = tuple[bytes, bytes]
+"""A name in lower case, and a value."""
+
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade".split()
+)
+"""Headers that end at this hop (RFC 9110 7.6.1), and `proxy-connection`, which some clients still send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,9 @@ class Verdict(StrEnum):
     PASS_ON = "pass_on"
     """The answer is good, or it is about the request: it goes to the client, and the account stays."""
     NEXT_ACCOUNT = "next_account"
-    """Nothing proves whose fault it is. Another account is asked, and its answer is the evidence."""
+    """Another account may do better, but this one is not to blame."""
+    SUSPECT = "suspect"
+    """Another account is asked. If that one answers well, this one is refused; if it answers the same, nobody is."""
     UNAUTHORIZED = "unauthorized"
     """The access token is refused."""
     FORBIDDEN = "forbidden"
@@ -126,7 +134,8 @@ class Rule:
     statuses: frozenset[int] = frozenset()
     """None: any status from 400 on."""
     words: tuple[str, ...] = ()
-    """One of them stands in the error's message, or in the body if that is no error of the API. Lower case."""
+    """One of them stands in the error's message, or in a body of plain text. Lower case; `*` is a gap of up to 40
+    characters, and `{model}` the model that was asked for."""
     json_path: tuple[str, ...] = ()
     """Where in the body a value stands: names of members, from the outside in."""
     json_values: tuple[str, ...] = ()
@@ -136,6 +145,16 @@ class Rule:
     """Globs, one of which the header's value matches; none: it only has to be there."""
     cooldown: float | None = None
     """Seconds that the account rests, if neither the answer nor anything else says so."""
+
+    def __str__(self) -> str:
+        conditions = (
+            ("status", ", ".join(map(str, sorted(self.statuses)))),
+            ("words", " | ".join(self.words)),
+            (".".join(self.json_path), " | ".join(self.json_values) or "any"),
+            ((self.header or b"").decode(), " | ".join(self.header_values) or "any"),
+        )
+        told = "; ".join(f"{name} {values}" for name, values in conditions if name and values)
+        return f"{told} -> {self.verdict.value}" + (f" for {self.cooldown:g} s" if self.cooldown else "")
 
 
 class Strategy(StrEnum):

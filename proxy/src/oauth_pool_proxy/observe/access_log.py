@@ -25,6 +25,7 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     path: str
     status: int
     outcome: str
+    verdict: str
     attempts: int
     duration_ms: float
     bytes_in: int

@@ -12,10 +12,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from oauth_pool_proxy.config import Verdict
 from oauth_pool_proxy.observe.instruments import CounterTally, HistogramTally
 from oauth_pool_proxy.observe.usage import Usage
 from oauth_pool_proxy.pool.affinity import Outcome as AffinityOutcome
-from oauth_pool_proxy.pool.judgement import Verdict
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -33,7 +33,7 @@ class Metrics:
         self._models: set[str] = set()
 
     def _documented(self) -> None:
-        self._requests = self._counter("proxy_requests", "Finished requests", "status", "method")
+        self._requests = self._counter("proxy_requests", "Finished requests", "status", "method", "verdict")
         self._duration = self._histogram(
             "proxy_request_duration_seconds", "Time from the request to the last byte of its answer", "status"
         )
@@ -56,6 +56,9 @@ class Metrics:
             "Time from asking with an account to the head of the answer",
             "account_id",
         )
+        self._benchings = self._counter(
+            "pool_account_benched", "Times an account was left alone for what it answered", "account_id", "reason"
+        )
         self._queue_wait = self._histogram("proxy_queue_wait_seconds", "Time that requests waited for a slot")
         self._loop_delay = self._histogram(
             "proxy_event_loop_delay_seconds", "How late the proxy got to what was due, looked at ten times a second"
@@ -75,10 +78,11 @@ class Metrics:
         self._registry.register(_Build())
         ProcessCollector(registry=self._registry)
 
-    def finished(self, method: str, status: int, seconds: float, first_byte: float | None) -> None:
+    def finished(self, method: str, status: int, verdict: str, seconds: float, first_byte: float | None) -> None:
+        """`verdict` is whose doing the end was."""
         self.requests_served += 1
         label = str(status)
-        self._requests.add((label, method))
+        self._requests.add((label, method, verdict))
         self._duration.observe(seconds, (label,))
         if first_byte is not None:
             self._first_byte.observe(first_byte)
@@ -90,10 +94,13 @@ class Metrics:
             self._errors.add((error_type,))
 
     def failover(self, account: str, verdict: Verdict) -> None:
-        self._failovers.add((account, verdict.name.lower()))
+        self._failovers.add((account, verdict.value))
 
     def quota_exhausted(self, account: str) -> None:
         self._exhaustions.add((account,))
+
+    def benched(self, account: str, reason: str) -> None:
+        self._benchings.add((account, reason))
 
     def account_answered(self, account: str, seconds: float) -> None:
         self._account_first_byte.observe(seconds, (account,))

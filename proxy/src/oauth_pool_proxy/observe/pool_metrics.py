@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from oauth_pool_proxy.pool.judgement import windows_of
+from oauth_pool_proxy.pool.limits import windows_of
 from oauth_pool_proxy.pool.pool import Account, Pool, State
 from oauth_pool_proxy.upstream.upstream import Upstream
 

@@ -1,58 +1,39 @@
-"""What an answer says about the account that it was asked with. Pure: status, headers and, where they are silent, words.
+"""What an answer says about the account that it was asked with. Pure: status, headers and body in, a verdict out.
 
-Limits are read from headers by prefix, so that windows which do not exist yet are understood; the words of the body
-are the fallback, because the same sentence is used for a minute's limit and a week's.
+The user's rules decide first, then the limits that headers tell, then the built-in table (`rules.py`). Words are proof
+only if they are the upstream's own: an API repeats in its errors what it was sent, and no client may bench an account
+by what it sends.
 """
 
 import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from email.utils import parsedate_to_datetime
-from enum import Enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-Headers = list[tuple[bytes, bytes]]
+from oauth_pool_proxy.config import Header, Rule, Verdict
+from oauth_pool_proxy.pool.limits import Limit, Window, limit_of
+from oauth_pool_proxy.pool.rules import ACCOUNT_STATUSES, BUILT_IN, LIMIT
 
-_UNIFIED = "anthropic-ratelimit-unified-"
-_PER_MINUTE = "anthropic-ratelimit-"
-_NOT_WINDOWS = frozenset(("overage", "fallback"))
-_MODEL_WINDOWS = frozenset(("7d_oi",))
-_MODEL_CLAIMS = frozenset(("seven_day_overage_included",))
-_QUOTA_WORDS = ("5-hour", "5 hour", "rolling window", "usage limit for your plan", "subscription usage limit")
+MOST_TEXT = 4 * 1024
+"""Of a body that is not JSON: an error message is shorter, and a page is not one."""
+MOST_DECOMPRESSED = 1 << 20
 
-_ERROR_EVENT = b"event: error"
-_END_OF_EVENT = re.compile(rb"\n\r?\n")
-_ERROR_DATA = re.compile(rb"event: error\r?\ndata: ?(.*)")
-MOST_OF_AN_ERROR = 64 * 1024
+STATUS_OF_TYPE = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "rate_limit_error": LIMIT,
+}
+"""An error event says by its type what a status says otherwise."""
 
-LONGEST_COOLDOWN = 8 * 86400.0
-"""A reset further away than any window is long is a mistake, and must not bench an account for weeks."""
-
-
-class Verdict(Enum):
-    """What to do with the account and with the answer."""
-
-    PASS_ON = "pass on: the account is fine, or the answer is about the request"
-    QUOTA_EXHAUSTED = "a window of the account is used up: cool down until it is reset"
-    RATE_LIMITED = "a short limit of the account: cool down as long as it says"
-    MODEL_LIMITED = "a window that counts one model only is used up"
-    NEXT_ACCOUNT = "another account may do better, but this one is not to blame"
-    UNAUTHORIZED = "the access token is refused"
-    FORBIDDEN = "the grant is revoked"
-    BILLING = "the account cannot pay"
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """One rate limit window as the upstream reported it."""
-
-    name: str
-    status: str | None = None
-    utilization: float | None = None
-    resets_at: float | None = None
+_DISGUISED = re.compile(rb"\\u00(?:2[07]|[46][1-9a-f]|[57][0-9a])", re.IGNORECASE)
+"""A letter, a space or an apostrophe that JSON could have had as it is."""
+_BENCHES_ACCOUNT = frozenset((Verdict.UNAUTHORIZED, Verdict.FORBIDDEN, Verdict.BILLING, Verdict.QUOTA_EXHAUSTED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,166 +42,184 @@ class Judgement:
     until: float | None = None
     """When the limit ends, if the answer says."""
     windows: tuple[Window, ...] = ()
+    status: int = field(default=0, compare=False)
+    """The status that was judged: of an error event, the one that its type stands for."""
 
 
-def needs_body(status: int, headers: Headers, now: float) -> bool:
-    """Whether the headers alone cannot decide, so that the words of the body are asked."""
-    return status == 403 or (status == 429 and _by_headers(headers, now) is None)
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What was asked, as far as an answer may repeat it."""
+
+    target: bytes = b""
+    headers: Sequence[Header] = ()
+    body: bytes = b""
+    model: str | None = None
+
+    def may_have_said(self, words: bytes) -> bool:
+        """Whether these words of an error may be the client's own."""
+        if _DISGUISED.search(self.body):
+            return True
+        said = re.compile(re.escape(words), re.IGNORECASE)
+        texts = (self.body, unquote_to_bytes(self.target), *(value for _, value in self.headers))
+        return any(map(said.search, texts))
 
 
-def judge(status: int, headers: Headers, now: float, body: bytes = b"") -> Judgement:
-    if status == 429:
-        return _by_headers(headers, now) or _by_words(headers, body)
-    if status == 401:
-        return Judgement(Verdict.UNAUTHORIZED)
-    if status == 402:
-        return Judgement(Verdict.BILLING)
-    # A missing scope or a model that the account may not use is a 403 as well, and says nothing of the account.
-    if status == 403 and "revoked" in _error_of(_decompressed(headers, body) or b"").get("message", "").lower():
-        return Judgement(Verdict.FORBIDDEN)
-    return Judgement(Verdict.PASS_ON)
+class Judge:
+    """`rules` are the user's, which come before the built-in ones."""
+
+    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+        self._own = tuple(rules)
+        statuses = [rule.statuses for rule in self._own]
+        self._any_status = not all(statuses)
+        self._statuses = frozenset((*ACCOUNT_STATUSES, LIMIT)).union(*statuses)
+
+    def needs_body(self, status: int, headers: list[Header], now: float) -> bool:
+        """Whether status and headers alone cannot decide."""
+        if status < 400 or (status not in self._statuses and not self._any_status):
+            return False
+        return status != LIMIT or bool(self._own) or limit_of(headers, now) is None
+
+    def judge(self, status: int, headers: list[Header], body: bytes, question: Question, now: float) -> Judgement:
+        if status < 400:
+            return Judgement(Verdict.PASS_ON)
+        answer = _Answer(status, headers, body)
+        limit = limit_of(headers, now) if status == LIMIT else None
+        if found := _first_that_fits(self._own, answer, question):
+            return _judgement(found[0].verdict, found[0], limit, status, now)
+        if limit:
+            return Judgement(limit.verdict, limit.until, limit.windows, status)
+        found = _first_that_fits(BUILT_IN, answer, question)
+        if found is None:
+            return Judgement(Verdict.PASS_ON)
+        (rule, words), verdict = found, found[0].verdict
+        if words and verdict in _BENCHES_ACCOUNT and question.may_have_said(words):
+            verdict = Verdict.NEXT_ACCOUNT if status == LIMIT else Verdict.SUSPECT
+        return _judgement(verdict, rule, limit, status, now)
+
+    def judge_event(self, data: bytes, headers: list[Header], question: Question, now: float) -> Judgement:
+        """An error event of a stream, by the head that the stream had."""
+        status = STATUS_OF_TYPE.get(_error_of(_decoded(data)).get("type", ""))
+        if status is None:
+            return Judgement(Verdict.PASS_ON)
+        plain = [header for header in headers if header[0] != b"content-encoding"]
+        return self.judge(status, plain, data, question, now)
 
 
-def may_begin_with_error(headers: Headers, beginning: bytes) -> bool:
-    """Whether more of an event stream is needed to know if it begins with an error, or to have all of that error."""
-    text = _text_of_stream(headers, beginning)
-    if text is None or len(beginning) > MOST_OF_AN_ERROR:
-        return False
-    return _ERROR_EVENT.startswith(text[: len(_ERROR_EVENT)]) and not _END_OF_EVENT.search(text)
-
-
-def judge_beginning(headers: Headers, beginning: bytes, now: float) -> Judgement:
-    """What an event stream says that was answered with 200 and may begin with an error all the same."""
-    found = _ERROR_DATA.match(_text_of_stream(headers, beginning) or b"")
-    error = _error_of(found[1]) if found else {}
-    if error.get("type") != "rate_limit_error":
-        return Judgement(Verdict.PASS_ON)
-    return _by_headers(headers, now) or _by_message(str(error.get("message")), windows_of(headers))
-
-
-def windows_of(headers: Headers) -> tuple[Window, ...]:
-    fields: dict[str, dict[str, str]] = {}
-    for name, value in _texts(headers).items():
-        if name.startswith(_UNIFIED):
-            window, _, field = name.removeprefix(_UNIFIED).rpartition("-")
-            if window and window not in _NOT_WINDOWS and field in ("status", "reset", "utilization"):
-                fields.setdefault(window, {})[field] = value
-    return tuple(
-        Window(name, texts.get("status"), _number(texts.get("utilization")), _instant(texts.get("reset")))
-        for name, texts in fields.items()
-    )
-
-
-def _by_headers(headers: Headers, now: float) -> Judgement | None:
-    """The judgement of a 429 whose headers say enough."""
-    texts, windows = _texts(headers), windows_of(headers)
-    retry_at = _retry_at(texts, now)
-    aggregate_reset = _instant(texts.get(_UNIFIED + "reset"))
-    rejected = [window for window in windows if window.status == "rejected"]
-    of_account = [window for window in rejected if window.name not in _MODEL_WINDOWS]
-    if of_account:
-        resets = [window.resets_at or aggregate_reset for window in of_account]
-        return Judgement(Verdict.QUOTA_EXHAUSTED, _latest(now, *resets, retry_at), windows)
-    claim = texts.get(_UNIFIED + "representative-claim")
-    is_rejected = texts.get(_UNIFIED + "status") == "rejected"
-    if rejected or (is_rejected and claim in _MODEL_CLAIMS):
-        resets = [window.resets_at for window in rejected] or [aggregate_reset]
-        return Judgement(Verdict.MODEL_LIMITED, _latest(now, *resets, retry_at), windows)
-    if is_rejected:
-        return Judgement(Verdict.QUOTA_EXHAUSTED, _latest(now, aggregate_reset, retry_at), windows)
-    until = retry_at or _per_minute_reset(texts, now)
-    return Judgement(Verdict.RATE_LIMITED, _latest(now, until), windows) if until else None
-
-
-def _by_words(headers: Headers, body: bytes) -> Judgement:
-    text = _decompressed(headers, body) or b""
-    return _by_message(_error_of(text).get("message") or text.decode("utf-8", "replace"), windows_of(headers))
-
-
-def _by_message(message: str, windows: tuple[Window, ...]) -> Judgement:
-    is_quota = any(words in message.lower() for words in _QUOTA_WORDS)
-    return Judgement(Verdict.QUOTA_EXHAUSTED if is_quota else Verdict.NEXT_ACCOUNT, windows=windows)
-
-
-def _latest(now: float, *instants: float | None) -> float | None:
-    """The latest of those that are known and not over, within reason."""
-    ahead = [instant for instant in instants if instant and instant > now]
-    return min(max(ahead), now + LONGEST_COOLDOWN) if ahead else None
-
-
-def _per_minute_reset(texts: Mapping[str, str], now: float) -> float | None:
-    """The end of a per-minute limit: of those that are used up or, if none says so, the first to end."""
-    used_up: list[float] = []
-    others: list[float] = []
-    for name, value in texts.items():
-        if name.startswith(_PER_MINUTE) and name.endswith("-reset") and not name.startswith(_UNIFIED):
-            instant = _instant(value)
-            if instant and instant > now:
-                is_used_up = texts.get(name.removesuffix("reset") + "remaining") == "0"
-                (used_up if is_used_up else others).append(instant)
-    return max(used_up) if used_up else min(others, default=None)
-
-
-def _retry_at(texts: Mapping[str, str], now: float) -> float | None:
-    """`Retry-After` as an instant: seconds or, as RFC 9110 10.2.3 allows, a date."""
-    text = texts.get("retry-after")
-    seconds = _number(text)
-    if seconds is not None:
-        return now + seconds
-    try:
-        return parsedate_to_datetime(text).timestamp() if text else None
-    except (ValueError, OverflowError):
-        return None
-
-
-def _instant(text: str | None) -> float | None:
-    """Seconds since the epoch, written as a number or as RFC 3339: the upstream uses both."""
-    number = _number(text)
-    if number is not None or not text:
-        return number
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return instant.timestamp() if instant.tzinfo else None
-
-
-def _number(text: str | None) -> float | None:
-    return float(text) if text and re.fullmatch(r"\d{1,15}(\.\d{1,15})?", text, re.ASCII) else None
-
-
-def _texts(headers: Headers) -> dict[str, str]:
-    """The headers that limits are read from."""
-    return {
-        name.decode("latin-1"): value.decode("latin-1").strip()
-        for name, value in headers
-        if name == b"retry-after" or name.startswith(b"anthropic-ratelimit-")
-    }
-
-
-def _error_of(body: bytes) -> dict[str, str]:
-    """Type and message of the API's error envelope; none if this is something else, such as a page of the network's edge."""
-    try:
-        error = msgspec.json.decode(body)["error"]
-        return {key: str(error[key]) for key in ("type", "message") if key in error}
-    except (msgspec.DecodeError, RecursionError, UnicodeError, TypeError, KeyError):
-        return {}
-
-
-def _text_of_stream(headers: Headers, beginning: bytes) -> bytes | None:
-    """None if it cannot be read."""
-    text = _decompressed(headers, beginning)
-    return None if text is None else text.lstrip(b"\r\n")
-
-
-def _decompressed(headers: Headers, body: bytes) -> bytes | None:
-    """Clients ask for compressed answers. What cannot be unpacked (br, zstd) has no words for us."""
-    encoding = next((value.strip().lower() for name, value in headers if name == b"content-encoding"), b"identity")
-    if encoding == b"identity":
+def decompressed(headers: list[Header], body: bytes) -> bytes | None:
+    """The body without its content coding; None for a coding that cannot be undone here (br, zstd, several)."""
+    codings = [value.strip().lower() for name, value in headers if name == b"content-encoding"]
+    if not codings or codings == [b"identity"]:
         return body
-    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
+    if len(codings) > 1 or codings[0] not in (b"gzip", b"x-gzip", b"deflate"):
         return None
     try:
-        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, 1 << 20)
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MOST_DECOMPRESSED)
     except zlib.error:
         return None
+
+
+class _Answer:
+    """An error answer, decoded when a rule asks for it."""
+
+    def __init__(self, status: int, headers: list[Header], body: bytes) -> None:
+        self.status, self.headers = status, headers
+        self._body = body
+        self._document: object = ...
+
+    @property
+    def document(self) -> object:
+        if self._document is ...:
+            self._document = _decoded(self._text)
+        return self._document
+
+    @property
+    def message(self) -> str:
+        """The words of the error: of the API's envelope, of RFC 6749's, or a short plain text."""
+        if self.document is not None:
+            return _error_of(self.document).get("message", "")
+        is_page = any(name == b"content-type" and b"html" in value.lower() for name, value in self.headers)
+        text = self._text
+        return "" if is_page or len(text) > MOST_TEXT or text[:1] == b"<" else text.decode("utf-8", "replace")
+
+    @property
+    def _text(self) -> bytes:
+        return decompressed(self.headers, self._body) or b""
+
+    def value_at(self, path: Sequence[str]) -> str | None:
+        value = self.document
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return None if value is None else str(value)
+
+
+def _first_that_fits(rules: Iterable[Rule], answer: _Answer, question: Question) -> tuple[Rule, bytes] | None:
+    """The rule, and the words of the error that it was found by, if it goes by words."""
+    for rule in rules:
+        words = _fits(rule, answer, question)
+        if words is not None:
+            return rule, words
+    return None
+
+
+def _fits(rule: Rule, answer: _Answer, question: Question) -> bytes | None:
+    if rule.statuses and answer.status not in rule.statuses:
+        return None
+    if rule.header and not _header_fits(rule, answer.headers):
+        return None
+    if rule.json_path and not _value_fits(answer.value_at(rule.json_path), rule.json_values):
+        return None
+    return _words_in(answer.message, rule.words, question.model) if rule.words else b""
+
+
+def _header_fits(rule: Rule, headers: list[Header]) -> bool:
+    values = [value.decode("latin-1") for name, value in headers if name == rule.header]
+    return any(_value_fits(value, rule.header_values) for value in values)
+
+
+def _value_fits(value: str | None, globs: tuple[str, ...]) -> bool:
+    return value is not None and (not globs or any(_glob(glob).fullmatch(value) for glob in globs))
+
+
+def _words_in(message: str, words: tuple[str, ...], model: str | None) -> bytes | None:
+    if model and "{model}" in words and model in message:
+        return model.encode()
+    found = _pattern(words).search(message.encode())
+    return found[0] if found else None
+
+
+@lru_cache(1024)
+def _pattern(words: tuple[str, ...]) -> re.Pattern[bytes]:
+    """Any of these words; `*` is a gap of up to 40 characters."""
+    parts = ("[^\n]{0,40}?".join(map(re.escape, word.split("*"))) for word in words if word != "{model}")
+    return re.compile("|".join(parts).encode() or b"(?!)", re.IGNORECASE)
+
+
+@lru_cache(1024)
+def _glob(glob: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, glob.split("*"))), re.IGNORECASE | re.DOTALL)
+
+
+def _judgement(verdict: Verdict, rule: Rule, limit: Limit | None, status: int, now: float) -> Judgement:
+    until = limit.until if limit else None
+    if until is None and rule.cooldown:
+        until = now + rule.cooldown
+    return Judgement(verdict, until, limit.windows if limit else (), status)
+
+
+def _decoded(body: bytes) -> object:
+    try:
+        document: object = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return None
+    return document
+
+
+def _error_of(document: object) -> dict[str, str]:
+    """Type and message of an error, in the API's envelope or in one of the others that are common."""
+    if not isinstance(document, dict):
+        return {}
+    error = document.get("error")
+    if isinstance(error, dict):
+        return {key: str(error[key]) for key in ("type", "message") if error.get(key) is not None}
+    texts = [document.get(key) for key in ("error", "error_description", "message", "detail")]
+    return {"message": " ".join(text for text in texts if isinstance(text, str))}

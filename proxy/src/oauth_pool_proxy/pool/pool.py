@@ -197,12 +197,12 @@ class Account:
         self._changed(self)
         return True
 
-    def reject(self, reason: Reason, generation: int, now: float) -> bool:
+    def reject(self, reason: Reason, generation: int, now: float, seconds: float = REJECTION_SECONDS) -> bool:
         """Leave the account alone until a newer access token comes, or a little while. True if that is news."""
         if self.token and self.token.generation != generation:
             return False  # a newer one came while the request was on its way
         is_news = not (self.rejection and self.rejection.until > now and self.rejection.generation == generation)
-        self.rejection = Rejection(reason, now + REJECTION_SECONDS, generation)
+        self.rejection = Rejection(reason, now + seconds, generation)
         self._changed(self)
         return is_news
 
@@ -211,6 +211,9 @@ class Account:
         limits = [header for header in headers if header[0].startswith(b"anthropic-ratelimit-")]
         if limits:
             self.limits = limits
+
+    def refuse_model(self, model: str, until: float, now: float) -> bool:
+        return self.limit_model(model, until, now)
 
     def limit_model(self, model: str, until: float, now: float) -> bool:
         """Leave the account alone for requests to this model until then. True if that is news."""

@@ -19,9 +19,10 @@ from datetime import UTC, datetime
 import msgspec
 
 from oauth_pool_proxy.pool.index_watcher import Backoff
-from oauth_pool_proxy.pool.judgement import Headers, Window, windows_of
 from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
+from oauth_pool_proxy.pool.limits import Window, windows_of
 from oauth_pool_proxy.pool.pool import Account, Reason, State
+from oauth_pool_proxy.upstream.headers import Headers
 
 log = logging.getLogger(__name__)
 

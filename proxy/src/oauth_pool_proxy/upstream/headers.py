@@ -5,16 +5,22 @@ Every header that is not named here passes as it came, several lines of one name
 
 from dataclasses import dataclass, field
 
-from oauth_pool_proxy.config import Config, split_list
+from oauth_pool_proxy.config import HOP_BY_HOP, Config, Header, split_list
 
-Headers = list[tuple[bytes, bytes]]
+Headers = list[Header]
 
-_HOP_BY_HOP = frozenset(  # RFC 9110 7.6.1, and `proxy-connection`, which some clients still send
-    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade".split()
-)
 # The upstream client writes its own `host` and `content-length`; 100-continue ends at the server that the client speaks to.
 _REQUEST_FRAMING = frozenset((b"host", b"content-length", b"expect"))
 _CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"cookie"))
+_WHOSE = frozenset(  # what names the client, or the way that it came
+    (b"forwarded", b"via", b"x-real-ip", b"origin", b"referer")
+)
+_WHOSE_PREFIXES = (b"tailscale-", b"x-forwarded-")
+_OF_ONE_ACCOUNT = frozenset((b"set-cookie", b"alt-svc"))
+"""Of an answer. What stands in them is about the account's connection, and the next request has another one."""
+_CORS_PREFIX = b"access-control-"
+_UNDERSTOOD = frozenset((b"gzip", b"x-gzip", b"deflate", b"identity"))
+"""Content codings that the pool can look into."""
 _BETA = b"anthropic-beta"
 _VERSION = b"anthropic-version"
 _NO_NAMES: frozenset[bytes] = frozenset()
@@ -30,16 +36,16 @@ class HeaderContract:
     """Merged with the client's `anthropic-beta`: replacing its values would break the features it asked for."""
     version: bytes | None = None
     """`anthropic-version`, for clients that send none."""
-    drops_credentials: bool = False
-    """In pool mode the client's credentials end here."""
+    is_pool: bool = False
+    """The client's credentials end here, and so does what names it."""
     dropped: frozenset[bytes] = field(init=False)
     """What of a client's headers never passes."""
     beta_header: tuple[bytes, bytes] = field(init=False)
     """For clients that send none."""
 
     def __post_init__(self) -> None:
-        dropped = _HOP_BY_HOP | _REQUEST_FRAMING | {name for name, _ in self.configured}
-        object.__setattr__(self, "dropped", dropped | _CREDENTIALS if self.drops_credentials else dropped)
+        dropped = HOP_BY_HOP | _REQUEST_FRAMING | {name for name, _ in self.configured}
+        object.__setattr__(self, "dropped", dropped | _CREDENTIALS | _WHOSE if self.is_pool else dropped)
         object.__setattr__(self, "beta_header", (_BETA, b",".join(dict.fromkeys(self.beta))))
 
     @classmethod
@@ -51,7 +57,7 @@ class HeaderContract:
             return cls(others, beta)
         if config.oauth.user_agent:
             others += ((b"user-agent", config.oauth.user_agent),)
-        return cls(others, config.oauth.beta + beta, config.oauth.version, drops_credentials=True)
+        return cls(others, config.oauth.beta + beta, config.oauth.version, is_pool=True)
 
 
 def request_headers(client: Headers, contract: HeaderContract) -> Headers:
@@ -60,6 +66,8 @@ def request_headers(client: Headers, contract: HeaderContract) -> Headers:
     if named := _named_in_connection(client):
         dropped |= named
     kept = [header for header in client if header[0] not in dropped]
+    if contract.is_pool:
+        kept = [_understood(header) for header in kept if not header[0].startswith(_WHOSE_PREFIXES)]
     kept += contract.configured
     present = dict(kept)
     if contract.beta:
@@ -72,15 +80,27 @@ def request_headers(client: Headers, contract: HeaderContract) -> Headers:
     return kept
 
 
-def response_headers(upstream: Headers, *, status: int) -> Headers:
+def response_headers(upstream: Headers, contract: HeaderContract, *, status: int) -> Headers:
     """The headers of the answer to the client. Its framing is made anew from `content-length`, if there is one."""
-    dropped = _HOP_BY_HOP
+    dropped = HOP_BY_HOP | _OF_ONE_ACCOUNT if contract.is_pool else HOP_BY_HOP
     if named := _named_in_connection(upstream):
         dropped |= named
     if status in (204, 304):
         # Neither has a body, and the server in front would wait for as many bytes as this says.
         dropped |= {b"content-length"}
-    return [header for header in upstream if header[0] not in dropped]
+    kept = [header for header in upstream if header[0] not in dropped]
+    if contract.is_pool:  # whether a web page may read the answer is decided by `allowed_origins`
+        return [header for header in kept if not header[0].startswith(_CORS_PREFIX)]
+    return kept
+
+
+def _understood(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """`accept-encoding` without the codings that would blind the pool (RFC 9110 12.5.3); every other header as it is."""
+    name, value = header
+    if name != b"accept-encoding":
+        return header
+    codings = [coding for coding in split_list(value) if coding.partition(b";")[0].strip().lower() in _UNDERSTOOD]
+    return name, b", ".join(codings) or b"identity"
 
 
 def _named_in_connection(headers: Headers) -> frozenset[bytes]:

@@ -269,7 +269,7 @@ async def test_a_refused_token_is_read_anew_and_the_newer_one_used(
     ("answer", "reason", "seconds"),
     [
         (json_answer(EXPIRED, 401), "unauthorized", 60),
-        (json_answer(REVOKED, 403), "forbidden", 300),
+        (json_answer(REVOKED, 403), "forbidden", 60),
         (json_answer(NO_CREDIT, 402), "billing", 300),
     ],
     ids=["401", "403 revoked", "402"],

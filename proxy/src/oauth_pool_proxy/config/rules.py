@@ -18,7 +18,7 @@ def rule_of(table: Table) -> Rule:
         json_values=_with("json_path", "json_values", table),
         header=_header(table),
         header_values=_with("header", "header_values", table),
-        cooldown=table.number("cooldown_secs", 1, least=1) if table.has("cooldown_secs") else None,
+        cooldown=table.number("cooldown_secs", 300, least=1) if table.has("cooldown_secs") else None,
     )
     if not (rule.statuses or rule.words or rule.json_path or rule.header):
         table.refuse("has no condition; it needs at least one of status, words, json_path and header")

@@ -26,6 +26,7 @@ from oauth_pool_proxy.pool.judgement import Judge, Judgement, Question, decompre
 from oauth_pool_proxy.pool.limits import limit_headers
 from oauth_pool_proxy.pool.pool import REJECTION_SECONDS, AccessToken, Account, Pool, Reason, Wish
 from oauth_pool_proxy.pool.reports import StatusReporter
+from oauth_pool_proxy.pool.rules import REFUSED_SECONDS
 from oauth_pool_proxy.pool.request_body import with_system_prefix
 from oauth_pool_proxy.pool.stream_start import error_data
 from oauth_pool_proxy.pool.token_files import TokenFiles
@@ -40,9 +41,6 @@ MOST_JUDGED_BYTES = 64 * 1024
 """An error of the API is shorter. What is longer is passed on."""
 JUDGING_SECONDS = 2.0
 """How long the head of an answer may be held back for its first event, or for the words of an error."""
-REFUSED_SECONDS = 300.0
-"""How long an account rests that was refused in words which no newer access token cures."""
-
 _REASONS = {
     Verdict.QUOTA_EXHAUSTED: Reason.QUOTA_EXHAUSTED,
     Verdict.RATE_LIMITED: Reason.RATE_LIMITED,
@@ -258,7 +256,9 @@ class Dispatch:
         if answer.status >= 400:
             return
         for suspect, token, status in self._suspects:
-            self._reject(suspect, token, Judgement(_SUSPECTED_OF.get(status, Verdict.FORBIDDEN)))
+            verdict = _SUSPECTED_OF.get(status, Verdict.FORBIDDEN)
+            until = None if verdict is Verdict.UNAUTHORIZED else now + REFUSED_SECONDS
+            self._reject(suspect, token, Judgement(verdict, until))
         if self._conversation:
             pool.metrics.affinity(pool.affinity.answered(self._conversation, account.uid, now))
         if pool.reporter:
@@ -330,14 +330,12 @@ class Dispatch:
         self._report(account, reason, until, attempt.token, judgement)
 
     def _reject(self, account: Account, token: AccessToken, judgement: Judgement) -> None:
+        """Until a newer access token comes, or a while. With an end, no newer one would help, and nobody has to get one."""
         reason, now = _REASONS[judgement.verdict], self._pool.clock()
-        if judgement.until:
-            seconds = judgement.until - now
-        else:
-            seconds = REJECTION_SECONDS if reason is Reason.UNAUTHORIZED else REFUSED_SECONDS
+        seconds = judgement.until - now if judgement.until else REJECTION_SECONDS
         if account.reject(reason, token.generation, now, seconds):
             self._tell(account, reason.value, seconds)
-            self._report(account, reason, None, token, judgement)
+            self._report(account, reason, judgement.until, token, judgement)
 
     def _longest(self, account: Account) -> float:
         return account.entry.cooldown_seconds or self._pool.config.cooldown

@@ -9,6 +9,8 @@ Sources: https://docs.anthropic.com/en/api/errors for statuses and types; the wo
 from oauth_pool_proxy.config import Rule, Verdict
 
 LIMIT = 429
+REFUSED_SECONDS = 300.0
+"""How long an account rests that was refused in words which no newer access token cures."""
 ACCOUNT_STATUSES = frozenset((400, 401, 402, 403))
 """Those with which the API refuses an account, too."""
 
@@ -77,15 +79,16 @@ BUILT_IN = (
         header_values=("*invalid_token*",),  # RFC 6750 3.1
     ),
     Rule(Verdict.UNAUTHORIZED, frozenset((401,)), words=_TOKEN_IS_REFUSED),
-    Rule(Verdict.FORBIDDEN, frozenset((403,)), words=("revoked",)),
-    Rule(Verdict.FORBIDDEN, ACCOUNT_STATUSES, words=_ACCOUNT_IS_REFUSED),
+    Rule(Verdict.FORBIDDEN, frozenset((403,)), words=("revoked",)),  # until there is a newer token
+    Rule(Verdict.FORBIDDEN, ACCOUNT_STATUSES, words=_ACCOUNT_IS_REFUSED, cooldown=REFUSED_SECONDS),
     Rule(
         Verdict.FORBIDDEN,
         ACCOUNT_STATUSES,
         json_path=("error", "details", "error_code"),
         json_values=("oauth_not_allowed_for_organization", "*organization_disabled*", "*account_disabled*"),
+        cooldown=REFUSED_SECONDS,
     ),
-    Rule(Verdict.BILLING, ACCOUNT_STATUSES, words=_CANNOT_PAY),
+    Rule(Verdict.BILLING, ACCOUNT_STATUSES, words=_CANNOT_PAY, cooldown=REFUSED_SECONDS),
     Rule(Verdict.MODEL_FORBIDDEN, frozenset((403,)), words=_MODEL_IS_REFUSED),
     # A grant without this scope is good for everything else.
     Rule(Verdict.NEXT_ACCOUNT, frozenset((401, 403)), words=("scope",)),

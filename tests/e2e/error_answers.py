@@ -20,6 +20,8 @@ class ErrorAnswer:
     retry_after: str | None = None
     is_about_the_account: bool = False
     """In pool mode it is not passed on: another account is asked."""
+    is_put_to_both: bool = False
+    """In pool mode both accounts are asked before it is passed on: it might have been the first one's fault."""
 
 
 def _on_demand(status: int, retry_after: int | None = None, **more: object) -> dict[str, Any]:
@@ -36,6 +38,7 @@ _ANSWERS = {
         "permission_error",
         {"scope_missing": True},
         "OAuth token does not meet scope requirement user:inference",
+        is_put_to_both=True,
     ),
     "403-model": ErrorAnswer(
         403,
@@ -43,6 +46,7 @@ _ANSWERS = {
         "permission_error",
         {"forbidden_model": MODEL},
         f"Your account does not have access to the model {MODEL}.",
+        is_put_to_both=True,
     ),
     "403-revoked": ErrorAnswer(
         403,
@@ -84,3 +88,6 @@ PASSED_ON = [
     if mode == "passthrough" or not answer.is_about_the_account
 ]
 """Every mode with every answer that it hands on unchanged."""
+
+STATUSES = (400, 401, 402, 403, 404, 413, 429, 500, 502, 503, 504, 529)
+"""Every error status of the API, and those of what stands before it."""

@@ -41,6 +41,12 @@ class Gateway:
             document = json.load(answer)
         return bool(document["status"] == "healthy")
 
+    def last_of(self, count: int) -> RecordedRequest:
+        """The last of so many requests that reached the upstream, each with another account."""
+        requests = self.simulator.requests("/v1/messages")
+        assert len({request.subject for request in requests}) == len(requests) == count
+        return requests[-1]
+
     def request(self, path: str = "/v1/messages") -> RecordedRequest:
         """The one request that reached the upstream."""
         (request,) = self.simulator.requests(path)

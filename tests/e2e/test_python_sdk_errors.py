@@ -1,13 +1,14 @@
 """What goes wrong reaches the official Python SDK's user as the right exception, and never as half an answer."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anthropic
 import pytest
 
 from tests.e2e.conftest import ClientOf, StartGateway
-from tests.e2e.error_answers import PASSED_ON, ErrorAnswer
+from tests.e2e.error_answers import PASSED_ON, STATUSES, ErrorAnswer
 from tests.e2e.gateway import ALICE, BOB, Gateway
 from tests.e2e.questions import asking
 
@@ -51,8 +52,26 @@ def test_an_error_of_the_upstream_is_its_typed_exception(
     assert (type(error).__name__, error.status_code, error.type) == (answer.exception, answer.status, answer.type)
     assert error.api_message == answer.message
     assert error.response.headers.get("retry-after") == answer.retry_after
-    # one request, whatever it said about trying again, and its id
-    assert error.request_id == gateway.request().request_id
+    # one request for an account, whatever it said about trying again, and the id of the last
+    asked = 2 if answer.is_put_to_both and gateway.mode == "pool" else 1
+    assert error.request_id == gateway.last_of(asked).request_id
+
+
+@pytest.mark.parametrize("mode", ["pool"])
+@pytest.mark.parametrize("way", [ask, ask_for_stream])
+@pytest.mark.parametrize("status", STATUSES)
+def test_after_any_error_the_next_request_works(
+    start_gateway: StartGateway,
+    client_of: ClientOf,
+    status: int,
+    way: Callable[[anthropic.Anthropic], object],
+) -> None:
+    gateway = start_gateway()
+    gateway.simulator.switches.set(api_failures=1, api_failure_status=status)
+    with suppress(anthropic.APIStatusError):
+        way(client_of(gateway))
+    assert gateway.simulator.switches.get().api_failures == 0
+    assert way(client_of(gateway))
 
 
 @pytest.mark.parametrize("mode", ["passthrough"])
@@ -73,6 +92,7 @@ def test_an_exhausted_account_s_limits_arrive(start_gateway: StartGateway, clien
     [
         pytest.param({"api_failure_status": 401}, id="401"),
         pytest.param({"api_failure_status": 402}, id="402"),
+        pytest.param({"api_failure_status": 403}, id="403"),
         pytest.param({"api_failure_status": 429}, id="429-windowless"),
         pytest.param({"api_failure_status": 429, "api_failure_retry_after": 60}, id="429-retry-after"),
     ],

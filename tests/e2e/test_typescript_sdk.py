@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import StartGateway
-from tests.e2e.error_answers import PASSED_ON, ErrorAnswer
+from tests.e2e.error_answers import PASSED_ON, STATUSES, ErrorAnswer
 from tests.e2e.gateway import ALICE, BOB, DUMMY_KEY, MODEL, Gateway
 from tests.e2e.questions import PLACE, TEXT, WEATHER, asking, served
 from tests.e2e.typescript_sdk import TypeScriptSdk, running_typescript_sdk
@@ -128,7 +128,21 @@ def test_an_error_of_the_upstream_is_its_typed_exception(
     # what is not of the API has no message that the SDK would take out
     assert answer.message in (None, error["message"])
     assert error.get("retryAfter") == answer.retry_after
-    assert error["requestID"] == gateway.request().request_id
+    asked = 2 if answer.is_put_to_both and gateway.mode == "pool" else 1
+    assert error["requestID"] == gateway.last_of(asked).request_id
+
+
+@pytest.mark.parametrize("mode", ["pool"])
+@pytest.mark.parametrize("scenario", ["message", "stream"])
+@pytest.mark.parametrize("status", STATUSES)
+def test_after_any_error_the_next_request_works(
+    start_gateway: StartGateway, typescript: TypeScriptSdk, status: int, scenario: str
+) -> None:
+    gateway = start_gateway()
+    gateway.simulator.switches.set(api_failures=1, api_failure_status=status)
+    typescript.play(scenario, gateway, **asking())
+    assert gateway.simulator.switches.get().api_failures == 0
+    assert "error" not in typescript.play(scenario, gateway, **asking())
 
 
 @pytest.mark.parametrize("mode", ["pool"])

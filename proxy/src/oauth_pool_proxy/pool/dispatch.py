@@ -26,8 +26,8 @@ from oauth_pool_proxy.pool.judgement import Judge, Judgement, Question, decompre
 from oauth_pool_proxy.pool.limits import limit_headers
 from oauth_pool_proxy.pool.pool import REJECTION_SECONDS, AccessToken, Account, Pool, Reason, Wish
 from oauth_pool_proxy.pool.reports import StatusReporter
-from oauth_pool_proxy.pool.rules import REFUSED_SECONDS
 from oauth_pool_proxy.pool.request_body import with_system_prefix
+from oauth_pool_proxy.pool.rules import REFUSED_SECONDS
 from oauth_pool_proxy.pool.stream_start import error_data
 from oauth_pool_proxy.pool.token_files import TokenFiles
 from oauth_pool_proxy.request import Blame, Request

@@ -43,6 +43,9 @@ def bars() -> list[Bar]:
         Bar("after-storm", "requests/s, of before", 0.9, _median("after-storm", "after_of_before"), is_at_least=True),
         Bar("after-storm", "RSS after, over idle, MiB", 30, _over_idle("after-storm", "rss_after")),
         Bar("slow-reader", "memory for 100 clients, MiB", 64, _median("slow-reader", "many_cost")),
+        Bar("uploads", "failed streams and uploads", 0, _median("uploads", "failed", worst=True)),
+        Bar("uploads", "peak RSS, MiB", 112, _median("uploads", "rss_peak", worst=True)),
+        Bar("uploads", "latest event of a stream, ms", 100, _median("uploads", "delay_max", worst=True)),
         Bar("idle", "RSS, MiB", 48, _median("idle", "rss_idle")),
         Bar("idle", "seconds to ready", 0.6, _median("idle", "ready_seconds")),
     ]

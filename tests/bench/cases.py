@@ -109,6 +109,11 @@ def slow_reader(of: Measurement) -> Figures:
     return figures | {f"{name}_cost": figures[f"{name}_rss_peak"] - of.idle_rss for name in ("one", "many")}
 
 
+def large_uploads(of: Measurement) -> Figures:
+    """30 bodies of 8 MiB at once, heads 3 s late, 50 streams beside them."""
+    return of.with_rss(of.load("uploads"))
+
+
 def idle(of: Measurement) -> Figures:
     time.sleep(3 - SETTLED)
     return {"rss_idle": of.rss(), "ready_seconds": of.target.ready_seconds}
@@ -147,6 +152,12 @@ CASES = {
     ),
     "after-storm": Case("json before and after sse-1000, and the memory", after_storm, has_direct=False),
     "slow-reader": Case("100 clients that read 10 MiB slowly", slow_reader, has_direct=False),
+    "uploads": Case(
+        "30 bodies of 8 MiB at once, an upstream behind TLS whose heads are 3 s late, 50 streams beside them",
+        large_uploads,
+        is_tls=True,
+        has_direct=False,
+    ),
     "idle": Case("start and rest", idle, has_direct=False, is_for_slow=True),
 }
 """In each storm all streams are opened within one second, on new connections."""

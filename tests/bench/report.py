@@ -92,6 +92,13 @@ LINES = {
         plain("after / before", "after_of_before", 2),
         *RSS,
     ],
+    "uploads": [
+        FAILED,
+        plain("s for all", "uploads_seconds", 1),
+        plain("delay p99 ms", "delay_p99", 1),
+        plain("delay max ms", "delay_max", 1),
+        *RSS,
+    ],
     "slow-reader": [
         FAILED,
         plain("1 client MiB", "one_cost", 1),

@@ -18,6 +18,7 @@ import (
 const usage = `load upstream   answer until standard input ends
 load requests   post as fast as answers come, or at a rate
 load streams    open event streams within one second, and read them to their end
+load uploads    post large bodies at once, while streams run beside them
 load slow       read a large answer slowly, and then to its end
 load run        run a command on some cores, and end it with this program's parent`
 
@@ -39,6 +40,8 @@ func main() {
 		report(requests(flags, rest))
 	case "streams":
 		report(streams(flags, rest))
+	case "uploads":
+		report(uploads(flags, rest))
 	case "slow":
 		report(slow(flags, rest))
 	case "run":

@@ -17,6 +17,7 @@ const (
 	kindMark = "bench:"
 	jsonKind = kindMark + "json"
 	bigKind  = kindMark + "big"
+	lateKind = kindMark + "late" // as json, after a while
 
 	jsonBytes, bigBytes = 2 << 10, 10 << 20
 

@@ -44,6 +44,9 @@ func accept(listener net.Listener) {
 	}
 }
 
+// How long a model thinks that answers in one piece.
+const lateness = 3 * time.Second
+
 var jsonAnswer, bigAnswer = answer(message(jsonBytes)), answer(message(bigBytes))
 
 // serve answers one request after the other until the client leaves.
@@ -56,6 +59,9 @@ func serve(conn net.Conn) {
 		}
 		switch kind, events, perSecond := wanted(beginning); {
 		case kind == jsonKind:
+			_, err = conn.Write(jsonAnswer)
+		case kind == lateKind:
+			time.Sleep(lateness)
 			_, err = conn.Write(jsonAnswer)
 		case kind == bigKind:
 			_, err = conn.Write(bigAnswer)

@@ -64,7 +64,7 @@ class App:
         self.service = Service()
         self.metrics = Metrics()
         self._access_log = AccessLog()
-        self.pool = Pool() if config.oauth else None
+        self.pool = Pool(config.oauth.strategy, config.oauth.reserve) if config.oauth else None
         self.upstream: Upstream
         self._forwarder: Forwarder
         self._router = Starlette(
@@ -209,7 +209,7 @@ class App:
                 await tokens.look()
             self.metrics.add(PoolCollector(pool, self._clock, lambda: (index.last_success, index.lists)))
             await stack.enter_async_context(_running(index.run, tokens.run, *([reporter.run] if reporter else [])))
-            yield PoolMode(config, pool, tokens, Affinity(), reporter)
+            yield PoolMode(config, pool, tokens, Affinity(pool.home_of), reporter)
 
 
 async def _answer(error: Exception, progress: Progress, client: Client) -> None:

@@ -92,10 +92,10 @@ class Forwarder:
         left: tuple[Account, Verdict] | None = None
         while True:
             now = self._clock()
-            wish = mode.wish(request)
-            account = mode.pick(request, wish, now)
+            requirements = mode.requirements(request)
+            account = mode.pick(request, requirements, now)
             if account is None or account.token is None:
-                raise mode.pool.why_none(now, wish, request.retry_at)
+                raise mode.pool.why_none(now, requirements, request.retry_at)
             if left:
                 self._metrics.failover(left[0].name, left[1])
             request.tried.add(account.uid)
@@ -185,7 +185,6 @@ class Forwarder:
             if verdict is Verdict.MODEL_LIMITED and description and description.model:
                 until = until or now + longest
                 if account.limit_model(description.model, until, now):
-                    mode.pool.limits_models = True
                     _log_bench(request, account, "ModelLimited", until - now)
             return
         reason = _REASONS[verdict]

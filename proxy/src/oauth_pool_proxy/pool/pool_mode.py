@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from oauth_pool_proxy.config import OAuthConfig
 from oauth_pool_proxy.pool.affinity import Affinity, key_of
-from oauth_pool_proxy.pool.pool import Account, Pool, Wish
+from oauth_pool_proxy.pool.pool import Account, Pool, Requirements
 from oauth_pool_proxy.pool.reports import StatusReporter
 from oauth_pool_proxy.pool.request_body import with_system_prefix
 from oauth_pool_proxy.pool.token_files import TokenFiles
@@ -38,16 +38,18 @@ class PoolMode:
                 request.body, self.config.system_prefix, self.config.system_prefix_excluded_models
             )
 
-    def wish(self, request: Request) -> Wish:
+    def requirements(self, request: Request) -> Requirements:
         """What the request needs of an account. Its model matters only while some account is limited for some model."""
         if self.pool.limits_models:
             request.describe()
-        return Wish(request.model, request.tried)
+        return Requirements(request.model, request.tried, request.conversation)
 
-    def pick(self, request: Request, wish: Wish, now: float) -> Account | None:
-        """The account whose prompt cache is warm for this conversation, or whoever's turn it is."""
+    def pick(self, request: Request, requirements: Requirements, now: float) -> Account | None:
+        """The account whose prompt cache is warm for this conversation, or whoever the pool names."""
         if request.conversation:
-            uid = self.affinity.account_for(request.conversation, now, lambda uid: self.pool.may_pick(uid, now, wish))
+            uid = self.affinity.account_for(
+                request.conversation, now, lambda uid: self.pool.may_pick(uid, now, requirements)
+            )
             if uid is not None:
                 return self.pool.account(uid)
-        return self.pool.pick(now, wish)
+        return self.pool.pick(now, requirements)

@@ -205,7 +205,7 @@ class App:
                 pool.on_expired = lambda account: told.expired(account, self._clock())
             else:
                 index = FolderIndex(config.source, on_index)
-                await index.look()
+                await index.poll()
                 await tokens.look()
             self.metrics.add(PoolCollector(pool, self._clock, lambda: (index.last_success, index.lists)))
             await stack.enter_async_context(_running(index.run, tokens.run, *([reporter.run] if reporter else [])))

@@ -39,7 +39,8 @@ from oauth_pool_proxy.observe.pool_metrics import PoolCollector, UpstreamCollect
 from oauth_pool_proxy.observe.usage import UsageReader
 from oauth_pool_proxy.pool.affinity import Affinity
 from oauth_pool_proxy.pool.index import PoolIndexReader
-from oauth_pool_proxy.pool.index_watcher import ConfigMapIndex, FolderIndex
+from oauth_pool_proxy.pool.index_folder import FolderIndex
+from oauth_pool_proxy.pool.index_watcher import ConfigMapIndex
 from oauth_pool_proxy.pool.kube_api import KubeApi
 from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.pool.pool_mode import PoolMode
@@ -193,6 +194,7 @@ class App:
             tokens.index_changed()
 
         async with AsyncExitStack() as stack:
+            stack.callback(tokens.close)
             index: ConfigMapIndex | FolderIndex
             reporter = None
             if isinstance(config.source, KubernetesConfig):
@@ -206,7 +208,7 @@ class App:
             else:
                 index = FolderIndex(config.source, on_index)
                 await index.poll()
-                await tokens.look()
+                await tokens.poll()
             self.metrics.add(PoolCollector(pool, self._clock, lambda: (index.last_success, index.lists)))
             await stack.enter_async_context(_running(index.run, tokens.run, *([reporter.run] if reporter else [])))
             yield PoolMode(config, pool, tokens, Affinity(pool.home_of), reporter)

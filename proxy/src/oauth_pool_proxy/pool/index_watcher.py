@@ -1,54 +1,24 @@
-"""Notices changes of the pool index and hands the complete new state on, from a ConfigMap or from a folder.
-
-Both sources run for ever, keep the last good state while theirs is out of reach, and never stop the proxy. An index that
-is gone says nothing: the last state is kept, and its accounts are used until their access tokens end. One that is there
-and names no account empties the pool.
-"""
+"""Notices changes of the pool index in ConfigMaps and hands the complete new state on (`index_source.py` says the rest)."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 import httpx2
 import msgspec
 
 from oauth_pool_proxy.pool.backoff import Backoff
+from oauth_pool_proxy.pool.index_source import GONE, OnIndex, Outage
 from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
 
 log = logging.getLogger(__name__)
-
-OnIndex = Callable[[Mapping[str, str]], None]
 
 SHARDS = "oauthpool.dev/shards"
 MOST_SHARDS = 10
 WATCH_SECONDS = 290
 """How long the API server is asked to keep a watch open: a little less than its own limit of five minutes."""
-
-
-_GONE = "the pool index is gone; its accounts are used until their access tokens end"
-
-
-class _Outage:
-    """Says once that something is out of reach, and once that it is back."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._is_out = False
-
-    def failed(self, error: Exception) -> None:
-        level = logging.DEBUG if self._is_out else logging.WARNING
-        log.log(
-            level, "%s cannot be read; going on with what is known", self._what, extra={"fields": {"error": str(error)}}
-        )
-        self._is_out = True
-
-    def worked(self) -> None:
-        if self._is_out:
-            log.info("%s can be read again", self._what)
-        self._is_out = False
 
 
 class _Meta(msgspec.Struct, rename="camel"):
@@ -157,7 +127,7 @@ class _Reflector:
         self, api: KubeApi, name: str, on_change: Callable[[_ConfigMap | None], None], backoff: Backoff
     ) -> None:
         self._api, self._name, self._on_change, self._backoff = api, name, on_change, backoff
-        self._outage = _Outage("the pool index")
+        self._outage = Outage("the pool index")
         self._was_found = False
         self._is_gone = False
         self.last_success: float | None = None
@@ -215,77 +185,13 @@ class _Reflector:
             self._was_found, self._is_gone = True, False
         elif self._was_found and not self._is_gone:
             self._is_gone = True
-            log.warning(_GONE, extra={"fields": {"config_map": self._name}})
+            log.warning(GONE, extra={"fields": {"config_map": self._name}})
         self._is_current()
         self._on_change(found)
 
     def _is_current(self) -> None:
         if not self._is_gone:
             self.last_success = time.time()
-
-
-_MOUNTED = "..data"
-"""The kubelet's link to what a mounted ConfigMap holds now, even if that is nothing."""
-
-
-class FolderIndex:
-    """Looks into a folder about once a second: a file per account, named like its key. Works for a mounted ConfigMap.
-
-    A folder without any file is an index that is gone, unless a ConfigMap without data is mounted there.
-    """
-
-    def __init__(self, folder: Path, on_index: OnIndex) -> None:
-        self._folder, self._on_index = folder, on_index
-        self._outage = _Outage("the pool index")
-        self._signature: object = None
-        self._has_accounts = False
-        self._is_gone = False
-        self.last_success: float | None = None
-        """When the index was last seen; not while one that was there is gone."""
-        self.lists = 0
-        """How often the whole index was read."""
-
-    async def run(self, every: float = 1) -> None:
-        while True:
-            await self.poll()
-            await asyncio.sleep(every)
-
-    async def poll(self) -> None:
-        """Hand the state on if it is another than the last time."""
-        try:
-            signature, data = await asyncio.to_thread(self._read)
-        except OSError as error:
-            self._outage.failed(error)
-            return
-        self._outage.worked()
-        if data is None and self._has_accounts:
-            self._note_gone()
-            return
-        self._is_gone = False
-        self.last_success = time.time()
-        if signature != self._signature:
-            self.lists += 1
-            self._has_accounts = bool(data)
-            self._on_index(data or {})
-            self._signature = signature
-
-    def _note_gone(self) -> None:
-        if not self._is_gone:
-            log.warning(_GONE, extra={"fields": {"folder": str(self._folder)}})
-        self._is_gone = True
-
-    def _read(self) -> tuple[object, dict[str, str] | None]:
-        """The folder's state, and its contents if that state is new; none if nothing is there."""
-        # Hidden names are a mounted ConfigMap's own (`..data`), or a file that somebody is still writing.
-        paths = sorted(path for path in self._folder.iterdir() if not path.name.startswith(".") and path.is_file())
-        signature = [
-            (path.name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for path in paths if (stat := path.stat())
-        ]
-        if not paths and not (self._folder / _MOUNTED).exists():
-            return signature, None
-        if signature == self._signature:
-            return signature, {}
-        return signature, {path.name: path.read_bytes().decode("utf-8", "replace") for path in paths}
 
 
 def _reason(status: bytes) -> str:

@@ -40,14 +40,19 @@ def choose(
     """
     # The product of two random numbers, one of them odd, is as good a draw here as a hash of both, at a tenth of its cost.
     multiplier = int.from_bytes(blake2b(key, digest_size=8).digest()) | 1
-    winners = []
-    for weight, members in groups:
-        found = _best(multiplier, members, is_eligible)
-        if found:
-            draw, member = found
-            fraction = ((draw >> 12) + 0.5) / _FRACTION  # 52 bits, so that it is never 0 or 1
-            winners.append((weight / -log(fraction), draw, member))
-    return max(winners, key=itemgetter(0, 1))[2] if winners else None
+    winners = [
+        (weight, *found) for weight, members in groups if (found := _best(multiplier, members, is_eligible)) is not None
+    ]
+    if len(winners) > 1:
+        return max(winners, key=_score)[2]
+    return winners[0][2] if winners else None
+
+
+def _score(winner: tuple[int, int, Member]) -> tuple[float, int]:
+    """Among unequals the largest score wins."""
+    weight, draw, _ = winner
+    fraction = ((draw >> 12) + 0.5) / _FRACTION  # 52 bits, so that it is never 0 or 1
+    return weight / -log(fraction), draw
 
 
 def _best(
@@ -55,8 +60,7 @@ def _best(
 ) -> tuple[int, Member] | None:
     """Among equals the largest draw wins."""
     draws = [member.point * multiplier & _MASK for member in members]
-    first = max(draws, default=-1)
-    if first >= 0 and is_eligible(winner := members[draws.index(first)]):
+    if draws and is_eligible(winner := members[draws.index(first := max(draws))]):
         return first, winner
     ranking = sorted(zip(draws, members, strict=True), key=itemgetter(0), reverse=True)
     return next((drawn for drawn in ranking if is_eligible(drawn[1])), None)

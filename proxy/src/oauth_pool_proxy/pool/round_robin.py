@@ -7,12 +7,14 @@ are members.
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from operator import itemgetter
 from typing import Generic, NamedTuple, TypeVar
 
 Member = TypeVar("Member")
+Groups = list[tuple[int, list[Member]]]
+"""Pairs of a weight and the members that have it."""
 
 
 class Tier(NamedTuple):
@@ -41,6 +43,7 @@ class WeightedRoundRobin(Generic[Member]):
         self._tiers: dict[Tier, dict[int, _Queue[Member]]] = {}
         self._order: list[Tier] = []
         self._places: dict[Member, tuple[Tier, int]] = {}
+        self._groups: list[Groups[Member]] | None = None
 
     def put(self, member: Member, tier: Tier, weight: int) -> None:
         """Let the member take part. One that does already keeps its place in the queue if that is the same one."""
@@ -52,11 +55,13 @@ class WeightedRoundRobin(Generic[Member]):
             insort(self._order, tier)
         self._tiers[tier].setdefault(weight, _Queue(weight)).members[member] = None
         self._places[member] = (tier, weight)
+        self._groups = None
 
     def remove(self, member: Member) -> None:
         place = self._places.pop(member, None)
         if place is None:
             return
+        self._groups = None
         tier, weight = place
         queues = self._tiers[tier]
         del queues[weight].members[member]
@@ -74,14 +79,18 @@ class WeightedRoundRobin(Generic[Member]):
                 return member
         return None
 
-    def groups(self) -> Iterator[list[tuple[int, list[Member]]]]:
+    def groups(self) -> list[Groups[Member]]:
         """Everybody who takes part, whatever the rank: for each level, reserve apart, the members of each weight."""
-        for _, tiers in groupby(self._order, key=itemgetter(0, 1)):
-            members: dict[int, list[Member]] = {}
-            for tier in tiers:
-                for weight, queue in self._tiers[tier].items():
-                    members.setdefault(weight, []).extend(queue.members)
-            yield list(members.items())
+        if self._groups is None:
+            self._groups = [self._by_weight(tiers) for _, tiers in groupby(self._order, key=itemgetter(0, 1))]
+        return self._groups
+
+    def _by_weight(self, tiers: Iterable[Tier]) -> Groups[Member]:
+        members: dict[int, list[Member]] = {}
+        for tier in tiers:
+            for weight, queue in self._tiers[tier].items():
+                members.setdefault(weight, []).extend(queue.members)
+        return list(members.items())
 
     def has_any(self, is_eligible: Callable[[Member], bool]) -> bool:
         return any(map(is_eligible, self._places))

@@ -13,8 +13,9 @@ from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.cluster.index_shards import MOST_SHARDS, Shards, room
 from oauth_pool_proxy.config import KubernetesConfig
+from oauth_pool_proxy.pool.backoff import Backoff
 from oauth_pool_proxy.pool.index import PoolIndexReader
-from oauth_pool_proxy.pool.index_watcher import Backoff, ConfigMapIndex
+from oauth_pool_proxy.pool.index_watcher import ConfigMapIndex
 from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
 from tests.support.builders import account, credential, facts
 from tests.support.control_plane import ControlPlane

@@ -9,7 +9,8 @@ import pytest
 from oauth_pool_proxy.pool.index import IndexEntry, PoolIndexReader, parse_entry
 from oauth_pool_proxy.pool.index_watcher import MOST_SHARDS, SHARDS
 from oauth_pool_proxy.pool.pool import Pool, State
-from oauth_pool_proxy.pool.token_files import TokenFiles, read_token_file
+from oauth_pool_proxy.pool.token_files import TokenFiles
+from oauth_pool_proxy.pool.token_reader import read_token_file
 from tests.support.proxy_server import Clock
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -53,7 +54,7 @@ async def test_index_and_files_together_make_the_pool() -> None:
     tokens = TokenFiles(GOLDEN / "access", pool, clock)
     pool.replace(PoolIndexReader("anthropic").read(INDEX))
     tokens.index_changed()
-    assert await tokens.look() is None
+    assert await tokens.poll() is None
     states = {account.name: account.state(clock.now) for account in pool.accounts}
     assert states == {
         "claude-1": State.AVAILABLE,

@@ -40,9 +40,10 @@ from oauth_pool_proxy.observe.usage import UsageReader
 from oauth_pool_proxy.pool.affinity import Affinity
 from oauth_pool_proxy.pool.dispatch import Dispatcher
 from oauth_pool_proxy.pool.index import PoolIndexReader
-from oauth_pool_proxy.pool.index_watcher import ConfigMapIndex, FolderIndex
-from oauth_pool_proxy.pool.judgement import Judge
+from oauth_pool_proxy.pool.index_folder import FolderIndex
+from oauth_pool_proxy.pool.index_watcher import ConfigMapIndex
 from oauth_pool_proxy.pool.kube_api import KubeApi
+from oauth_pool_proxy.pool.objects import Objects
 from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.pool.reports import StatusReporter
 from oauth_pool_proxy.pool.token_files import TokenFiles
@@ -65,7 +66,7 @@ class App:
         self.service = Service()
         self.metrics = Metrics()
         self._access_log = AccessLog()
-        self.pool = Pool() if config.oauth else None
+        self.pool = Pool(config.oauth.strategy, config.oauth.reserve) if config.oauth else None
         self.upstream: Upstream
         self._forwarder: Forwarder
         self._router = Starlette(
@@ -106,7 +107,6 @@ class App:
         request.model = request.model or reader.model
         if request.account and (usage := reader.usage):
             self.metrics.used(request.account, reader.model, usage)
-        reader.close()
 
     def refused(self, request_id: str, message: str) -> None:
         """The server has answered something that is not HTTP: nothing else is known of it."""
@@ -146,8 +146,10 @@ class App:
         metrics.finished(request.method, progress.status, request.blame.value, seconds, request.first_byte_seconds)
         metrics.request_bytes += request.bytes_in
         metrics.response_bytes += progress.bytes_sent
-        if request.usage:
-            self._count_tokens(request, request.usage)
+        if reader := progress.reader:
+            if request.counts_tokens:
+                self._count_tokens(request, reader)
+            reader.close()
         if self._access_log.is_on:
             self._access_log.write(request.line(outcome, seconds, error))
 
@@ -201,6 +203,7 @@ class App:
             tokens.index_changed()
 
         async with AsyncExitStack() as stack:
+            stack.callback(tokens.close)
             index: ConfigMapIndex | FolderIndex
             reporter = None
             if isinstance(config.source, KubernetesConfig):
@@ -213,11 +216,13 @@ class App:
                 pool.on_expired = lambda account: told.expired(account, self._clock())
             else:
                 index = FolderIndex(config.source, on_index)
-                await index.look()
-                await tokens.look()
+                await index.poll()
+                await tokens.poll()
             self.metrics.add(PoolCollector(pool, self._clock, lambda: (index.last_success, index.lists)))
             await stack.enter_async_context(_running(index.run, tokens.run, *([reporter.run] if reporter else [])))
-            yield Dispatcher(config, pool, tokens, Affinity(), reporter, self.metrics, Judge(config.rules), self._clock)
+            yield Dispatcher(
+                config, pool, tokens, Affinity(pool.home_of), Objects(), reporter, self.metrics, self._clock
+            )
 
 
 async def _answer(error: Exception, request: Request, client: Client) -> None:

@@ -82,6 +82,7 @@ class Forwarder:
                 try:
                     if await dispatch.is_for_client(attempt, answer):
                         await self._relay(request, answer, client, attempt.beginning)
+                        dispatch.finish(attempt)
                         return
                 finally:
                     answer.release()

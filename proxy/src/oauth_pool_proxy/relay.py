@@ -6,18 +6,12 @@ error event, and then, as for every other answer, the connection is broken by wh
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol
 
 from oauth_pool_proxy.config import Header
 from oauth_pool_proxy.downstream.client import Client
 from oauth_pool_proxy.errors import StreamBroken, error_body
+from oauth_pool_proxy.observe.usage import UsageReader
 from oauth_pool_proxy.upstream.upstream import Answer
-
-
-class Reader(Protocol):
-    """Somebody who wants to see the body that passes."""
-
-    def feed(self, chunk: bytes) -> None: ...
 
 
 @dataclass(slots=True)
@@ -29,7 +23,7 @@ class Progress:
     has_started: bool = False
     bytes_sent: int = 0
     last_bytes: bytes = b""
-    reader: Reader | None = None
+    reader: UsageReader | None = None
 
     def passes(self, chunk: bytes) -> None:
         self.bytes_sent += len(chunk)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from oauth_pool_proxy.observe.access_log import RequestLine
-from oauth_pool_proxy.observe.usage import UsageReader
 from oauth_pool_proxy.pool.request_body import Description, describe
 from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.upstream.headers import Headers
@@ -76,7 +75,8 @@ class Request:
     first_byte_at: float | None = None
     is_stream: bool = False
     upstream_request_id: bytes | None = None
-    usage: UsageReader | None = None
+    counts_tokens: bool = False
+    """Whether what `progress.reader` has read is counted."""
     _description: Description | None = field(default=None, repr=False)
     _is_described: bool = False
 

@@ -15,13 +15,17 @@ KEY = b"k" * 16
 LIMIT, IDLE, COLD = 3, 3600.0, 300.0
 
 
+def at_home(_: bytes) -> str:
+    return "a"
+
+
 def only(*uids: str) -> Callable[[str], bool]:
     return lambda uid: uid in uids
 
 
 def conversation(*answers: tuple[str, float]) -> Affinity:
-    """One that was answered by these accounts at these times."""
-    affinity = Affinity(LIMIT, IDLE, COLD)
+    """One that belongs to `a` and was answered by these accounts at these times."""
+    affinity = Affinity(at_home, LIMIT, IDLE, COLD)
     for uid, now in answers:
         affinity.answered(KEY, uid, now)
     return affinity
@@ -37,15 +41,16 @@ def conversation(*answers: tuple[str, float]) -> Affinity:
         pytest.param([("a", 0)], 3600, "abc", "a", id="idle, but not for too long"),
         pytest.param([("a", 0)], 3601, "abc", None, id="idle for too long"),
         pytest.param([("a", 0), ("b", 10)], 309, "abc", "b", id="moved, and warm there"),
-        pytest.param([("a", 0), ("b", 10)], 310, "abc", "a", id="moved, and cold there"),
-        pytest.param([("a", 0), ("b", 10)], 310, "bc", "b", id="cold there, but home is not available"),
-        pytest.param([("a", 0), ("b", 10)], 20, "ac", "a", id="warm there, but only home is available"),
-        pytest.param([("a", 0), ("b", 10)], 20, "c", None, id="neither is available"),
+        pytest.param([("a", 0), ("b", 10)], 310, "abc", None, id="moved, and cold there"),
+        pytest.param([("a", 0), ("b", 10)], 20, "ac", None, id="moved, and not available there"),
         pytest.param([("a", 0), ("b", 10), ("b", 300)], 500, "abc", "b", id="every answer keeps it warm"),
         pytest.param([("a", 0), ("b", 10), ("a", 400)], 410, "abc", "a", id="back home"),
+        pytest.param([("a", 0), ("b", 10), ("a", 400)], 3000, "abc", "a", id="back home, it stays there"),
         pytest.param([("a", 0), ("b", 10), ("c", 20)], 30, "abc", "c", id="moved twice"),
-        pytest.param([("a", 0), ("b", 10), ("c", 20)], 400, "abc", "a", id="moved twice, home is the first"),
-        pytest.param([("a", 0), ("b", 5000)], 5400, "abc", "b", id="home is forgotten after a long idle time"),
+        pytest.param([("a", 0), ("b", 10), ("c", 20)], 400, "abc", None, id="moved twice, and cold there"),
+        pytest.param([("b", 0)], 299, "abc", "b", id="began away from home, and warm there"),
+        pytest.param([("b", 0)], 300, "abc", None, id="began away from home, and cold there"),
+        pytest.param([("a", 0), ("a", 5000)], 5400, "abc", "a", id="began anew after a long idle time"),
     ],
 )
 def test_the_account_for_a_conversation(
@@ -57,11 +62,21 @@ def test_the_account_for_a_conversation(
 def test_looking_does_not_keep_a_cache_warm() -> None:
     affinity = conversation(("a", 0), ("b", 10))
     affinity.account_for(KEY, 200, only("b"))
-    assert affinity.account_for(KEY, 400, only("a", "b")) == "a"
+    assert affinity.account_for(KEY, 400, only("a", "b")) is None
+
+
+def test_a_conversation_stays_where_it_is_when_its_key_would_choose_another_account_now() -> None:
+    """As when an account joins."""
+    homes = ["a"]
+    affinity = Affinity(lambda _: homes[-1], LIMIT, IDLE, COLD)
+    affinity.answered(KEY, "a", 0)
+    homes.append("d")
+    assert affinity.answered(KEY, "a", 1) is Outcome.HIT
+    assert affinity.account_for(KEY, 3000, only("a", "d")) == "a"
 
 
 def test_outcomes_tell_new_from_hit_from_moved() -> None:
-    affinity = Affinity(LIMIT, IDLE, COLD)
+    affinity = Affinity(at_home, LIMIT, IDLE, COLD)
     answers = [("a", 0), ("a", 1), ("b", 2), ("b", 3), ("a", 4), ("a", 5000), ("a", 5001)]
     outcomes = [affinity.answered(KEY, uid, now) for uid, now in answers]
     new, hit, moved = Outcome.NEW, Outcome.HIT, Outcome.MOVED
@@ -69,7 +84,7 @@ def test_outcomes_tell_new_from_hit_from_moved() -> None:
 
 
 def test_the_conversation_that_was_answered_longest_ago_goes_first() -> None:
-    affinity = Affinity(LIMIT, IDLE, COLD)
+    affinity = Affinity(at_home, LIMIT, IDLE, COLD)
     for now, key in enumerate([b"1", b"2", b"3", b"1", b"4"]):
         affinity.answered(key, "a", now)
     affinity.account_for(b"2", 5, only("a"))
@@ -77,7 +92,7 @@ def test_the_conversation_that_was_answered_longest_ago_goes_first() -> None:
 
 
 def test_idle_conversations_are_dropped_a_few_at_a_time() -> None:
-    affinity = Affinity(1000, IDLE, COLD)
+    affinity = Affinity(at_home, 1000, IDLE, COLD)
     for number in range(100):
         affinity.answered(b"%d" % number, "a", 0)
     sizes = []
@@ -89,13 +104,13 @@ def test_idle_conversations_are_dropped_a_few_at_a_time() -> None:
 
 
 def test_one_that_was_idle_for_too_long_and_is_not_dropped_yet_begins_anew() -> None:
-    affinity = Affinity(1000, IDLE, COLD)
+    affinity = Affinity(at_home, 1000, IDLE, COLD)
     for number in range(20):
         affinity.answered(b"%d" % number, "a", 0)
     assert affinity.answered(b"10", "b", IDLE + 1) is Outcome.NEW
     for _ in range(20):
         affinity.answered(KEY, "a", IDLE + 2)
-    assert affinity.account_for(b"10", IDLE + COLD + 2, only("a", "b")) == "b"
+    assert affinity.account_for(b"10", IDLE + 2, only("a", "b")) == "b"
     assert len(affinity) == 2
 
 
@@ -115,9 +130,9 @@ class Plain:
         mine = self.of(key, now)
         if not mine:
             return None
-        away, home = mine[-1][0], mine[0][0]
-        order = [away, home] if now - mine[-1][1] < COLD else [home, away]
-        return next((uid for uid in order if uid in available), None)
+        uid, used_at = mine[-1]
+        is_over = uid != "a" and now - used_at >= COLD
+        return uid if uid in available and not is_over else None
 
     def answered(self, key: bytes, uid: str, now: float) -> Outcome:
         mine = self.of(key, now)
@@ -137,7 +152,7 @@ steps = st.tuples(
 
 @given(st.lists(steps, max_size=40))
 def test_forgetting_changes_no_advice(script: list[tuple[bytes, str, float, str]]) -> None:
-    affinity, plain, now = Affinity(LIMIT, IDLE, COLD), Plain(), 0.0
+    affinity, plain, now = Affinity(at_home, LIMIT, IDLE, COLD), Plain(), 0.0
     for key, uid, passed, available in script:
         now += passed
         advice = affinity.account_for(key, now, only(*available))

@@ -321,7 +321,9 @@ async def test_with_every_account_refused_beyond_doubt_the_client_gets_our_own_a
     assert answer.status == 503
     error = answer.json()["error"]
     assert isinstance(error, dict)
-    assert (error["type"], error["message"].startswith("All accounts exhausted")) == ("pool_exhausted", True)
+    assert error["type"] == "pool_exhausted"
+    causes = "1 was refused by the API (Forbidden); 1 was refused by the API (Unauthorized)"
+    assert error["message"].startswith(f"No account is available: {causes}")
     assert error["pool"] == {
         "accounts_total": 2,
         "accounts_available": 0,

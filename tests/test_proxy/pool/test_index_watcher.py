@@ -1,6 +1,7 @@
 """The reflector against an API server that misbehaves in every way we know, and the folder."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from oauth_pool_proxy.config import KubernetesConfig
-from oauth_pool_proxy.pool.index_watcher import MOST_SHARDS, Backoff, ConfigMapIndex, FolderIndex
+from oauth_pool_proxy.pool.backoff import Backoff
+from oauth_pool_proxy.pool.index_folder import FolderIndex
+from oauth_pool_proxy.pool.index_watcher import MOST_SHARDS, ConfigMapIndex
 from oauth_pool_proxy.pool.kube_api import KubeApi
 from tests.support.api_server import ApiServer, Call, api_server, config_map
 from tests.support.proxy_server import Clock
@@ -83,16 +86,62 @@ async def test_it_lists_and_then_watches_from_there(server: ApiServer) -> None:
         await watch.begin_watch()
         await watch.event("MODIFIED", config_map({"a": "2"}, 11))
         assert await result.state() == {"a": "2"}
-        await watch.event("DELETED", config_map({"a": "2"}, 12))
-        assert await result.state() == {}
-        await watch.event("ADDED", config_map({"b": "1"}, 13))
+        await watch.event("MODIFIED", config_map({"b": "1"}, 13))
         assert await result.state() == {"b": "1"}
 
 
-async def test_a_missing_config_map_is_an_empty_pool(server: ApiServer) -> None:
+async def test_a_config_map_that_was_never_there_is_an_empty_pool(server: ApiServer) -> None:
     async with watching(server) as result:
         await (await server.call()).list(None)
         assert await result.state() == {}
+
+
+@pytest.mark.parametrize("data", [{}, None], ids=["no key", "no data"])
+async def test_an_index_that_is_there_and_names_no_account_empties_the_pool(
+    server: ApiServer, data: State | None
+) -> None:
+    async with watching(server) as result:
+        watch = await began(server)
+        assert await result.state() == {"a": "1"}
+        await watch.event("MODIFIED", config_map(data, 11))
+        assert await result.state() == {}
+
+
+async def test_a_deleted_index_keeps_the_last_accounts_and_is_warned_of_once(
+    server: ApiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with watching(server) as result:
+        watch = await began(server)
+        assert await result.state() == {"a": "1"}
+        with caplog.at_level(logging.WARNING):
+            await watch.event("DELETED", config_map({"a": "1"}, 12))
+            assert await result.state() == {"a": "1"}
+            seen = result.index.last_success
+            await watch.event("BOOKMARK", {"metadata": {"resourceVersion": "13"}})
+            watch.connection.abort()
+            await (await server.call()).list(None, 14)  # it is still gone
+            assert await result.state() == {"a": "1"}
+            assert result.index.last_success == seen  # its age tells that it is gone
+            warnings = [record.message for record in caplog.records if "index is gone" in record.message]
+            assert len(warnings) == 1
+        watch = await server.call()
+        await watch.begin_watch()
+        await watch.event("ADDED", config_map({"b": "1"}, 15))
+        assert await result.state() == {"b": "1"}
+        assert result.index.last_success != seen
+
+
+async def test_an_index_that_fails_and_starts_anew_remembers_what_it_knew(server: ApiServer) -> None:
+    """What runs it starts it again after a bug."""
+    async with watching(server) as result:
+        watch = await began(server)
+        assert await result.state() == {"a": "1"}
+        again = asyncio.create_task(result.index.run())
+        await (await server.call()).list(None)
+        assert await result.state() == {"a": "1"}
+        again.cancel()
+        await asyncio.gather(again, return_exceptions=True)
+        watch.connection.abort()
 
 
 async def test_a_watch_that_ends_in_peace_is_resumed_where_it_was(server: ApiServer) -> None:
@@ -213,8 +262,24 @@ async def test_further_config_maps_are_read_and_handed_on_together(server: ApiSe
         assert await result.state() == {"a": "2", "b": "2", "both": "first"}
         await first.event("MODIFIED", config_map({}, 6, "2"))
         assert await result.state() == {"b": "2"}
-        await second.event("DELETED", config_map({}, 7))
+        await second.event("MODIFIED", config_map({}, 7))
         assert await result.state() == {}
+
+
+async def test_a_deleted_part_of_the_index_keeps_its_accounts_unless_there_are_fewer_parts(server: ApiServer) -> None:
+    async with watching(server) as result:
+        await (await server.call(ONE)).list({"a": "1"}, shards="2")
+        await (await server.call(TWO)).list({"b": "1"})
+        assert await result.state() == {"a": "1", "b": "1"}
+        first, second = await watch_of(server, ONE), await watch_of(server, TWO)
+        await second.event("DELETED", config_map({"b": "1"}, 5))
+        assert await result.state() == {"a": "1", "b": "1"}
+        await first.event("DELETED", config_map({"a": "1"}, 6, "2"))
+        assert await result.state() == {"a": "1", "b": "1"}
+        await first.event("ADDED", config_map({"c": "1"}, 7, "2"))
+        assert await result.state() == {"b": "1", "c": "1"}
+        await first.event("MODIFIED", config_map({"c": "1"}, 8))
+        assert await result.state() == {"c": "1"}
 
 
 async def test_an_index_may_grow_while_it_is_watched(server: ApiServer) -> None:
@@ -313,13 +378,13 @@ async def test_a_folder_is_read_when_it_changes_and_only_then(folder: Folder) ->
     (folder.path / "a").write_text("1")
     (folder.path / ".hidden").write_text("x")
     (folder.path / "subfolder").mkdir()
-    await folder.index.look()
-    await folder.index.look()
+    await folder.index.poll()
+    await folder.index.poll()
     assert folder.states == [{"a": "1"}]
     (folder.path / "b").write_text("2")
-    await folder.index.look()
+    await folder.index.poll()
     (folder.path / "a").unlink()
-    await folder.index.look()
+    await folder.index.poll()
     assert folder.states[1:] == [{"a": "1", "b": "2"}, {"b": "2"}]
 
 
@@ -331,22 +396,55 @@ async def test_a_mounted_config_map_is_swapped_as_a_whole(folder: Folder) -> Non
         (hidden / "a").write_text(version)
     os.symlink("..version-1", folder.path / "..data")
     os.symlink("..data/a", folder.path / "a")
-    await folder.index.look()
+    await folder.index.poll()
     os.symlink("..version-2", folder.path / "..data-new")
     (folder.path / "..data-new").rename(folder.path / "..data")
-    await folder.index.look()
+    await folder.index.poll()
     assert folder.states == [{"a": "1"}, {"a": "2"}]
 
 
 async def test_a_folder_that_goes_away_leaves_the_state_as_it_was(folder: Folder) -> None:
     (folder.path / "a").write_text("1")
-    await folder.index.look()
+    await folder.index.poll()
     folder.path.rename(folder.path.with_name("elsewhere"))
-    await folder.index.look()
+    await folder.index.poll()
     assert folder.states == [{"a": "1"}]
     folder.path.with_name("elsewhere").rename(folder.path)
-    await folder.index.look()
+    await folder.index.poll()
     assert folder.states == [{"a": "1"}]
+
+
+async def test_an_empty_folder_is_an_index_that_is_gone(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    (folder.path / "a").write_text("1")
+    await folder.index.poll()
+    seen = folder.index.last_success
+    (folder.path / "a").unlink()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            await folder.index.poll()
+    assert [record.message for record in caplog.records if "index is gone" in record.message] == [caplog.messages[0]]
+    assert (folder.states, folder.index.last_success) == ([{"a": "1"}], seen)
+    (folder.path / "b").write_text("2")
+    await folder.index.poll()
+    assert folder.states == [{"a": "1"}, {"b": "2"}]
+
+
+async def test_a_folder_that_was_empty_from_the_start_is_an_empty_pool(folder: Folder) -> None:
+    await folder.index.poll()
+    await folder.index.poll()
+    assert folder.states == [{}]
+
+
+async def test_a_mounted_config_map_without_data_names_no_account(folder: Folder) -> None:
+    (folder.path / "..version-1").mkdir()
+    (folder.path / "..data").symlink_to("..version-1")
+    (folder.path / "..version-1" / "a").write_text("1")
+    (folder.path / "a").symlink_to("..data/a")
+    await folder.index.poll()
+    (folder.path / "..version-1" / "a").unlink()
+    (folder.path / "a").unlink()
+    await folder.index.poll()
+    assert folder.states == [{"a": "1"}, {}]
 
 
 def test_waits_double_up_to_a_limit_with_some_chance_in_them() -> None:

@@ -1,14 +1,16 @@
 """Picking, cooling down, and what survives a swap. Time is a number."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
-from oauth_pool_proxy.errors import PoolCoolingDown, PoolExhausted
+from oauth_pool_proxy.errors import PoolCoolingDown
+from oauth_pool_proxy.pool.account import MOST_LIMITED_MODELS, AccessToken, Account, Reason, Requirements, State
 from oauth_pool_proxy.pool.index import IndexEntry
-from oauth_pool_proxy.pool.pool import MOST_LIMITED_MODELS, AccessToken, Account, Pool, Reason, State, Wish
+from oauth_pool_proxy.pool.pool import Pool
 from tests.support.proxy_server import index_entry, rfc3339
 
 NOW = 1_800_000_000.0
@@ -67,9 +69,9 @@ class TestPick:
 
     def test_tried_accounts_are_not_picked_again(self) -> None:
         pool = pool_of(entry("a"), entry("b"))
-        picked = pool.pick(NOW, Wish(tried={"uid-a"}))
+        picked = pool.pick(NOW, Requirements(tried={"uid-a"}))
         assert picked is not None and picked.name == "b"
-        assert pool.pick(NOW, Wish(tried={"uid-a", "uid-b"})) is None
+        assert pool.pick(NOW, Requirements(tried={"uid-a", "uid-b"})) is None
 
     def test_an_account_with_all_its_requests_under_way_is_passed_over(self) -> None:
         pool = pool_of(entry("a", maxConcurrentRequests=2), entry("b"))
@@ -174,6 +176,14 @@ class TestCooldown:
         pool.replace([entry("a")])
         assert one.state(NOW + 2) is State.AVAILABLE
 
+    def test_an_operator_whose_cooldown_covered_it_already_can_end_it(self) -> None:
+        """Then the report changes nothing in the index, and there is no later word of it."""
+        pool = pool_of(cooling("a", NOW + 5000))
+        (one,) = pool.accounts
+        one.cool_down(Reason.QUOTA_EXHAUSTED, NOW + 1000, NOW)
+        pool.replace([entry("a")])
+        assert one.state(NOW + 2) is State.AVAILABLE
+
     def test_it_belongs_to_the_account_and_not_to_the_access_token(self) -> None:
         (one,) = pool_of(entry("a")).accounts
         one.cool_down(Reason.QUOTA_EXHAUSTED, NOW + 1000, NOW)
@@ -196,6 +206,13 @@ class TestRejection:
         assert one.state(NOW) is State.DISABLED
         one.adopt(token(2))
         assert one.state(NOW) is State.AVAILABLE
+
+    def test_it_lasts_as_long_as_its_reason_says_and_a_shorter_one_does_not_end_it(self) -> None:
+        (one,) = pool_of(entry("a")).accounts
+        assert one.reject(Reason.BILLING, 1, NOW, 600)
+        assert not one.reject(Reason.UNAUTHORIZED, 1, NOW + 1)
+        assert one.why_not(NOW + 599) == "Billing"
+        assert one.state(NOW + 600) is State.AVAILABLE
 
     def test_a_late_answer_about_an_older_access_token_says_nothing(self) -> None:
         (one,) = pool_of(entry("a")).accounts
@@ -222,6 +239,13 @@ class TestSwap:
         pool.replace([entry("a", uid="uid-new")])
         assert pool.accounts[0] is not before and pool.accounts[0].token is None
 
+    def test_an_account_that_stands_in_the_index_twice_is_one_account(self) -> None:
+        pool = pool_of(entry("a"))
+        before = pool.accounts
+        pool.replace([entry("a"), entry("other name", uid="uid-a")])
+        assert pool.accounts == before
+        assert picks(pool, 2) == "aa"
+
     def test_an_account_that_is_gone_stays_gone_whatever_still_happens_to_it(self) -> None:
         """Its last requests end, are refused or get a newer access token after the operator has taken it away."""
         pool = pool_of(entry("a", maxConcurrentRequests=1), entry("b"))
@@ -246,10 +270,10 @@ class TestModelLimits:
         one = account(pool, "a")
         assert one.limit_model("opus", NOW + 60, NOW)
         assert not one.limit_model("opus", NOW + 50, NOW)  # known, and not shortened
-        opus, haiku = Wish(model="opus"), Wish(model="haiku")
+        opus, haiku = Requirements(model="opus"), Requirements(model="haiku")
         assert [pool.pick(NOW, opus) for _ in range(3)] == [account(pool, "b")] * 3
         assert {pool.pick(NOW, haiku) for _ in range(2)} == set(pool.accounts)
-        assert {pool.pick(NOW, Wish()) for _ in range(2)} == set(pool.accounts)
+        assert {pool.pick(NOW, Requirements()) for _ in range(2)} == set(pool.accounts)
         assert one.state(NOW) is State.AVAILABLE
         assert [pool.pick(NOW + 55, opus) for _ in range(2)] == [account(pool, "b")] * 2
         assert pool.pick(NOW + 60, opus) is one
@@ -268,16 +292,16 @@ class TestModelLimits:
         pool = pool_of(entry("a"), entry("b"), cooling("c", NOW + 1))
         account(pool, "a").limit_model("opus", NOW + 90, NOW)
         account(pool, "b").limit_model("opus", NOW + 70, NOW)
-        wish = Wish(model="opus", tried={"uid-a"})
-        assert pool.pick(NOW, wish) is None
-        error = pool.why_none(NOW, wish)
+        requirements = Requirements(model="opus", tried={"uid-a"})
+        assert pool.pick(NOW, requirements) is None
+        error = pool.why_none(NOW, requirements)
         assert isinstance(error, PoolCoolingDown) and error.headers() == [(b"retry-after", b"70")]
         assert "model" in str(error)
 
     def test_an_account_that_refused_without_a_limit_of_the_model_is_told_of_as_such(self) -> None:
         pool = pool_of(entry("a"), entry("b"))
         account(pool, "a").limit_model("opus", NOW + 90, NOW)
-        error = pool.why_none(NOW, Wish(model="opus", tried={"uid-b"}))
+        error = pool.why_none(NOW, Requirements(model="opus", tried={"uid-b"}))
         assert isinstance(error, PoolCoolingDown) and error.headers() == []
 
     def test_somebody_who_clears_a_cooldown_clears_the_models_too(self) -> None:
@@ -288,6 +312,107 @@ class TestModelLimits:
         pool.replace([cooling("a", NOW + 990)])
         pool.replace([entry("a")])
         assert one.model_limited_until("opus") == 0
+
+
+class TestModelRefusals:
+    def test_an_account_that_refused_a_model_is_asked_for_it_only_if_all_others_did_too(self) -> None:
+        """Then the client reads the upstream's own words."""
+        pool = pool_of(entry("a"), entry("b"), entry("low", priority=-1))
+        opus, haiku = Requirements(model="opus"), Requirements(model="haiku")
+        assert account(pool, "a").refuse_model("opus", NOW + 60, NOW)
+        assert not account(pool, "a").refuse_model("opus", NOW + 60, NOW)
+        assert [pool.pick(NOW, opus) for _ in range(3)] == [account(pool, "b")] * 3
+        assert {pool.pick(NOW, haiku) for _ in range(2)} == {account(pool, "a"), account(pool, "b")}
+        assert [pool.may_pick(f"uid-{name}", NOW, opus) for name in ("a", "b", "low")] == [False, True, False]
+        account(pool, "b").refuse_model("opus", NOW + 60, NOW)
+        assert pool.pick(NOW, opus) is account(pool, "low")
+        assert [pool.may_pick(f"uid-{name}", NOW, opus) for name in ("a", "low")] == [False, True]
+        account(pool, "low").refuse_model("opus", NOW + 60, NOW)
+        assert {pool.pick(NOW, opus) for _ in range(2)} == {account(pool, "a"), account(pool, "b")}
+        assert [pool.may_pick(f"uid-{name}", NOW, opus) for name in ("a", "low")] == [True, False]
+
+    def test_a_limit_is_not_asked_for_even_if_nobody_else_is_there(self) -> None:
+        pool = pool_of(entry("a"), entry("b"))
+        account(pool, "a").limit_model("opus", NOW + 60, NOW)
+        account(pool, "b").refuse_model("opus", NOW + 60, NOW)
+        opus = Requirements(model="opus")
+        assert [pool.pick(NOW, opus) for _ in range(2)] == [account(pool, "b")] * 2
+        assert pool.pick(NOW, Requirements(model="opus", tried={"uid-b"})) is None
+
+    def test_a_refusal_is_over_in_time_and_after_the_operator_cleared_a_cooldown(self) -> None:
+        pool = pool_of(entry("a"), entry("b"))
+        one, opus = account(pool, "a"), Requirements(model="opus")
+        one.refuse_model("opus", NOW + 60, NOW)
+        assert one in {pool.pick(NOW + 60, opus) for _ in range(2)}
+        one.refuse_model("opus", NOW + 900, NOW + 61)
+        one.cool_down(Reason.QUOTA_EXHAUSTED, NOW + 1000, NOW + 61)
+        pool.replace([cooling("a", NOW + 990), entry("b")])
+        pool.replace([entry("a"), entry("b")])
+        assert one.model_refused_until("opus") == 0
+
+    @pytest.mark.parametrize("forbid", [Account.limit_model, Account.refuse_model])
+    def test_bodies_are_looked_into_for_a_model_only_while_one_matters(
+        self, forbid: Callable[[Account, str, float, float], bool]
+    ) -> None:
+        pool = pool_of(entry("a"), entry("b"))
+        matters = [pool.limits_models]
+        forbid(account(pool, "a"), "opus", NOW + 60, NOW)
+        forbid(account(pool, "a"), "haiku", NOW + 30, NOW)
+        matters.append(pool.limits_models)
+        for later in (59, 60):
+            pool.pick(NOW + later)
+            matters.append(pool.limits_models)
+        forbid(account(pool, "b"), "opus", NOW + 90, NOW + 60)
+        pool.replace([entry("a")])
+        matters.append(pool.limits_models)
+        assert matters == [False, True, True, False, False]
+
+
+class TestConversations:
+    def test_a_conversation_s_account_is_drawn_from_the_highest_tier_by_weight(self) -> None:
+        pool = pool_of(entry("a", weight=3), entry("b"), entry("low", priority=-1), entry("top", priority=1))
+        account(pool, "top").cool_down(Reason.RATE_LIMITED, NOW + 10, NOW)
+        drawn = Counter(conversation(pool, number) for number in range(400))
+        assert drawn.keys() == {"a", "b"} and 250 < drawn["a"] < 350
+        assert [conversation(pool, 7) for _ in range(5)] == [conversation(pool, 7)] * 5
+
+    def test_where_it_goes_when_its_account_may_not_be_asked_follows_from_its_key_too(self) -> None:
+        names = "abcdefgh"
+        one, other = pool_of(*map(entry, names)), pool_of(*map(entry, reversed(names)))
+        picks(other, 3)
+        for number in range(50):
+            order = []
+            for pool in (one, other):
+                tried: list[str] = []
+                while picked := pool.pick(NOW, Requirements(tried=tried, conversation=b"%d" % number)):
+                    tried.append(picked.uid)
+                order.append(tried)
+            assert order[0] == order[1] and len(order[0]) == len(names)
+            account(one, order[0][0].removeprefix("uid-")).cool_down(Reason.RATE_LIMITED, NOW + 5, NOW)
+            assert f"uid-{conversation(one, number)}" == order[0][1]
+            one = pool_of(*map(entry, names))
+
+    def test_its_home_is_the_account_that_it_would_have_if_all_were_available(self) -> None:
+        pool = pool_of(entry("a"), entry("b", weight=2), entry("c"), entry("low", priority=-1))
+        homes = [conversation(pool, number) for number in range(50)]
+        for name in "abc":
+            account(pool, name).reject(Reason.UNAUTHORIZED, 1, NOW)
+        assert {conversation(pool, number) for number in range(50)} == {"low"}
+        assert [pool.home_of(b"%d" % number) for number in range(50)] == [f"uid-{home}" for home in homes]
+        pool.replace([])
+        assert pool.home_of(b"1") is None
+
+    def test_a_draw_is_no_turn(self) -> None:
+        pool = pool_of(entry("a"), entry("b"))
+        for number in range(5):
+            conversation(pool, number)
+        assert picks(pool, 4) == "abab"
+
+
+def conversation(pool: Pool, number: int, now: float = NOW) -> str:
+    picked = pool.pick(now, Requirements(conversation=b"%d" % number))
+    assert picked
+    return picked.name
 
 
 class TestPreferred:
@@ -307,10 +432,10 @@ class TestPreferred:
 
     def test_a_higher_tier_that_has_nobody_for_this_request_is_not_in_the_way(self) -> None:
         pool = pool_of(entry("top", priority=5), entry("low"))
-        assert pool.may_pick("uid-low", NOW, Wish(tried={"uid-top"}))
+        assert pool.may_pick("uid-low", NOW, Requirements(tried={"uid-top"}))
         account(pool, "top").limit_model("opus", NOW + 60, NOW)
-        assert pool.may_pick("uid-low", NOW, Wish(model="opus"))
-        assert not pool.may_pick("uid-top", NOW, Wish(model="opus"))
+        assert pool.may_pick("uid-low", NOW, Requirements(model="opus"))
+        assert not pool.may_pick("uid-top", NOW, Requirements(model="opus"))
 
 
 class TestManyAccounts:
@@ -342,48 +467,18 @@ class TestManyAccounts:
         pool.pick(NOW + 61)  # its cooldown is over
         assert looks == {picked[0].name: 2}
 
-    def test_a_swap_that_changes_nothing_keeps_every_turn_and_one_that_does_looks_at_each_once(
+    def test_a_swap_looks_only_at_accounts_whose_entries_are_other_objects_and_keeps_every_turn(
         self, looks: Counter[str]
     ) -> None:
         entries = [entry(f"{number:04}") for number in range(1000)]
         pool = pool_of(*entries)
         first = [pool.pick(NOW) for _ in range(10)]
         looks.clear()
+        entries[500] = entry("0500")
         pool.replace(entries)
         second = [pool.pick(NOW) for _ in range(10)]
-        assert set(looks.values()) == {1}
+        assert looks == {"0500": 1}
         assert not set(first) & set(second)
-
-
-class TestWhyNone:
-    def test_nothing_is_known_yet(self) -> None:
-        error = Pool().why_none(NOW)
-        assert isinstance(error, PoolExhausted) and "not been read" in str(error)
-
-    def test_no_account(self) -> None:
-        error = pool_of().why_none(NOW)
-        assert isinstance(error, PoolExhausted) and "kubectl apply" in str(error)
-
-    def test_the_soonest_of_those_that_cool_down(self) -> None:
-        error = pool_of(cooling("a", NOW + 90), cooling("b", NOW + 30.4), entry("c", status="Disabled")).why_none(NOW)
-        assert isinstance(error, PoolCoolingDown)
-        assert error.headers() == [(b"retry-after", b"30")]
-
-    def test_none_usable(self) -> None:
-        error = pool_of(entry("a", status="Disabled"), entry("b", status="Suspended")).why_none(NOW)
-        assert isinstance(error, PoolExhausted)
-        assert error.counts["accounts_disabled"] == 2
-
-    def test_all_were_tried_and_none_is_to_blame(self) -> None:
-        pool = pool_of(entry("a"), cooling("b", NOW + 9))
-        error = pool.why_none(NOW, Wish(tried={"uid-a"}))
-        assert isinstance(error, PoolCoolingDown) and error.headers() == []
-        assert pool.why_none(NOW, Wish(tried={"uid-a"}), NOW + 7.2).headers() == [(b"retry-after", b"8")]
-
-    def test_all_are_busy(self) -> None:
-        pool = pool_of(entry("a", maxConcurrentRequests=1))
-        pool.accounts[0].begin()
-        assert pool.why_none(NOW).headers() == [(b"retry-after", b"1")]
 
 
 def test_no_access_token_in_any_repr() -> None:

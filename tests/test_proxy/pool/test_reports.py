@@ -1,6 +1,7 @@
 """What the operator is told, as the API server receives it."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,11 +10,11 @@ import msgspec
 import pytest
 
 from oauth_pool_proxy.config import KubernetesConfig
+from oauth_pool_proxy.pool.account import AccessToken, Account, Reason
+from oauth_pool_proxy.pool.backoff import Backoff
 from oauth_pool_proxy.pool.index import IndexEntry
-from oauth_pool_proxy.pool.index_watcher import Backoff
 from oauth_pool_proxy.pool.kube_api import KubeApi
 from oauth_pool_proxy.pool.limits import Window
-from oauth_pool_proxy.pool.pool import AccessToken, Account, Reason
 from oauth_pool_proxy.pool.reports import MOST_WAITING, StatusReporter
 from tests.support.api_server import ApiServer, api_server
 from tests.support.proxy_server import index_entry
@@ -157,12 +158,23 @@ async def test_the_use_of_windows_is_reported_when_it_changes_and_at_most_once_a
                 assert entry["windows"][0]["utilization"] == utilization
 
 
-async def test_what_is_not_a_reason_for_the_operator_is_not_reported(server: ApiServer) -> None:
+@pytest.mark.parametrize("reason", Reason)
+async def test_every_reason_is_reported(server: ApiServer, reason: Reason) -> None:
     async with reporting(server) as reporter:
-        reporter.benched(account("a"), Reason.BILLING, None, 17, (), NOW)
-        works(reporter, account("b"), 17, [], NOW)
-        reporter.benched(account("c"), Reason.FORBIDDEN, None, 17, (), NOW)
-        assert "/oauthaccounts/c/" in (await server.call()).path
+        works(
+            reporter, account("b"), 17, [], NOW
+        )  # and an account in good order of which there is nothing to say is not
+        reporter.benched(account("a"), reason, None, 17, (), NOW)
+        call = await server.call()
+        assert call.body and call.body["status"]["reports"][0]["reason"] == reason.value
+        assert "/oauthaccounts/a/" in call.path
+
+
+async def test_an_end_later_than_the_api_server_can_take_is_the_latest_that_it_can(server: ApiServer) -> None:
+    async with reporting(server) as reporter:
+        reporter.benched(account(), Reason.QUOTA_EXHAUSTED, NOW + 1e13, 17, (), NOW)
+        (entry,) = await entries(server)
+        assert entry["untilTime"] == "9999-12-31T23:59:59Z"
 
 
 async def test_an_instant_that_cannot_be_written_is_left_out(server: ApiServer) -> None:
@@ -244,6 +256,33 @@ async def test_requests_per_minute_are_those_since_the_last_report(server: ApiSe
         reporter.benched(one, Reason.QUOTA_EXHAUSTED, NOW + 500, 17, USED_UP, NOW + 95)  # too soon for a rate
         (entry,) = await entries(server)
         assert "requestsPerMinute" not in entry
+
+
+async def test_a_report_that_hangs_holds_up_the_others_for_as_long_as_a_write_may_take_and_no_longer(
+    server: ApiServer,
+) -> None:
+    api = KubeApi(KubernetesConfig(server.url, "pool"), read_timeout=3600, write_timeout=0.1)
+    reporter = StatusReporter(api, "proxy-0", Backoff(0.001, 0.01))
+    task = asyncio.create_task(reporter.run())
+    reporter.benched(account("a"), Reason.FORBIDDEN, None, 17, (), NOW)
+    assert "/oauthaccounts/a/" in (await server.call()).path  # never answered
+    reporter.benched(account("b"), Reason.FORBIDDEN, None, 17, (), NOW)
+    paths = [(await server.call()).path for _ in range(2)]
+    assert any("/oauthaccounts/b/" in path for path in paths)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await api.close()
+
+
+def test_nothing_is_kept_of_an_account_that_is_gone() -> None:
+    reporter = StatusReporter(KubeApi(KubernetesConfig("http://127.0.0.1:1", "pool")), "proxy-0")
+    kept = account("kept")
+    for one in [kept, *(account(str(number)) for number in range(20))]:
+        reporter.expired(one, NOW + 9999)
+        works(reporter, one, 17, headers(0.5), NOW)
+    del one
+    gc.collect()
+    assert (list(reporter._said), list(reporter._expired)) == ([kept], [kept])
 
 
 async def test_the_queue_is_bounded() -> None:

@@ -1,16 +1,20 @@
-"""Turns never lose a member, and shares follow the weights, whatever comes and goes meanwhile."""
+"""No member loses its turn, and shares follow the weights, whatever comes and goes meanwhile."""
 
+import math
 from collections import Counter
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oauth_pool_proxy.pool.round_robin import Turns
+from oauth_pool_proxy.pool.round_robin import Tier, WeightedRoundRobin
+
+TIER = Tier(0)
 
 names = st.sampled_from("abcdefgh")
+tiers = st.builds(Tier, st.integers(-1, 1), st.booleans(), st.sampled_from([-math.inf, 0.0, 7.5, math.inf]))
 steps = st.one_of(
-    st.tuples(st.just("put"), names, st.integers(0, 2), st.integers(0, 3)),
+    st.tuples(st.just("put"), names, tiers, st.integers(0, 3)),
     st.tuples(st.just("remove"), names),
     st.tuples(st.just("take"), st.frozensets(names, max_size=5)),
 )
@@ -20,7 +24,7 @@ steps = st.one_of(
 def test_whoever_takes_part_and_is_eligible_gets_a_turn_and_nobody_else(
     script: list[tuple[Any, ...]],
 ) -> None:
-    turns, places = Turns[str](), dict[str, tuple[int, int]]()
+    turns, places = WeightedRoundRobin[str](), dict[str, tuple[Tier, int]]()
     for step in script:
         match step:
             case ("put", name, tier, weight):
@@ -31,43 +35,58 @@ def test_whoever_takes_part_and_is_eligible_gets_a_turn_and_nobody_else(
                 places.pop(name, None)
             case ("take", excluded):
                 is_eligible = (frozenset("abcdefgh") - excluded).__contains__
-                top = highest(places, excluded)
+                eligible = {name: tier for name, (tier, _) in places.items() if name not in excluded}
                 taken = turns.take(is_eligible)
-                assert taken in top if top else taken is None
-                for name in places.keys() - excluded:
-                    could = turns.could_take(name, is_eligible)
-                    assert could == (name in top)
-    top = highest(places)
+                assert taken in first(eligible) if eligible else taken is None
+                assert turns.has_any(is_eligible) == bool(eligible)
+                level = min((tier.level for tier in eligible.values()), default=None)
+                for name, tier in eligible.items():
+                    assert turns.is_of_first_level(name, is_eligible) == (tier.level == level)
+    assert grouped(turns) == expected_groups(places)
+    top = first({name: tier for name, (tier, _) in places.items()})
     # A weight of none is for when nobody else is there.
     everybody = {name for name in top if places[name][1]} or top
     assert {turns.take(lambda _: True) for _ in range(500)} - {None} == everybody
 
 
-def highest(places: dict[str, tuple[int, int]], excluded: frozenset[str] = frozenset()) -> set[str]:
-    eligible = {name: tier for name, (tier, _) in places.items() if name not in excluded}
-    return {name for name, tier in eligible.items() if tier == max(eligible.values())}
+def first(eligible: dict[str, Tier]) -> set[str]:
+    return {name for name, tier in eligible.items() if tier == min(eligible.values())}
+
+
+Groups = list[dict[int, set[str]]]
+
+
+def grouped(turns: WeightedRoundRobin[str]) -> Groups:
+    return [{weight: set(members) for weight, members in groups} for groups in turns.groups()]
+
+
+def expected_groups(places: dict[str, tuple[Tier, int]]) -> Groups:
+    levels: dict[tuple[int, bool], dict[int, set[str]]] = {}
+    for name, (tier, weight) in places.items():
+        levels.setdefault((tier.level, tier.is_reserve), {}).setdefault(weight, set()).add(name)
+    return [levels[level] for level in sorted(levels)]
 
 
 @given(st.dictionaries(names, st.integers(1, 9), min_size=1), st.integers(1, 5))
 def test_shares_are_the_weights_in_every_round(weights: dict[str, int], rounds: int) -> None:
-    turns = Turns[str]()
+    turns = WeightedRoundRobin[str]()
     for name, weight in weights.items():
-        turns.put(name, 0, weight)
+        turns.put(name, TIER, weight)
     for _ in range(rounds):
         assert Counter(turns.take(lambda _: True) for _ in range(sum(weights.values()))) == weights
 
 
 @given(st.dictionaries(names, st.integers(1, 5), min_size=2), st.data())
 def test_shares_are_the_weights_again_after_somebody_was_away(weights: dict[str, int], data: st.DataObject) -> None:
-    turns = Turns[str]()
+    turns = WeightedRoundRobin[str]()
     for name, weight in weights.items():
-        turns.put(name, 0, weight)
+        turns.put(name, TIER, weight)
     for _ in range(data.draw(st.integers(0, 6))):
         away = data.draw(st.sampled_from(sorted(weights)))
         turns.remove(away)
         for _ in range(data.draw(st.integers(0, 12))):
             turns.take(lambda _: True)
-        turns.put(away, 0, weights[away])
+        turns.put(away, TIER, weights[away])
     rounds = 40
     counted = Counter(turns.take(lambda _: True) for _ in range(rounds * sum(weights.values())))
     for name, weight in weights.items():
@@ -76,11 +95,11 @@ def test_shares_are_the_weights_again_after_somebody_was_away(weights: dict[str,
 
 
 def test_equals_take_turns_and_one_that_returns_waits_for_those_who_stayed() -> None:
-    turns = Turns[str]()
+    turns = WeightedRoundRobin[str]()
     for name in "abc":
-        turns.put(name, 0, 1)
+        turns.put(name, TIER, 1)
     assert [turns.take(lambda _: True) for _ in range(2)] == ["a", "b"]
     turns.remove("c")
-    turns.put("c", 0, 1)
-    turns.put("a", 0, 1)  # takes part already, and keeps its place
+    turns.put("c", TIER, 1)
+    turns.put("a", TIER, 1)  # takes part already, and keeps its place
     assert [turns.take(lambda _: True) for _ in range(4)] == ["a", "b", "c", "a"]

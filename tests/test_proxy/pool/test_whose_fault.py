@@ -284,6 +284,17 @@ async def test_a_403_about_a_model_is_remembered_for_that_model(
     assert both == {"a00", "a01"}
 
 
+async def test_a_model_that_no_account_may_use_is_refused_in_the_upstream_s_own_words(
+    upstream: UpstreamServer, start: Start, folder: PoolFolder
+) -> None:
+    world = World(upstream, start, folder, 2)
+    said = Said(403, "permission_error", "Your account does not have access to opus")
+    world.everybody = said.as_json()
+    for _ in range(2):
+        answer = await world.ask(body=b'{"model":"opus"}')
+        assert (answer.status, answer.body) == (403, said.body)
+
+
 async def test_a_missing_scope_is_put_to_another_account_and_nobody_is_to_blame(
     upstream: UpstreamServer, start: Start, folder: PoolFolder
 ) -> None:

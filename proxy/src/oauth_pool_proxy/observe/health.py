@@ -1,6 +1,9 @@
 """The documents behind `/health` and `/ready`."""
 
-from oauth_pool_proxy.pool.pool import Pool, State
+from math import inf
+
+from oauth_pool_proxy.pool.account import State
+from oauth_pool_proxy.pool.pool import Pool
 
 
 def health(mode: str, uptime: float, served: int, errors: int, pool: Pool | None, now: float) -> dict[str, object]:
@@ -40,7 +43,7 @@ def _accounts(pool: Pool, now: float) -> list[dict[str, object]]:
         document: dict[str, object] = {"id": account.name, "status": state.value}
         if reason := account.why_not(now):
             document["reason"] = reason
-        if state is State.COOLING_DOWN:
+        if state is State.COOLING_DOWN and account.cooling_until < inf:
             document["cooldown_remaining_secs"] = max(1, round(account.cooling_until - now))
         documents.append(document)
     return documents

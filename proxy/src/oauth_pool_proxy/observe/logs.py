@@ -6,11 +6,11 @@ passed to a logger, at any level: nothing here could take them out again.
 
 import logging
 import sys
-from datetime import UTC, datetime
 
 import msgspec
 
 from oauth_pool_proxy.errors import AnswerAborted
+from oauth_pool_proxy.observe.instants import rfc3339
 
 LEVELS = {
     "error": logging.ERROR,
@@ -22,14 +22,10 @@ LEVELS = {
 _NAMES = {number: name.upper() for name, number in LEVELS.items()}
 
 
-def _rfc3339(instant: float) -> str:
-    return datetime.fromtimestamp(instant, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
-            "timestamp": _rfc3339(record.created),
+            "timestamp": rfc3339(record.created, "milliseconds"),
             "level": _NAMES.get(record.levelno, record.levelname),
             "logger": record.name,
             "message": record.getMessage(),

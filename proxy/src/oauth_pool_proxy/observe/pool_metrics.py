@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from oauth_pool_proxy.pool.limits import windows_of
-from oauth_pool_proxy.pool.pool import Account, Pool, State
+from oauth_pool_proxy.pool.account import Account, State
+from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.upstream.upstream import Upstream
 
 
@@ -68,7 +68,7 @@ class PoolCollector(Collector):
             "pool_account_window_reset_timestamp_seconds", "When a rate limit window is reset", labels=labels
         )
         for account in self._pool.accounts:
-            for window in windows_of(account.limits):
+            for window in account.windows:
                 if window.utilization is not None:
                     used.add_metric([account.name, window.name], window.utilization)
                 if window.resets_at is not None:

@@ -52,6 +52,10 @@ class UsageReader(Protocol):
     def model(self) -> str | None:
         """The model that answered, by its own word."""
 
+    @property
+    def object_id(self) -> str | None:
+        """The `id` at the top of a JSON answer."""
+
     def close(self) -> None:
         """Nobody will ask any more."""
 
@@ -97,6 +101,7 @@ class _Counts(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
+    id: str | None = None
     model: str | None = None
     usage: _Counts | None = None
 
@@ -122,6 +127,7 @@ class EventStreamReader:
     """
 
     __slots__ = ("_is_too_long", "_most_bytes", "_on_limit", "_rest", "model", "usage")
+    object_id = None
 
     def __init__(self, most_event_bytes: int = MOST_EVENT_BYTES, on_limit: OnLimit = lambda _: None) -> None:
         self._on_limit = on_limit
@@ -222,6 +228,10 @@ class JsonReader:
     def model(self) -> str | None:
         return self._decoded().model
 
+    @property
+    def object_id(self) -> str | None:
+        return self._decoded().id
+
     def _decoded(self) -> _Message:
         if self._answer is None:
             try:
@@ -251,6 +261,10 @@ class DecompressingReader:
     @property
     def model(self) -> str | None:
         return self._reader.model
+
+    @property
+    def object_id(self) -> str | None:
+        return self._reader.object_id
 
     def close(self) -> None:
         self._reader.close()

@@ -1,6 +1,7 @@
 """Which account a conversation used last, so that it finds its prompt cache warm. Pure: no I/O, time is passed in.
 
-It only advises: whether an account may be used is asked of whoever knows, at every look. An account that is gone is one
+Where a conversation belongs follows from its key (`rendezvous.py`), and is the same on every proxy. Remembered is where it is:
+it stays when accounts join, and while it is away because its account had to rest. It only advises: whether an account may be used is asked of whoever knows, at every look. An account that is gone is one
 that is not available, so nobody has to be told of it. A conversation is known by a digest, so that nothing of a request
 is kept, and takes about 250 bytes.
 """
@@ -21,6 +22,7 @@ class Outcome(StrEnum):
     """Where a conversation was answered, for metrics."""
 
     NEW = "new"
+    """This proxy did not know it, or not any more."""
     HIT = "hit"
     """By the account that answered it before."""
     MOVED = "moved"
@@ -29,10 +31,10 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class _Conversation:
-    home: str
-    """The account that answered first."""
     account: str
     """The account that answered last."""
+    is_away: bool
+    """Whether another one would have answered, had all been available."""
     used_at: float
 
 
@@ -58,11 +60,18 @@ def _digest(kind: bytes, value: bytes) -> bytes:
 class Affinity:
     """Remembers at most `limit` conversations, each for `idle` seconds after it was last answered.
 
-    A prompt cache that was not used for `cold` seconds is taken for gone.
+    A prompt cache that was not used for `cold` seconds is taken for gone. `home_of` names the account that a
+    conversation would have if all were available.
     """
 
-    def __init__(self, limit: int = 10_000, idle: float = 3600.0, cold: float = 300.0) -> None:
-        self._limit, self._idle, self._cold = limit, idle, cold
+    def __init__(
+        self,
+        home_of: Callable[[bytes], str | None],
+        limit: int = 10_000,
+        idle: float = 3600.0,
+        cold: float = 300.0,
+    ) -> None:
+        self._home_of, self._limit, self._idle, self._cold = home_of, limit, idle, cold
         self._conversations: OrderedDict[bytes, _Conversation] = OrderedDict()
         """The one that was answered longest ago comes first."""
 
@@ -70,32 +79,32 @@ class Affinity:
         return len(self._conversations)
 
     def account_for(self, key: bytes, now: float, is_available: Callable[[str], bool]) -> str | None:
-        """The uid of the account to ask, or None if any will do: the conversation is new, or its accounts are not available.
+        """The uid of the account to ask, or None if its key decides: it is new, or away for no reason any more.
 
-        A conversation keeps its account. One that had to leave its home stays away while the cache there is warm, and
-        goes back when that costs nothing: otherwise every cooldown would leave its conversations with the others.
+        A conversation keeps its account. One that is away stays there while the cache is warm, and goes back when that
+        costs nothing: otherwise every cooldown would leave its conversations with the others.
         """
         known = self._conversations.get(key)
         if known is None or self._is_over(known, now):
             return None
-        is_warm = now - known.used_at < self._cold
-        in_order = (known.account, known.home) if is_warm else (known.home, known.account)
-        return next(filter(is_available, in_order), None)
+        if known.is_away and now - known.used_at >= self._cold:
+            return None
+        return known.account if is_available(known.account) else None
 
     def answered(self, key: bytes, uid: str, now: float) -> Outcome:
         """This account answered the conversation."""
         self._forget_some(now)
         known = self._conversations.get(key)
-        if known is None or self._is_over(known, now):
-            self._conversations[key] = _Conversation(uid, uid, now)
+        if known and not self._is_over(known, now) and known.account == uid:
+            known.used_at = now
             self._conversations.move_to_end(key)
-            if len(self._conversations) > self._limit:
-                self._conversations.popitem(last=False)
-            return Outcome.NEW
-        outcome = Outcome.HIT if known.account == uid else Outcome.MOVED
-        known.account, known.used_at = uid, now
+            return Outcome.HIT
+        is_new = known is None or self._is_over(known, now)
+        self._conversations[key] = _Conversation(uid, self._home_of(key) != uid, now)
         self._conversations.move_to_end(key)
-        return outcome
+        if len(self._conversations) > self._limit:
+            self._conversations.popitem(last=False)
+        return Outcome.NEW if is_new else Outcome.MOVED
 
     def _is_over(self, conversation: _Conversation, now: float) -> bool:
         return now - conversation.used_at > self._idle

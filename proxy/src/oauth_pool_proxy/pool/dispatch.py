@@ -21,10 +21,12 @@ from oauth_pool_proxy.config import Header, OAuthConfig, Verdict
 from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.observe.metrics import Metrics
 from oauth_pool_proxy.observe.usage import reader_for
+from oauth_pool_proxy.pool.account import REJECTION_SECONDS, AccessToken, Account, Reason, Requirements, State
 from oauth_pool_proxy.pool.affinity import Affinity, key_of
 from oauth_pool_proxy.pool.judgement import Judge, Judgement, Question, decompressed
 from oauth_pool_proxy.pool.limits import limit_headers
-from oauth_pool_proxy.pool.pool import REJECTION_SECONDS, AccessToken, Account, Pool, Reason, Wish
+from oauth_pool_proxy.pool.objects import Objects, creates_object, object_of
+from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.pool.reports import StatusReporter
 from oauth_pool_proxy.pool.request_body import with_system_prefix
 from oauth_pool_proxy.pool.rules import REFUSED_SECONDS
@@ -49,6 +51,8 @@ _REASONS = {
     Verdict.BILLING: Reason.BILLING,
 }
 _SUSPECTED_OF = {401: Verdict.UNAUTHORIZED, 402: Verdict.BILLING}
+_NOT_HERE = Verdict.NEXT_ACCOUNT
+"""Another account may have the object."""
 _UNPROVEN = frozenset((Verdict.NEXT_ACCOUNT, Verdict.SUSPECT, Verdict.MODEL_FORBIDDEN))
 _LIMITS = frozenset((Verdict.QUOTA_EXHAUSTED, Verdict.RATE_LIMITED, Verdict.MODEL_LIMITED))
 _PREFIXED_PATHS = frozenset(("/v1/messages", "/v1/messages/count_tokens"))
@@ -95,18 +99,24 @@ class Refusal:
         return self.verdict not in _UNPROVEN
 
 
-@dataclass(frozen=True, slots=True)
 class Dispatcher:
     """The accounts, their access tokens, and somebody to tell, if anybody listens."""
 
-    config: OAuthConfig
-    pool: Pool
-    tokens: TokenFiles
-    affinity: Affinity
-    reporter: StatusReporter | None
-    metrics: Metrics
-    judge: Judge
-    clock: Callable[[], float] = time.time
+    def __init__(
+        self,
+        config: OAuthConfig,
+        pool: Pool,
+        tokens: TokenFiles,
+        affinity: Affinity,
+        objects: Objects,
+        reporter: StatusReporter | None,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.config, self.pool, self.tokens = config, pool, tokens
+        self.affinity, self.objects = affinity, objects
+        self.reporter, self.metrics, self.clock = reporter, metrics, clock
+        self.judge = Judge(config.rules)
 
     def dispatch(self, request: Request, outgoing: list[Header]) -> "Dispatch":
         """Read what the body says about the choice of an account, and put the configured prefix into it."""
@@ -121,6 +131,8 @@ class Dispatcher:
 class Dispatch:
     def __init__(self, pool: Dispatcher, request: Request, outgoing: list[Header], conversation: bytes | None) -> None:
         self._pool, self._request, self._outgoing, self._conversation = pool, request, outgoing, conversation
+        self._object = object_of(request.method, request.path)
+        """The file or batch that the request is about: only the account that made it has it."""
         self._tried: set[str] = set()
         self._again: Account | None = None
         """Has a newer access token than the one that was just refused."""
@@ -152,19 +164,29 @@ class Dispatch:
         return Attempt(account, account.token, [*self._outgoing, authorization], time.monotonic())
 
     def _pick(self) -> Account | None:
-        """The account whose prompt cache is warm for this conversation, or whoever's turn it is."""
-        now, pool, wish = self._pool.clock(), self._pool.pool, self._wish()
+        """Whoever has the object; the account whose prompt cache is warm for this conversation; or whoever the pool names."""
+        now, pool, requirements = self._pool.clock(), self._pool.pool, self._requirements()
+        if self._object and (owner := self._owner(self._object, now)):
+            return owner
         if self._conversation:
-            uid = self._pool.affinity.account_for(self._conversation, now, lambda uid: pool.may_pick(uid, now, wish))
+            uid = self._pool.affinity.account_for(
+                self._conversation, now, lambda uid: pool.may_pick(uid, now, requirements)
+            )
             if uid is not None:
                 return pool.account(uid)
-        return pool.pick(now, wish)
+        return pool.pick(now, requirements)
 
-    def _wish(self) -> Wish:
-        """What the request needs of an account. Its model matters only while some account is limited for some model."""
+    def _owner(self, object_id: str, now: float) -> Account | None:
+        """Also one that cools down: nobody else can answer, and nothing is paid for this."""
+        uid = self._pool.objects.owner(object_id, now)
+        account = self._pool.pool.account(uid) if uid and uid not in self._tried else None
+        return account if account and account.state(now) is not State.DISABLED else None
+
+    def _requirements(self) -> Requirements:
+        """Its model matters only while some account is limited for some model."""
         if self._pool.pool.limits_models:
             self._request.describe()
-        return Wish(self._request.model, self._tried)
+        return Requirements(self._request.model, self._tried, self._conversation)
 
     # What the answer means
 
@@ -175,10 +197,19 @@ class Dispatch:
         judgement = await self._judged(attempt, answer)
         attempt.limits = limit_headers(answer.headers)
         attempt.account.note_limits(answer.headers)
+        if answer.status == 404 and self._object:
+            judgement = Judgement(_NOT_HERE, status=404)
+            attempt.beginning = await _words(answer)
         if judgement.verdict is Verdict.PASS_ON:
             self._answered(attempt, answer)
             return True
         return not await self._goes_on(attempt, answer, judgement)
+
+    def finish(self, attempt: Attempt) -> None:
+        """The whole answer has been relayed."""
+        reader, request = self._request.progress.reader, self._request
+        if reader and creates_object(request.method, request.path) and (object_id := reader.object_id):
+            self._pool.objects.remember(object_id, attempt.account.uid, self._pool.clock())
 
     def refusal(self) -> Refusal:
         """The upstream's own last words where the request is the reason; raises our own where limits or accounts are.
@@ -193,7 +224,7 @@ class Dispatch:
         ):
             self._request.blame = Blame.ACCOUNT if held.is_proven else Blame.REQUEST
             return held
-        raise pool.why_none(now, self._wish(), self._retry_at)
+        raise pool.why_none(now, self._requirements(), self._retry_at)
 
     async def _has_newer_token(self, attempt: Attempt) -> bool:
         account = attempt.account
@@ -224,7 +255,7 @@ class Dispatch:
         """Whether another account is asked. Remembers why."""
         verdict = judgement.verdict
         if verdict in _UNPROVEN:
-            self._unproven += 1
+            self._unproven += judgement.status != 404  # which costs nothing, and says nothing of the account
             if self._unproven >= MOST_UNPROVEN or (verdict is Verdict.SUSPECT and self._is_the_same(judgement.status)):
                 return self._blame_request()
         refusal = await _whole(attempt, answer, judgement)
@@ -261,20 +292,20 @@ class Dispatch:
             self._reject(suspect, token, Judgement(verdict, until))
         if self._conversation:
             pool.metrics.affinity(pool.affinity.answered(self._conversation, account.uid, now))
+        if self._object:
+            pool.objects.remember(self._object, account.uid, now)
         if pool.reporter:
             pool.reporter.works(account, attempt.token.generation, now)
         self._read_along(attempt, answer)
 
     def _read_along(self, attempt: Attempt, answer: Answer) -> None:
-        """See the limit that a stream may still meet, and the tokens that the answer used."""
+        """See the limit that a stream may still meet, the object that was made, and the tokens that the answer used."""
         fields, request = answer.fields, self._request
-        kind, coding = fields.get(b"content-type", b""), fields.get(b"content-encoding", b"")
-        if not (self._pool.config.usage_metrics or answer.is_event_stream):
-            return
-        on_limit = partial(self._met_limit, attempt, self._question_without_body())
-        request.progress.reader = reader = reader_for(kind, coding, on_limit)
-        if self._pool.config.usage_metrics:
-            request.usage = reader
+        request.counts_tokens = self._pool.config.usage_metrics
+        if request.counts_tokens or answer.is_event_stream or creates_object(request.method, request.path):
+            on_limit = partial(self._met_limit, attempt, self._question_without_body())
+            kind, coding = fields.get(b"content-type", b""), fields.get(b"content-encoding", b"")
+            request.progress.reader = reader_for(kind, coding, on_limit)
 
     def _question_without_body(self) -> Question:
         """The body is forgotten while a stream runs."""
@@ -312,7 +343,6 @@ class Dispatch:
         else:
             is_news = account.limit_model(description.model, until, now)
         if is_news:
-            self._pool.pool.limits_models = True
             self._tell(account, "".join(map(str.capitalize, judgement.verdict.split("_"))), until - now)
 
     def _cool_down(self, attempt: Attempt, judgement: Judgement, now: float) -> None:

@@ -1,64 +1,24 @@
-"""Notices changes of the pool index and hands the complete new state on, from a ConfigMap or from a folder.
-
-Both sources run for ever, keep the last good state while theirs is out of reach, and never stop the proxy.
-"""
+"""Notices changes of the pool index in ConfigMaps and hands the complete new state on (`index_source.py` says the rest)."""
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 import httpx2
 import msgspec
 
+from oauth_pool_proxy.pool.backoff import Backoff
+from oauth_pool_proxy.pool.index_source import GONE, OnIndex, Outage
 from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
 
 log = logging.getLogger(__name__)
-
-OnIndex = Callable[[Mapping[str, str]], None]
 
 SHARDS = "oauthpool.dev/shards"
 MOST_SHARDS = 10
 WATCH_SECONDS = 290
 """How long the API server is asked to keep a watch open: a little less than its own limit of five minutes."""
-
-
-class Backoff:
-    """Waits that double, each shortened at random so that many proxies do not come back at once."""
-
-    def __init__(self, first: float = 0.5, longest: float = 30) -> None:
-        self._first, self._longest = first, longest
-        self._next = first
-
-    def reset(self) -> None:
-        self._next = self._first
-
-    def next(self) -> float:
-        wait, self._next = self._next, min(self._next * 2, self._longest)
-        return wait * random.uniform(0.5, 1)
-
-
-class _Outage:
-    """Says once that something is out of reach, and once that it is back."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._is_out = False
-
-    def failed(self, error: Exception) -> None:
-        level = logging.DEBUG if self._is_out else logging.WARNING
-        log.log(
-            level, "%s cannot be read; going on with what is known", self._what, extra={"fields": {"error": str(error)}}
-        )
-        self._is_out = True
-
-    def worked(self) -> None:
-        if self._is_out:
-            log.info("%s can be read again", self._what)
-        self._is_out = False
 
 
 class _Meta(msgspec.Struct, rename="camel"):
@@ -90,13 +50,17 @@ class ConfigMapIndex:
 
     The first one says in an annotation how many there are. Each is followed by itself, and the union is handed on as soon
     as every one has been read; an account that stands in two counts where the number is lower. One that is added later
-    holds up nobody: nothing was in it before its announcement, and accounts do not move.
+    holds up nobody: nothing was in it before its announcement, and accounts do not move. One that is deleted keeps its
+    part, unless the first one has said that there are fewer.
     """
 
     def __init__(self, api: KubeApi, name: str, on_index: OnIndex, backoff: Callable[[], Backoff] = Backoff) -> None:
         self._api, self._name, self._on_index, self._new_backoff = api, name, on_index, backoff
         self._parts: dict[int, Mapping[str, str]] = {}
         self._reflectors: dict[int, _Reflector] = {}
+        self._heard_of: set[int] = set()
+        self._gone: set[int] = set()
+        self._announced = 1
         self._was_complete = False
 
     @property
@@ -111,8 +75,8 @@ class ConfigMapIndex:
         return sum(reflector.lists for reflector in self._reflectors.values())
 
     async def run(self) -> None:
-        self._parts.clear()
         self._reflectors.clear()
+        self._heard_of.clear()
         self._was_complete = False
         async with asyncio.TaskGroup() as group:
             self._follow(0, group)
@@ -124,22 +88,31 @@ class ConfigMapIndex:
         group.create_task(reflector.run())
 
     def _changed(self, number: int, found: _ConfigMap | None, group: asyncio.TaskGroup) -> None:
-        # No ConfigMap means no account, which is a state like any other.
-        self._parts[number] = (found.data if found else None) or {}
-        if number == 0:
-            for further in range(len(self._reflectors), _shards(found)):
-                self._follow(further, group)
-        if self._was_complete or len(self._parts) == len(self._reflectors):
+        self._heard_of.add(number)
+        if found is None:
+            self._gone.add(number)
+        else:
+            self._gone.discard(number)
+            self._parts[number] = found.data or {}
+            if number == 0:
+                self._announced = _shards(found)
+                for further in range(len(self._reflectors), self._announced):
+                    self._follow(further, group)
+        if self._was_complete or len(self._heard_of) == len(self._reflectors):
             self._was_complete = True
-            merged: dict[str, str] = {}
-            for part in sorted(self._parts, reverse=True):
-                merged.update(self._parts[part])
-            self._on_index(merged)
+            self._on_index(self._merged())
+
+    def _merged(self) -> Mapping[str, str]:
+        merged: dict[str, str] = {}
+        for number in sorted(self._parts, reverse=True):
+            if number < self._announced or number not in self._gone:
+                merged.update(self._parts[number])
+        return merged
 
 
-def _shards(found: _ConfigMap | None) -> int:
+def _shards(first: _ConfigMap) -> int:
     """How many ConfigMaps there are, by the word of the first."""
-    text = ((found.metadata.annotations if found else None) or {}).get(SHARDS, "")
+    text = (first.metadata.annotations or {}).get(SHARDS, "")
     return min(int(text), MOST_SHARDS) if text.isascii() and text.isdigit() else 1
 
 
@@ -154,8 +127,11 @@ class _Reflector:
         self, api: KubeApi, name: str, on_change: Callable[[_ConfigMap | None], None], backoff: Backoff
     ) -> None:
         self._api, self._name, self._on_change, self._backoff = api, name, on_change, backoff
-        self._outage = _Outage("the pool index")
+        self._outage = Outage("the pool index")
+        self._was_found = False
+        self._is_gone = False
         self.last_success: float | None = None
+        """When the ConfigMap was last known to be as it was read; not while one that was there is gone."""
         self.lists = 0
 
     async def run(self) -> None:
@@ -195,7 +171,7 @@ class _Reflector:
                     self._changed(config_map)
                 elif event.type == "DELETED":
                     self._changed(None)
-                self.last_success = time.time()
+                self._is_current()
                 self._backoff.reset()
         return seen
 
@@ -205,50 +181,17 @@ class _Reflector:
 
     def _changed(self, found: _ConfigMap | None) -> None:
         self._outage.worked()
-        self.last_success = time.time()
+        if found:
+            self._was_found, self._is_gone = True, False
+        elif self._was_found and not self._is_gone:
+            self._is_gone = True
+            log.warning(GONE, extra={"fields": {"config_map": self._name}})
+        self._is_current()
         self._on_change(found)
 
-
-class FolderIndex:
-    """Looks into a folder about once a second: a file per account, named like its key. Works for a mounted ConfigMap."""
-
-    def __init__(self, folder: Path, on_index: OnIndex) -> None:
-        self._folder, self._on_index = folder, on_index
-        self._outage = _Outage("the pool index")
-        self._signature: object = None
-        self.last_success: float | None = None
-        self.lists = 0
-        """How often the whole index was read."""
-
-    async def run(self, every: float = 1) -> None:
-        while True:
-            await self.look()
-            await asyncio.sleep(every)
-
-    async def look(self) -> None:
-        """Hand the state on if it is another than the last time."""
-        try:
-            signature, data = await asyncio.to_thread(self._read)
-        except OSError as error:
-            self._outage.failed(error)
-            return
-        self._outage.worked()
-        self.last_success = time.time()
-        if data is not None:
-            self.lists += 1
-            self._on_index(data)
-            self._signature = signature
-
-    def _read(self) -> tuple[object, dict[str, str] | None]:
-        """The folder's state, and its contents if that state is new."""
-        # Hidden names are a mounted ConfigMap's own (`..data`), or a file that somebody is still writing.
-        paths = sorted(path for path in self._folder.iterdir() if not path.name.startswith(".") and path.is_file())
-        signature = [
-            (path.name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for path in paths if (stat := path.stat())
-        ]
-        if signature == self._signature:
-            return signature, None
-        return signature, {path.name: path.read_bytes().decode("utf-8", "replace") for path in paths}
+    def _is_current(self) -> None:
+        if not self._is_gone:
+            self.last_success = time.time()
 
 
 def _reason(status: bytes) -> str:

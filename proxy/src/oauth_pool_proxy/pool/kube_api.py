@@ -15,6 +15,8 @@ from oauth_pool_proxy.upstream.certificates import context_for
 TOKEN_SECONDS = 60.0
 READ_TIMEOUT = 75.0
 """Longer than the minute between two bookmarks, so that a connection which went silent is noticed."""
+WRITE_TIMEOUT = 10.0
+"""A write is answered at once or not at all, and the next ones wait for it."""
 
 
 class KubeApiError(Exception):
@@ -31,15 +33,16 @@ class KubeApi:
         config: KubernetesConfig,
         *,
         read_timeout: float = READ_TIMEOUT,
+        write_timeout: float = WRITE_TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.namespace = config.namespace
         self._token_file, self._clock = config.token_file, clock
+        self._read_timeout, self._write_timeout = httpx2.Timeout(10, read=read_timeout), httpx2.Timeout(write_timeout)
         self._token, self._token_read_at = "", float("-inf")
         self._http = httpx2.AsyncClient(
             base_url=config.server,
             verify=context_for(config.ca_file) if config.server.startswith("https") else False,
-            timeout=httpx2.Timeout(10, read=read_timeout),
             trust_env=False,  # an HTTPS_PROXY for the internet is not the way to the cluster's API server
         )
 
@@ -52,10 +55,13 @@ class KubeApi:
     ) -> AsyncIterator[httpx2.Response]:
         """An answer with a good status, its body still unread; everything else is a `KubeApiError`."""
         headers = {"content-type": content_type} if content_type else {}
+        timeout = self._read_timeout if method == "GET" else self._write_timeout
         try:
             if token := self._current_token():
                 headers["authorization"] = f"Bearer {token}"
-            async with self._http.stream(method, path, params=params, content=content, headers=headers) as response:
+            async with self._http.stream(
+                method, path, params=params, content=content, headers=headers, timeout=timeout
+            ) as response:
                 if response.status_code == 401:
                     self._token_read_at = float("-inf")
                 if not response.is_success:

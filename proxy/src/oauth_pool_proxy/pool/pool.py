@@ -1,315 +1,169 @@
-"""The accounts a proxy may pick from now. Pure: no I/O, and every method that depends on time is told what time it is.
+"""The accounts a proxy may pick from now, and which one comes next. Pure: every method is told what time it is.
 
-What the operator says about an account is its `IndexEntry` and is replaced as a whole; what this proxy knows by itself
-(access token, cooldown, rejection, requests in flight, its turn) stays with the account as long as its uid does.
+Without a conversation, accounts of the highest tier take turns by their weights, or the configured strategy decides.
+A conversation's account is drawn from its key and the accounts' names, so that every proxy draws the same one.
 """
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 
-from oauth_pool_proxy.errors import PoolCoolingDown, PoolExhausted, ProxyError
+from oauth_pool_proxy.config import Strategy
+from oauth_pool_proxy.errors import ProxyError
+from oauth_pool_proxy.pool import rendezvous, unavailable
+from oauth_pool_proxy.pool.account import AccessToken, Account, Reason, Requirements, State
 from oauth_pool_proxy.pool.index import IndexEntry
-from oauth_pool_proxy.pool.round_robin import Turns
-from oauth_pool_proxy.upstream.headers import Headers
+from oauth_pool_proxy.pool.round_robin import Tier, WeightedRoundRobin
+from oauth_pool_proxy.pool.strategy import Preference
 
-REJECTION_SECONDS = 60.0
-"""How long an account whose access token was refused is left alone, unless a newer one comes first."""
-
-_USABLE = frozenset(("Available", "CoolingDown", "Refreshing", "StorageUnavailable"))
-"""The operator's words that leave an account in use, while its access token is valid and no cooldown lasts. The last two
-are the operator's own trouble, and the data plane does not wait for the control plane. Every other word, and one that
-this version does not know, means that the account must not be used."""
-
-MOST_LIMITED_MODELS = 50
-"""A model's name is the client's word, so an account does not remember any number of them."""
-
-_SAME_COOLDOWN = 60.0
-"""Two ends of a cooldown that are closer than this are the same one with another jitter."""
+__all__ = ["AccessToken", "Account", "Pool", "Reason", "Requirements", "State"]
 
 
-class Reason(StrEnum):
-    """Why an account is not picked. The first four are also the reasons of a report."""
-
-    QUOTA_EXHAUSTED = "QuotaExhausted"
-    RATE_LIMITED = "RateLimited"
-    UNAUTHORIZED = "Unauthorized"
-    FORBIDDEN = "Forbidden"
-    BILLING = "Billing"
-
-
-class State(StrEnum):
-    AVAILABLE = "available"
-    COOLING_DOWN = "cooling_down"
-    DISABLED = "disabled"
-
-
-@dataclass(frozen=True, slots=True)
-class AccessToken:
-    generation: int
-    fingerprint: str
-    expires_at: float
-    value: str = field(repr=False)
-    read_at: float = 0.0
-    """When this proxy read it."""
-
-
-@dataclass(slots=True)
-class Cooldown:
-    """A limit that this proxy met itself. It belongs to the account, so a newer access token does not end it."""
-
-    reason: Reason
-    since: float
-    until: float
-    is_known_to_operator: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """The upstream refused this generation of the access token."""
-
-    reason: Reason
-    until: float
-    generation: int
-
-
-class Account:
-    """`changed` is told whenever something happened that may make the account pickable, or no longer so."""
-
-    def __init__(self, entry: IndexEntry, changed: Callable[["Account"], None] = lambda _: None) -> None:
-        self.entry = entry
-        self.token: AccessToken | None = None
-        self.cooldown: Cooldown | None = None
-        self.rejection: Rejection | None = None
-        self.in_flight = 0
-        self.requests = 0
-        """How many it was asked, ever."""
-        self.limits: Headers = []
-        """The limit headers of the latest answer."""
-        self._changed = changed
-        self._index_cooldown_until = _cooldown_until(entry)
-        self._models: dict[str, float] = {}
-
-    @property
-    def name(self) -> str:
-        return self.entry.name
-
-    @property
-    def uid(self) -> str:
-        return self.entry.uid
-
-    def __repr__(self) -> str:
-        return f"<Account {self.name}>"
-
-    def update(self, entry: IndexEntry) -> None:
-        """Take what the operator says now, and keep what this proxy knows by itself.
-
-        The longer of the two cooldowns counts. The operator ends a local one early (somebody cleared it, or the window
-        was reset) by saying `Available`, but only after it has shown that it knows of it: since the local cooldown
-        began, it must have said `CoolingDown` with an end after that beginning. An index that says `Available` merely
-        because the report has not arrived yet therefore ends nothing.
-        """
-        self.entry = entry
-        self._index_cooldown_until = _cooldown_until(entry)
-        self._changed(self)
-        if self.cooldown is None:
-            return
-        if self._index_cooldown_until > self.cooldown.since:
-            self.cooldown.is_known_to_operator = True
-        elif entry.status == "Available" and self.cooldown.is_known_to_operator:
-            self.cooldown = None
-            self._models.clear()
-
-    def adopt(self, token: AccessToken) -> None:
-        """Use this access token from now on. One that was not refused yet ends a rejection."""
-        self.token = token
-        if self.rejection and token.generation != self.rejection.generation:
-            self.rejection = None
-        self._changed(self)
-
-    def state(self, now: float) -> State:
-        if self.entry.status not in _USABLE:
-            return State.DISABLED
-        if self.token is None or self.token.expires_at <= now or (self.rejection and self.rejection.until > now):
-            return State.DISABLED
-        return State.COOLING_DOWN if self.cooling_until > now else State.AVAILABLE
-
-    def why_not(self, now: float) -> str | None:
-        """In a word, why the account is not available; the operator's own word where it is its decision."""
-        if self.entry.status not in _USABLE:
-            return self.entry.status
-        if self.token is None:
-            return "NoAccessToken"
-        if self.has_expired(now):
-            return "AccessTokenExpired"
-        if self.rejection and self.rejection.until > now:
-            return self.rejection.reason.value
-        if self.cooling_until > now:
-            return self.cooldown.reason.value if self.cooldown and self.cooldown.until > now else "CoolingDown"
-        return None
-
-    def has_expired(self, now: float) -> bool:
-        """Whether nothing but a newer access token is missing."""
-        return self.entry.status in _USABLE and self.token is not None and self.token.expires_at <= now
-
-    def next_change(self, now: float) -> float | None:
-        """The soonest instant at which time alone may make `state` another one."""
-        instants = [self.cooling_until]
-        if self.token:
-            instants.append(self.token.expires_at)
-        if self.rejection:
-            instants.append(self.rejection.until)
-        return min((instant for instant in instants if instant > now), default=None)
-
-    @property
-    def cooling_until(self) -> float:
-        return max(self._index_cooldown_until, self.cooldown.until if self.cooldown else 0)
-
-    @property
-    def is_busy(self) -> bool:
-        limit = self.entry.max_concurrent_requests
-        return 0 < limit <= self.in_flight
-
-    def begin(self) -> None:
-        """Counts one request, from the attempt to the last byte of its answer: until `end`."""
-        self.in_flight += 1
-        self.requests += 1
-        if self.entry.max_concurrent_requests:
-            self._changed(self)
-
-    def end(self) -> None:
-        self.in_flight -= 1
-        if self.entry.max_concurrent_requests:
-            self._changed(self)
-
-    def cool_down(self, reason: Reason, until: float, now: float) -> bool:
-        """Leave the account alone until then. True if that is news; the same limit met by a second request is not."""
-        known = self.cooldown
-        if known and known.until > now:
-            if until <= known.until:
-                return False
-            if reason is known.reason and until <= known.until + _SAME_COOLDOWN:
-                known.until = until
-                self._changed(self)
-                return False
-        self.cooldown = Cooldown(reason, now, until)
-        self._changed(self)
-        return True
-
-    def reject(self, reason: Reason, generation: int, now: float, seconds: float = REJECTION_SECONDS) -> bool:
-        """Leave the account alone until a newer access token comes, or a little while. True if that is news."""
-        if self.token and self.token.generation != generation:
-            return False  # a newer one came while the request was on its way
-        is_news = not (self.rejection and self.rejection.until > now and self.rejection.generation == generation)
-        self.rejection = Rejection(reason, now + seconds, generation)
-        self._changed(self)
-        return is_news
-
-    def note_limits(self, headers: Headers) -> None:
-        """Keep what an answer says about the account's limits; whoever needs to know reads it then."""
-        limits = [header for header in headers if header[0].startswith(b"anthropic-ratelimit-")]
-        if limits:
-            self.limits = limits
-
-    def refuse_model(self, model: str, until: float, now: float) -> bool:
-        return self.limit_model(model, until, now)
-
-    def limit_model(self, model: str, until: float, now: float) -> bool:
-        """Leave the account alone for requests to this model until then. True if that is news."""
-        is_news = self.model_limited_until(model) <= now
-        self._models = {name: end for name, end in self._models.items() if end > now}
-        if model in self._models or len(self._models) < MOST_LIMITED_MODELS:
-            self._models[model] = max(until, self._models.get(model, 0))
-        return is_news
-
-    def model_limited_until(self, model: str | None) -> float:
-        return self._models.get(model, 0) if model and self._models else 0
-
-
-def _cooldown_until(entry: IndexEntry) -> float:
-    if entry.status == "Available":
-        return 0
-    if entry.cooldown_until:
-        return entry.cooldown_until.timestamp()
-    # Without an end nobody but the operator can say when: far away, and the next entry replaces it.
-    return 1e11 if entry.status == "CoolingDown" else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What one request needs of an account."""
-
-    model: str | None = None
-    tried: Collection[str] = ()
-    """The uids of accounts that it went to already."""
-
-
-_ANY = Wish()
+_ANY = Requirements()
 
 
 class Pool:
     """All accounts, and among them whose turn it is.
 
     Whether an account can be picked is looked at again only when something happened to it or a time limit of it has
-    passed, so that a pick costs the same with ten accounts and with a thousand.
+    passed, so that a pick costs the same with ten accounts and with a thousand; a draw for a conversation, which is made
+    once for each, costs a multiplication for each account.
     """
 
-    def __init__(self, on_expired: Callable[[Account], None] = lambda _: None) -> None:
+    def __init__(self, strategy: Strategy = Strategy.ROUND_ROBIN, reserve: float = 1.0) -> None:
         self.accounts: tuple[Account, ...] = ()
         self.is_loaded = False
         """Whether the pool index has been read at least once."""
         self.is_ready = False
         """Whether, after that, every access file has been looked for at least once."""
-        self.on_expired = on_expired
+        self.on_expired: Callable[[Account], None] = lambda _: None
         """Told when the access token of an account that could otherwise be used has expired."""
-        self.limits_models = False
-        """Whether any account has been limited for single models."""
+        self._preference = Preference(strategy, reserve)
         self._by_uid: dict[str, Account] = {}
-        self._turns: Turns[Account] = Turns()
+        self._scheduler: WeightedRoundRobin[Account] = WeightedRoundRobin()
+        self._homes: list[tuple[int, list[Account]]] | None = None
         self._changed: dict[Account, None] = {}
         self._due: list[tuple[float, str]] = []
         self._due_at: dict[str, float] = {}
+        self._with_models: set[Account] = set()
 
     def replace(self, entries: Iterable[IndexEntry]) -> None:
-        """Swap the whole pool at once. An account is the same one as long as its uid is."""
+        """Swap the whole pool at once. An account is the same one as long as its uid is; one whose entry is the same
+        object as before is not looked at.
+        """
         known, self._by_uid = self._by_uid, {}
         for entry in entries:
+            if entry.uid in self._by_uid:
+                continue  # stands in the index twice
             account = known.pop(entry.uid, None)
             if account is None:
-                account = Account(entry, self._note_change)
-                self._note_change(account)
-            else:
+                account = self._joined(entry)
+            elif account.entry is not entry:
                 account.update(entry)
             self._by_uid[entry.uid] = account
         for gone in known.values():
-            self._turns.remove(gone)
-            self._changed.pop(gone, None)
-            self._due_at.pop(gone.uid, None)
+            self._left(gone)
         self.accounts = tuple(self._by_uid.values())
+        self._homes = None
         self.is_loaded = True
 
-    def pick(self, now: float, wish: Wish = _ANY) -> Account | None:
-        """The next account of the highest tier that has one for this request; none if there is none."""
-        self._catch_up(now)
-        return self._turns.take(lambda account: self._suits(account, now, wish))
+    def _joined(self, entry: IndexEntry) -> Account:
+        watches = self._preference.reads_windows
+        note = self._note_change
+        account = Account(entry, note, note) if watches else Account(entry, note)
+        note(account)
+        return account
+
+    def _left(self, account: Account) -> None:
+        self._scheduler.remove(account)
+        self._changed.pop(account, None)
+        self._due_at.pop(account.uid, None)
+        self._with_models.discard(account)
 
     def account(self, uid: str) -> Account | None:
         return self._by_uid.get(uid)
 
-    def may_pick(self, uid: str, now: float, wish: Wish = _ANY) -> bool:
-        """Whether this account is one of those that `pick` chooses from."""
+    @property
+    def limits_models(self) -> bool:
+        """Whether a request's model matters: some account is limited for a model, or refused one."""
+        return bool(self._with_models)
+
+    def pick(self, now: float, requirements: Requirements = _ANY) -> Account | None:
+        """The account of the highest tier for this request; none if nobody may be asked.
+
+        One that refused the model comes after all others, since its answer is known.
+        """
+        self._catch_up(now)
+        for is_eligible in self._choices(now, requirements):
+            if requirements.conversation is None:
+                account = self._scheduler.take(is_eligible)
+            else:
+                account = self._draw(requirements.conversation, is_eligible)
+            if account is not None:
+                return account
+        return None
+
+    def may_pick(self, uid: str, now: float, requirements: Requirements = _ANY) -> bool:
+        """Whether a conversation that has this account may stay: it is available, and nobody of a higher tier is."""
         self._catch_up(now)
         account = self._by_uid.get(uid)
-        if account is None or not self._suits(account, now, wish):
+        if account is None:
             return False
-        return self._turns.could_take(account, lambda other: self._suits(other, now, wish))
+        for is_eligible in self._choices(now, requirements):
+            if is_eligible(account):
+                return self._scheduler.is_of_first_level(account, is_eligible)
+            if self._scheduler.has_any(is_eligible):
+                return False
+        return False
 
-    def _suits(self, account: Account, now: float, wish: Wish) -> bool:
-        return account.uid not in wish.tried and account.model_limited_until(wish.model) <= now
+    def home_of(self, conversation: bytes) -> str | None:
+        """The uid of the account that this conversation would have if all of them were available."""
+        if self._homes is None:
+            highest = max((account.entry.priority for account in self.accounts), default=0)
+            groups: dict[int, list[Account]] = {}
+            for account in self.accounts:
+                if account.entry.priority == highest:
+                    groups.setdefault(account.entry.weight, []).append(account)
+            self._homes = list(groups.items())
+        home = rendezvous.choose(conversation, self._homes, lambda _: True)
+        return home.uid if home else None
+
+    def why_none(self, now: float, requirements: Requirements = _ANY, retry_at: float | None = None) -> ProxyError:
+        """What to tell a client for whom `pick` found nothing. `retry_at` is what the tried accounts said, if anything."""
+        if not self.is_loaded:
+            return unavailable.unknown(self.counts(now))
+        return unavailable.explained(self.accounts, now, requirements, retry_at, self.counts(now))
+
+    def counts(self, now: float) -> dict[str, int]:
+        states = [account.state(now) for account in self.accounts]
+        return {
+            "accounts_total": len(states),
+            "accounts_available": states.count(State.AVAILABLE),
+            "accounts_cooling": states.count(State.COOLING_DOWN),
+            "accounts_disabled": states.count(State.DISABLED),
+        }
+
+    def _draw(self, conversation: bytes, is_eligible: Callable[[Account], bool]) -> Account | None:
+        for groups in self._scheduler.groups():
+            account = rendezvous.choose(conversation, groups, is_eligible)
+            if account is not None:
+                return account
+        return None
+
+    def _choices(self, now: float, requirements: Requirements) -> Iterator[Callable[[Account], bool]]:
+        """Who is eligible for this request: first those that may answer it, then those that refused its model before."""
+        model, tried = requirements.model, requirements.tried
+
+        def suits(account: Account) -> bool:
+            return account.uid not in tried and account.model_limited_until(model) <= now
+
+        if model and any(account.has_refused_models for account in self._with_models):
+            yield lambda account: suits(account) and account.model_refused_until(model) <= now
+        yield suits
 
     def _note_change(self, account: Account) -> None:
         self._changed[account] = None
+        if account.has_limited_models or account.has_refused_models:
+            self._with_models.add(account)
 
     def _catch_up(self, now: float) -> None:
         while self._due and self._due[0][0] <= now:
@@ -323,52 +177,31 @@ class Pool:
             for account in changed:
                 if self._by_uid.get(account.uid) is account:  # else it is gone, and only its last requests are not
                     self._sort_in(account, now)
+                else:
+                    self._with_models.discard(account)
 
     def _sort_in(self, account: Account, now: float) -> None:
         if account.state(now) is State.AVAILABLE and not account.is_busy:
-            self._turns.put(account, account.entry.priority, account.entry.weight)
+            preference, priority = self._preference, account.entry.priority
+            tier = Tier(-priority, preference.is_reserve(account, now), preference.rank(account, now))
+            self._scheduler.put(account, tier, account.entry.weight)
         else:
-            self._turns.remove(account)
+            self._scheduler.remove(account)
+        if account in self._with_models:
+            account.forget_models(now)
+            if not (account.has_limited_models or account.has_refused_models):
+                self._with_models.discard(account)
         if account.has_expired(now):
             self.on_expired(account)
-        instant = account.next_change(now)
-        if instant is not None and self._due_at.get(account.uid) != instant:
-            self._due_at[account.uid] = instant
-            heappush(self._due, (instant, account.uid))
+        self._wake_up_at(_earlier(account.next_change(now), self._preference.next_change(account, now)), account.uid)
 
-    def why_none(self, now: float, wish: Wish = _ANY, retry_at: float | None = None) -> ProxyError:
-        """What to tell a client for whom `pick` found nothing. `retry_at` is what the tried accounts said, if anything."""
-        if not self.is_loaded:
-            return PoolExhausted("The pool index has not been read yet", self.counts(now))
-        if not self.accounts:
-            return PoolExhausted(
-                "The pool has no account. Add one: kubectl apply an OAuthAccount, then open its status.login.authorizationURL",
-                self.counts(now),
-            )
-        available = [account for account in self.accounts if account.state(now) is State.AVAILABLE]
-        limited = [until for account in available if (until := account.model_limited_until(wish.model)) > now]
-        if limited and len(limited) == len(available):
-            message = (
-                "Every available account has used up its limit for this model; retry-after says when the first is reset"
-            )
-            return PoolCoolingDown(message, retry_after=min(limited) - now)
-        if any(account.uid in wish.tried for account in available):
-            message = "Every account of the pool refused this request for its rate limit"
-            return PoolCoolingDown(message, retry_after=retry_at - now if retry_at else None)
-        if available:
-            return PoolCoolingDown("Every available account has as many requests as it may have", retry_after=1)
-        cooling = [account.cooling_until for account in self.accounts if account.state(now) is State.COOLING_DOWN]
-        if cooling:
-            message = "Every account of the pool is cooling down; retry-after says when the first is available again"
-            return PoolCoolingDown(message, retry_after=min(cooling) - now)
-        message = "All accounts exhausted: none is usable, and `kubectl get oauthaccounts` shows what each one needs"
-        return PoolExhausted(message, self.counts(now))
+    def _wake_up_at(self, instant: float | None, uid: str) -> None:
+        if instant is not None and self._due_at.get(uid) != instant:
+            self._due_at[uid] = instant
+            heappush(self._due, (instant, uid))
 
-    def counts(self, now: float) -> dict[str, int]:
-        states = [account.state(now) for account in self.accounts]
-        return {
-            "accounts_total": len(states),
-            "accounts_available": states.count(State.AVAILABLE),
-            "accounts_cooling": states.count(State.COOLING_DOWN),
-            "accounts_disabled": states.count(State.DISABLED),
-        }
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return min(one, other)

@@ -14,14 +14,15 @@ import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from weakref import WeakKeyDictionary
 
 import msgspec
 
-from oauth_pool_proxy.pool.index_watcher import Backoff
+from oauth_pool_proxy.observe.instants import LATEST, rfc3339
+from oauth_pool_proxy.pool.account import Account, Reason, State
+from oauth_pool_proxy.pool.backoff import Backoff
 from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
-from oauth_pool_proxy.pool.limits import Window, windows_of
-from oauth_pool_proxy.pool.pool import Account, Reason, State
+from oauth_pool_proxy.pool.limits import Window
 from oauth_pool_proxy.upstream.headers import Headers
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ Windows = tuple[Window, ...]
 MOST_WAITING = 1000
 UTILIZATION_SECONDS = 60.0
 LEAST_SECONDS_FOR_A_RATE = 10.0
-_REPORTED = frozenset((Reason.QUOTA_EXHAUSTED, Reason.RATE_LIMITED, Reason.UNAUTHORIZED, Reason.FORBIDDEN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,39 +64,39 @@ class StatusReporter:
         self._api, self._reporter = api, reporter
         self._backoff = backoff or Backoff()
         self._waiting: dict[str, _Apply] = {}
-        self._said: dict[str, _Said] = {}
-        self._expired: dict[str, int] = {}
+        # An account that is gone is forgotten with its last request.
+        self._said: WeakKeyDictionary[Account, _Said] = WeakKeyDictionary()
+        self._expired: WeakKeyDictionary[Account, int] = WeakKeyDictionary()
         self._news = asyncio.Event()
 
     def benched(
         self, account: Account, reason: Reason, until: float | None, generation: int, windows: Windows, now: float
     ) -> None:
         """The account has just been benched, and why."""
-        if reason in _REPORTED:
-            entry = self._entry(account, reason, until, generation, windows, now)
-            self._said[account.uid] = _said(account, windows, now, is_benched=True)
-            self._put(account, [entry])
+        entry = self._entry(account, reason, until, generation, windows, now)
+        self._said[account] = _said(account, windows, now, is_benched=True)
+        self._put(account, [entry])
 
     def expired(self, account: Account, now: float) -> None:
         """The account's access token has expired and there is no newer one: the operator may not know."""
-        if account.token and self._expired.get(account.uid) != account.token.generation:
-            self._expired[account.uid] = account.token.generation
+        if account.token and self._expired.get(account) != account.token.generation:
+            self._expired[account] = account.token.generation
             self.benched(account, Reason.UNAUTHORIZED, None, account.token.generation, (), now)
 
     def works(self, account: Account, generation: int, now: float) -> None:
         """Called for every good answer; says something if there is something new."""
-        said = self._said.get(account.uid)
+        said = self._said.get(account)
         if said and said.is_benched:
             if account.state(now) is not State.AVAILABLE:
                 return  # the answer to a request from before
         elif said and now - said.at < UTILIZATION_SECONDS and said.statuses == _statuses(account.limits):
             return
-        windows = windows_of(account.limits)
+        windows = account.windows
         entries = [self._entry(account, None, None, generation, windows, now)] if windows else []
-        before, self._said[account.uid] = said, _said(account, windows, now)
+        before, self._said[account] = said, _said(account, windows, now)
         if before is None and not windows:
             return
-        if before is None or before.is_benched or before.percents != self._said[account.uid].percents:
+        if before is None or before.is_benched or before.percents != self._said[account].percents:
             self._put(account, entries)
 
     def _entry(
@@ -108,16 +108,16 @@ class StatusReporter:
         windows: Windows,
         now: float,
     ) -> dict[str, object]:
-        said = self._said.get(account.uid)
+        said = self._said.get(account)
         rate = None
         if said and now - said.at >= LEAST_SECONDS_FOR_A_RATE:
             rate = round((account.requests - said.requests) * 60 / (now - said.at))
         return _without_nulls(
             {
                 "reporter": self._reporter,
-                "observedTime": _rfc3339(now),
+                "observedTime": rfc3339(now),
                 "reason": reason.value if reason else None,
-                "untilTime": _rfc3339(until),
+                "untilTime": None if until is None else rfc3339(min(until, LATEST)),
                 "tokenGeneration": generation,
                 "requestsPerMinute": rate,
                 "windows": [_window(window) for window in windows],
@@ -196,7 +196,7 @@ def _window(window: Window) -> dict[str, object]:
             "name": window.name,
             "utilization": window.utilization,
             "status": window.status,
-            "resetTime": _rfc3339(window.resets_at),
+            "resetTime": _instant(window.resets_at),
         }
     )
 
@@ -205,8 +205,8 @@ def _without_nulls(fields: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _rfc3339(instant: float | None) -> str | None:
+def _instant(instant: float | None) -> str | None:
     try:
-        return None if instant is None else datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return None if instant is None else rfc3339(instant)
     except (ValueError, OverflowError, OSError):
         return None  # the upstream may write any number

@@ -1,15 +1,30 @@
-"""Whose turn it is: smooth weighted round robin within tiers, at a cost that does not grow with the number of accounts.
+"""Smooth weighted round robin within tiers, at a cost that does not grow with the number of members.
 
 Members of one tier and one weight are equals and take turns in a queue; the few queues of a tier take turns by their
-total weights, spread evenly (the smooth weighted round robin that nginx uses). So a turn costs as much as there are
-different weights, not as there are members.
+total weights, spread evenly (as nginx does it). So a turn costs as much as there are different weights, not as there
+are members.
 """
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from operator import itemgetter
+from typing import Generic, NamedTuple, TypeVar
 
 Member = TypeVar("Member")
+Groups = list[tuple[int, list[Member]]]
+"""Pairs of a weight and the members that have it."""
+
+
+class Tier(NamedTuple):
+    """Where a member stands. The lowest tier comes first."""
+
+    level: int
+    """A member that has a conversation already keeps it against others of its level."""
+    is_reserve: bool = False
+    rank: float = 0.0
+    """Of those who are equals otherwise."""
 
 
 class _Queue(Generic[Member]):
@@ -23,27 +38,30 @@ class _Queue(Generic[Member]):
         return self.weight * len(self.members)
 
 
-class Turns(Generic[Member]):
+class WeightedRoundRobin(Generic[Member]):
     def __init__(self) -> None:
-        self._tiers: dict[int, dict[int, _Queue[Member]]] = {}
-        self._order: list[int] = []
-        self._places: dict[Member, tuple[int, int]] = {}
+        self._tiers: dict[Tier, dict[int, _Queue[Member]]] = {}
+        self._order: list[Tier] = []
+        self._places: dict[Member, tuple[Tier, int]] = {}
+        self._groups: list[Groups[Member]] | None = None
 
-    def put(self, member: Member, tier: int, weight: int) -> None:
+    def put(self, member: Member, tier: Tier, weight: int) -> None:
         """Let the member take part. One that does already keeps its place in the queue if that is the same one."""
         if self._places.get(member) == (tier, weight):
             return
         self.remove(member)
         if tier not in self._tiers:
             self._tiers[tier] = {}
-            self._order = sorted(self._tiers, reverse=True)
+            insort(self._order, tier)
         self._tiers[tier].setdefault(weight, _Queue(weight)).members[member] = None
         self._places[member] = (tier, weight)
+        self._groups = None
 
     def remove(self, member: Member) -> None:
         place = self._places.pop(member, None)
         if place is None:
             return
+        self._groups = None
         tier, weight = place
         queues = self._tiers[tier]
         del queues[weight].members[member]
@@ -51,22 +69,39 @@ class Turns(Generic[Member]):
             del queues[weight]
         if not queues:
             del self._tiers[tier]
-            self._order.remove(tier)
+            del self._order[bisect_left(self._order, tier)]
 
     def take(self, is_eligible: Callable[[Member], bool]) -> Member | None:
-        """The next one of the highest tier that has somebody eligible; its turn is over then."""
+        """The next one of the first tier that has somebody eligible; its turn is over then."""
         for tier in self._order:
             member = self._take_from(self._tiers[tier], is_eligible)
             if member is not None:
                 return member
         return None
 
-    def could_take(self, member: Member, is_eligible: Callable[[Member], bool]) -> bool:
-        """Whether this one, who is eligible, is of the tier that `take` would look into."""
+    def groups(self) -> list[Groups[Member]]:
+        """Everybody who takes part, whatever the rank: for each level, reserve apart, the members of each weight."""
+        if self._groups is None:
+            self._groups = [self._by_weight(tiers) for _, tiers in groupby(self._order, key=itemgetter(0, 1))]
+        return self._groups
+
+    def _by_weight(self, tiers: Iterable[Tier]) -> Groups[Member]:
+        members: dict[int, list[Member]] = {}
+        for tier in tiers:
+            for weight, queue in self._tiers[tier].items():
+                members.setdefault(weight, []).extend(queue.members)
+        return list(members.items())
+
+    def has_any(self, is_eligible: Callable[[Member], bool]) -> bool:
+        return any(map(is_eligible, self._places))
+
+    def is_of_first_level(self, member: Member, is_eligible: Callable[[Member], bool]) -> bool:
+        """Whether nobody eligible is of an earlier level than this one, who takes part."""
         if member not in self._places:
             return False
+        level = self._places[member][0].level
         for tier in self._order:
-            if tier == self._places[member][0]:
+            if tier.level >= level:
                 return True
             if any(is_eligible(other) for queue in self._tiers[tier].values() for other in queue.members):
                 return False

@@ -1,0 +1,18 @@
+"""How long to wait before asking again somebody who could not be reached."""
+
+import random
+
+
+class Backoff:
+    """Waits that double, each shortened at random so that many proxies do not come back at once. In seconds."""
+
+    def __init__(self, first: float = 0.5, longest: float = 30) -> None:
+        self._first, self._longest = first, longest
+        self._next = first
+
+    def reset(self) -> None:
+        self._next = self._first
+
+    def next(self) -> float:
+        wait, self._next = self._next, min(self._next * 2, self._longest)
+        return wait * random.uniform(0.5, 1)

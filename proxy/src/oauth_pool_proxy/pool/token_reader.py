@@ -1,0 +1,112 @@
+"""Reads one access file, in a thread that nobody else needs. Nothing of what a file holds is ever in a message."""
+
+import asyncio
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from oauth_pool_proxy.errors import TokenFileInvalid
+from oauth_pool_proxy.pool.account import AccessToken
+from oauth_pool_proxy.pool.index import Count, Instant
+
+READ_TIMEOUT = 1.0
+"""How long anybody waits for one read; a request, after a 401, among them."""
+THREADS = 4
+
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # it goes into a header as it is
+_MOST_BYTES = 64 * 1024
+
+
+class _File(msgspec.Struct):
+    generation: Count
+    access_token: str
+    expires: Instant
+
+    def __repr__(self) -> str:
+        return f"<file of generation {self.generation}>"
+
+
+_decoder = msgspec.json.Decoder(_File)
+
+
+def fingerprint_of(access_token: str) -> str:
+    return hashlib.sha256(access_token.encode()).hexdigest()[:16]
+
+
+def read_token_file(path: Path) -> AccessToken:
+    """The access token in this file, or `TokenFileInvalid`, whose message never contains what the file does."""
+    try:
+        # Not followed as a link and not waited for as a pipe: only the operator writes here, and it writes files.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise TokenFileInvalid(error.strerror or "cannot be read") from None
+    if len(content) > _MOST_BYTES:
+        raise TokenFileInvalid("is too long")
+    try:
+        fields = _decoder.decode(content)
+    except (msgspec.DecodeError, UnicodeError):
+        raise TokenFileInvalid("is not the JSON of an access token") from None
+    if not _TOKEN.fullmatch(fields.access_token):
+        raise TokenFileInvalid("holds an access token that cannot be sent")
+    fingerprint = fingerprint_of(fields.access_token)
+    return AccessToken(fields.generation, fingerprint, fields.expires.timestamp(), fields.access_token, time.time())
+
+
+class TokenReader:
+    """Reads token files in threads of its own, because a network file system that hangs must stop nobody else.
+
+    A read that takes longer than `timeout` seconds hangs: nobody waits for it any more, and it is not started again
+    before it has ended; `on_late` is told what it found in the end. When as many hang as there are threads, the volume
+    does, and nothing more is asked of it.
+    """
+
+    def __init__(
+        self, folder: Path, read: Callable[[Path], AccessToken] = read_token_file, timeout: float = READ_TIMEOUT
+    ) -> None:
+        self._folder, self._read, self.timeout = folder, read, timeout
+        self._threads = ThreadPoolExecutor(THREADS, "token-file")
+        self._reading: dict[str, asyncio.Future[AccessToken]] = {}
+        self._hanging: set[str] = set()
+        self.on_late: Callable[[str, AccessToken], None] = lambda uid, token: None
+
+    def close(self) -> None:
+        for reading in self._reading.values():
+            reading.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def hangs(self) -> bool:
+        return bool(self._hanging)
+
+    async def read(self, uid: str) -> AccessToken:
+        """The access token in the file of the account with this uid, or `TokenFileInvalid`. Who asks meanwhile shares the read."""
+        if uid in self._hanging or len(self._hanging) >= THREADS:
+            raise TokenFileInvalid("cannot be read: the volume does not answer")
+        reading = self._reading.get(uid) or self._start(uid)
+        done, _ = await asyncio.wait([reading], timeout=self.timeout)
+        if not done:
+            self._hanging.add(uid)
+            raise TokenFileInvalid("was not read in time: the volume does not answer")
+        return reading.result()
+
+    def _start(self, uid: str) -> asyncio.Future[AccessToken]:
+        path = self._folder / f"{uid}.json"
+        reading = asyncio.get_running_loop().run_in_executor(self._threads, self._read, path)
+        self._reading[uid] = reading
+        reading.add_done_callback(lambda _: self._ended(uid))
+        return reading
+
+    def _ended(self, uid: str) -> None:
+        reading, was_late = self._reading.pop(uid), uid in self._hanging
+        self._hanging.discard(uid)
+        # The exception is looked at in any case: nobody may be left who waits for it.
+        if not reading.cancelled() and reading.exception() is None and was_late:
+            self.on_late(uid, reading.result())

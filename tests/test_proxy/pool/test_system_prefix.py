@@ -50,7 +50,9 @@ async def test_it_is_put_in_once_however_many_accounts_are_asked(
     folder.account("a")
     folder.account("b")
     answers(upstream, {"a": json_answer(LIMIT, 429)})
-    await start(oauth=folder.oauth(system_prefix=PREFIX)).request("POST", "/v1/messages?beta=true", "", HEAD + TAIL)
+    await start(oauth=folder.oauth(system_prefix=PREFIX, affinity=False)).request(
+        "POST", "/v1/messages?beta=true", "", HEAD + TAIL
+    )
     assert asked(upstream) == ["a-1", "b-1"]
     assert [request.body.count(ENCODED) for request in upstream.requests] == [1, 1]
 

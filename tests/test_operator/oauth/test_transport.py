@@ -96,6 +96,14 @@ async def test_a_request_that_was_not_sent_in_time_cannot_have_been_carried_out(
             assert not caught.value.may_be_done
 
 
+@pytest.mark.parametrize("host", ["a" * 70 + ".example", "xn--.example", "127.0.0.1:1", "provider.invalid"])
+async def test_an_address_that_leads_nowhere_is_the_network(host: str) -> None:
+    async with asked(profile_at(f"https://{host}/token")) as endpoint:
+        with pytest.raises(TokenEndpointUnavailable, match="cannot be reached") as caught:
+            await endpoint.refresh("r")
+        assert not caught.value.may_be_done
+
+
 async def test_no_cookie_of_one_account_goes_along_with_the_request_of_another() -> None:
     async with upstream_server() as upstream, asked(profile_at(upstream.url)) as endpoint:
         upstream.answer_all(json_answer(b'{"access_token": "t"}', 200, ("set-cookie", "who=alice")))

@@ -53,8 +53,8 @@ class Transport:
         progress = _Progress()
         # TCP and TLS each have a third of it, and so end by themselves: a handshake that is cancelled leaks its socket.
         extensions = {"trace": progress.note, "timeout": {"connect": limit / 3}}
-        request = httpx2.Request("POST", url, content=body, headers=dict(headers), extensions=extensions)
         try:
+            request = httpx2.Request("POST", url, content=body, headers=dict(headers), extensions=extensions)
             async with asyncio.timeout(limit):
                 connections = await self._connections_for(request.url)
                 return await _answer(await connections.handle_async_request(request), what)
@@ -62,7 +62,7 @@ class Transport:
             raise TokenEndpointUnavailable(f"{what} did not answer in time", may_be_done=progress.is_sent) from None
         except SecretUnreadable as error:
             raise TokenEndpointUnavailable(f"proxy_password_file: {error}", may_be_done=False) from None
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:  # the last: a name that DNS cannot hold
             raise TokenEndpointUnavailable(_how(error, what), may_be_done=progress.is_sent) from None
 
     async def _connections_for(self, url: httpx2.URL) -> httpx2.AsyncHTTPTransport:
@@ -106,10 +106,10 @@ async def _answer(response: httpx2.Response, what: str) -> Answer:
         await response.aclose()
 
 
-def _how(error: httpx2.HTTPError, what: str) -> str:
+def _how(error: Exception, what: str) -> str:
     """The kind of failure in our own words; the library's text may name a URL."""
     if isinstance(error, httpx2.ProxyError):
         return f"the proxy on the way to {what} refused"
-    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.InvalidURL | UnicodeError):
         return f"{what} cannot be reached"
     return f"the connection to {what} was cut"

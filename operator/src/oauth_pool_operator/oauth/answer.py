@@ -178,7 +178,7 @@ def _refusal(
     if dead := next((word for word in words if word in dead_words), ""):
         return GrantRejected(f"{endpoint} answered {dead}")
     if status >= 500 or _PASSING & words.keys():
-        said = f" {known}" if known else ""
+        said = f" {known}" if status < 500 else ""
         return TokenEndpointUnavailable(
             f"{endpoint} answered {status}{said}", may_be_done=True, retry_after=retry_after
         )

@@ -72,6 +72,9 @@ class Settings:
     """The registered OAuth client, the issuer whose ServiceAccount tokens are accepted, and limits of the recorder."""
 
     client_id: str = "oauth-pool-simulator"
+    # a confidential client: its secret (RFC 6749 2.3.1), or the public half of its key as PEM (RFC 7523 2.2)
+    client_secret: str | None = None
+    client_public_key: str | None = None
     redirect_uris: tuple[str, ...] = ("https://simulator.invalid/oauth/code/callback",)
     scopes: tuple[str, ...] = ("user:inference", "user:profile")
     # bodies that the token endpoint reads; RFC 6749 says form, the provider JSON

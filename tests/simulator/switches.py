@@ -29,9 +29,15 @@ class Switches(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
 
     token_delay: Annotated[Seconds, "wait this long before anything is redeemed"] = 0
     token_failures: Annotated[Count, "answer the next N requests with token_failure_status"] = 0
-    token_failure_status: Annotated[Literal[400, 401, 403, 429, 500, 502, 503, 529], "see token_failures"] = 500
+    token_failure_status: Annotated[
+        Literal[200, 302, 400, 401, 403, 404, 408, 425, 429, 500, 502, 503, 529], "see token_failures"
+    ] = 500
+    token_failure_error: Annotated[
+        str | None, "the OAuth error of token_failures instead of the usual one; empty: a firewall's page of HTML"
+    ] = None
     token_failure_retry_after: Annotated[Count | None, "goes with a 429 or 503 of token_failures"] = 30
     token_failure_after_redeem: Annotated[bool, "they come after the code or refresh token was redeemed"] = False
+    token_drip: Annotated[Seconds, "the body of an answer with tokens comes byte by byte, this far apart"] = 0
     token_drops_before_redeem: Annotated[Count, "cut the next N connections before anything is redeemed"] = 0
     token_drops_after_redeem: Annotated[Count, "cut the next N connections after the redeeming"] = 0
 
@@ -41,6 +47,11 @@ class Switches(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     access_token_dies_after: Annotated[Seconds | None, "new access tokens die this soon, whatever expires_in says"] = (
         None
     )
+    token_status: Annotated[Literal[200, 201, 203], "of an answer with tokens; RFC 6749 5.1 says 200"] = 200
+    token_type: Annotated[str, "of an answer with tokens; only Bearer is of use to anybody"] = "Bearer"
+    granted_scope: Annotated[str | None, "what answers say was granted, whatever was asked for"] = None
+    id_token: Annotated[bool, "answers name the account in an ID token (not signed) only"] = False
+    login_without_refresh_token: Annotated[bool, "the exchange of a code or a device code gives none"] = False
     rotation: Annotated[bool, "off: a refresh answers with the same refresh token, which stays good"] = True
     omit_refresh_token: Annotated[bool, "a refresh answers without one; what was sent stays good (RFC 6749 6)"] = False
     replay_revokes_family: Annotated[bool, "a replayed refresh token kills its family's tokens (RFC 9700 4.14.2)"] = (

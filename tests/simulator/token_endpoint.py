@@ -3,18 +3,20 @@
 What is good and what is not is decided in `grants` and `assertions`.
 """
 
+import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from .accounts import Accounts, identity
 from .assertions import AssertionRejected, AssertionVerifier, IssuerUnavailable, unverified_subject
 from .bearer import OAUTH_BETA, betas
+from .clients import client_problem, unsigned_id_token
 from .device import PATH as DEVICE_PATH
 from .device import DeviceLogins
 from .exchange import exchange_of, pause
@@ -89,20 +91,21 @@ class TokenEndpoint:
         if self._switches.spend("token_drops_after_redeem", subject):
             await exchange.drop()
         self._accounts.add(issued.grant.subject)
-        return JSONResponse(_answer(issued), headers=_HEADERS)
+        answer = JSONResponse(self._answer(issued, switches, parameters), switches.token_status, _HEADERS)
+        return _dripping(answer, switches.token_drip) if switches.token_drip else answer
 
     async def _redeem(self, request: Request, parameters: Parameters, switches: Switches) -> IssuedTokens:
         match _required(parameters, "grant_type"):
             case "authorization_code":
-                return self._redeem_code(parameters, switches)
+                return self._redeem_code(request, parameters, switches)
             case "refresh_token":
-                self._check_client(parameters)
+                self._check_client(request, parameters)
                 value = _required(parameters, "refresh_token")
                 return self._grants.refresh(value, scope=parameters.get("scope"), switches=switches)
             case "urn:ietf:params:oauth:grant-type:jwt-bearer":
                 return await self._redeem_assertion(request, parameters, switches)
             case "urn:ietf:params:oauth:grant-type:device_code":
-                self._check_client(parameters)
+                self._check_client(request, parameters)
                 return self._device_logins.redeem(_required(parameters, "device_code"), switches)
             case other:
                 raise TokenError("unsupported_grant_type", f"grant_type {other!r} is not supported.")
@@ -111,7 +114,7 @@ class TokenEndpoint:
         """RFC 8628 3.1 and 3.2. `token_failures` and `token_delay` are for this endpoint, too."""
         try:
             parameters = await self._parameters(request, self._settings.token_bodies)
-            self._check_client(parameters)
+            self._check_client(request, parameters)
             await pause(self._switches.get().token_delay)
             if self._switches.spend("token_failures"):
                 return _failure(self._switches.get())
@@ -129,8 +132,8 @@ class TokenEndpoint:
         }
         return JSONResponse(document, headers=_HEADERS)
 
-    def _redeem_code(self, parameters: Parameters, switches: Switches) -> IssuedTokens:
-        self._check_client(parameters)
+    def _redeem_code(self, request: Request, parameters: Parameters, switches: Switches) -> IssuedTokens:
+        self._check_client(request, parameters)
         verifier = _required(parameters, "code_verifier")
         # RFC 7636 4.1
         if not re.fullmatch(r"[A-Za-z0-9._~-]{43,128}", verifier):
@@ -177,7 +180,7 @@ class TokenEndpoint:
             parameters = await self._parameters(request, ("json", "form"))
             value = _required(parameters, "token")
             if "client_id" in parameters:
-                self._check_client(parameters)
+                self._check_client(request, parameters)
         except TokenError as error:
             return _refusal(error)
         exchange_of(request).record.subject = self._grants.subject_of_token(value)
@@ -197,10 +200,28 @@ class TokenEndpoint:
             return self._grants.subject_of_refresh_token(parameters["refresh_token"])
         return unverified_subject(parameters.get("assertion", ""))
 
-    def _check_client(self, parameters: Parameters) -> None:
-        """A public client names itself (RFC 6749 3.2.1); RFC 6749 5.2 lets an unknown one be a 401."""
-        if _required(parameters, "client_id") != self._settings.client_id:
-            raise TokenError("invalid_client", "Unknown client.", status=401)
+    def _check_client(self, request: Request, parameters: Parameters) -> None:
+        """RFC 6749 5.2 lets an unknown client be a 401."""
+        if (problem := client_problem(self._settings, request, parameters)) is not None:
+            raise TokenError("invalid_client", problem, status=401)
+
+    def _answer(self, issued: IssuedTokens, switches: Switches, parameters: Parameters) -> dict[str, Any]:
+        """RFC 6749 5.1 with the provider's `account` and `organization`, or with an ID token instead of them."""
+        grant, client_id = issued.grant, self._settings.client_id
+        document: dict[str, Any] = {
+            "token_type": switches.token_type,
+            "access_token": issued.access_token,
+            "expires_in": issued.expires_in,
+            "scope": grant.scope if switches.granted_scope is None else switches.granted_scope,
+        }
+        if switches.id_token:
+            document["id_token"] = unsigned_id_token(grant.subject, client_id, str(self._settings.audience))
+        else:
+            document |= identity(grant.subject, grant.organization_id)
+        is_login = "code" in parameters or "device_code" in parameters
+        if issued.refresh_token is not None and not (is_login and switches.login_without_refresh_token):
+            document["refresh_token"] = issued.refresh_token
+        return document
 
     async def _parameters(self, request: Request, kinds: tuple[str, ...]) -> Parameters:
         """The members of the body, all of them texts and none twice (RFC 6749 3.2)."""
@@ -237,21 +258,6 @@ def _required(parameters: Parameters, name: str) -> str:
     return value
 
 
-def _answer(issued: IssuedTokens) -> dict[str, Any]:
-    """RFC 6749 5.1 with the provider's `account` and `organization`."""
-    grant = issued.grant
-    document: dict[str, Any] = {
-        "token_type": "Bearer",
-        "access_token": issued.access_token,
-        "expires_in": issued.expires_in,
-        "scope": grant.scope,
-        **identity(grant.subject, grant.organization_id),
-    }
-    if issued.refresh_token is not None:
-        document["refresh_token"] = issued.refresh_token
-    return document
-
-
 def _refusal(error: TokenError) -> Response:
     """RFC 6749 5.2."""
     document = {"error": error.error, "error_description": error.description}
@@ -260,10 +266,25 @@ def _refusal(error: TokenError) -> Response:
 
 def _failure(switches: Switches) -> Response:
     """What the switch `token_failures` asked for; these are not RFC 6749's own answers."""
-    status = switches.token_failure_status
+    status, word = switches.token_failure_status, switches.token_failure_error
     error = {400: "invalid_request", 401: "invalid_client", 403: "access_denied", 429: "rate_limit_error"}
     headers = dict(_HEADERS)
     if status in (429, 503) and switches.token_failure_retry_after is not None:
         headers["retry-after"] = str(switches.token_failure_retry_after)
-    document = {"error": error.get(status, "server_error"), "error_description": "Made to fail by a switch."}
+    if word == "":
+        return HTMLResponse("<html><title>Just a moment...</title></html>", status, headers)
+    usual = error.get(status, "server_error")
+    document = {"error": usual if word is None else word, "error_description": "Made to fail by a switch."}
     return JSONResponse(document, status, headers)
+
+
+def _dripping(answer: Response, seconds: float) -> Response:
+    """The same, byte by byte."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for byte in bytes(answer.body):
+            yield bytes((byte,))
+            await asyncio.sleep(seconds)
+
+    headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
+    return StreamingResponse(body(), answer.status_code, headers)

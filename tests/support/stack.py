@@ -489,6 +489,7 @@ token_endpoint = "{url}/v1/oauth/token"
 revocation_endpoint = "{url}/v1/oauth/revoke"
 redirect_uri = "{url}/oauth/callback"
 scopes = ["inference"]
+subject_claim = "account.email_address"
 token_body = "json"
 send_state = true
 
@@ -498,6 +499,7 @@ device_authorization_endpoint = "{url}/v1/oauth/device_authorization"
 token_endpoint = "{url}/v1/oauth/token"
 revocation_endpoint = "{url}/v1/oauth/revoke"
 scopes = ["inference"]
+subject_claim = "account.email_address"
 token_body = "json"
 
 [providers.simulator.workload_identity]

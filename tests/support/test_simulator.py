@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, quote_plus, urlencode, urlsplit
 
 import anthropic
 import httpx2
@@ -1171,6 +1171,45 @@ def test_the_token_endpoint_fails_a_number_of_times(provider: SimulatorServer, h
     assert refresh(http, second.json()["refresh_token"]).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("status", "word", "begins"),
+    [(403, "", "<html>"), (200, "bad_refresh_token", '{"error":"bad_refresh_token"'), (408, None, '{"error":')],
+)
+def test_the_token_endpoint_fails_in_any_words(
+    provider: SimulatorServer, http: httpx2.Client, status: int, word: str | None, begins: str
+) -> None:
+    answer = log_in(provider, http)
+    provider.simulator.switches.set(token_failures=1, token_failure_status=status, token_failure_error=word)
+    response = refresh(http, answer["refresh_token"])
+    assert (response.status_code, response.text.startswith(begins)) == (status, True)
+    assert refresh(http, answer["refresh_token"]).status_code == 200
+
+
+def test_an_answer_with_tokens_can_be_odd(provider: SimulatorServer, http: httpx2.Client) -> None:
+    odd = {"token_status": 201, "token_type": "mac", "granted_scope": "less", "id_token": True}
+    provider.simulator.switches.set(login_without_refresh_token=True)
+    assert "refresh_token" not in log_in(provider, http)
+    provider.simulator.switches.set(login_without_refresh_token=False)
+    answer = log_in(provider, http)
+    provider.simulator.switches.set(**odd)
+    response = refresh(http, answer["refresh_token"])
+    changed = response.json()
+    assert (response.status_code, changed["token_type"], changed["scope"]) == (201, "mac", "less")
+    payload = changed["id_token"].split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert (claims["email"], claims["aud"], "account" in changed) == (ALICE, "client-1", False)
+
+
+def test_a_confidential_client_has_to_prove_itself() -> None:
+    secret = "client secret+"
+    with SimulatorServer(settings(client_secret=secret)) as server, httpx2.Client(base_url=server.url) as http:
+        issued = server.simulator.issue_tokens(ALICE)
+        body = {"grant_type": "refresh_token", "refresh_token": issued.refresh_token, "client_id": "client-1"}
+        assert http.post("/v1/oauth/token", json=body).json()["error"] == "invalid_client"
+        assert http.post("/v1/oauth/token", json=body | {"client_secret": "x"}).status_code == 401
+        assert http.post("/v1/oauth/token", json=body, auth=("client-1", quote_plus(secret))).status_code == 200
+
+
 def test_the_token_endpoint_can_fail_after_redeeming(provider: SimulatorServer, http: httpx2.Client) -> None:
     answer = log_in(provider, http)
     provider.simulator.switches.set(token_failures=1, token_failure_after_redeem=True)
@@ -1511,7 +1550,7 @@ def test_what_is_set_for_one_account_wins_for_that_account(provider: SimulatorSe
         pytest.param({"rotation": "no"}, "Expected `bool`", id="wrong-type"),
         pytest.param({"token_delay": -1}, ">= 0", id="negative"),
         pytest.param({"chunk_bytes": 0}, ">= 1", id="no-progress"),
-        pytest.param({"token_failure_status": 200}, "Invalid enum value", id="no-failure"),
+        pytest.param({"token_failure_status": 204}, "Invalid enum value", id="no-failure"),
         pytest.param({"stream_cut_after": "message_stop"}, "Invalid enum value", id="no-position"),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any
 from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account.facts import Facts
 from oauth_pool_operator.account.status import render_status
+from oauth_pool_operator.storage.documents import Remark
 from tests.support.builders import account, credential, device_session, facts, report, session, trouble
 
 HEALTH_KEY = "resource.customizations.health.oauthpool.dev_OAuthAccount"
@@ -151,6 +152,15 @@ CASES = [
         c.AVAILABLE,
     ),
     case("available, refreshing fails", facts(credential=credential(), trouble=trouble()), "Healthy", c.AVAILABLE),
+    *(
+        case(
+            f"available, {reason}",
+            facts(credential=credential(remarks=(Remark(reason, "odd"),))),
+            "Healthy",
+            c.AVAILABLE,
+        )
+        for reason in (c.SCOPE_NARROWED, c.NO_REFRESH_TOKEN, c.LIFETIME_ODD)
+    ),
     case("quota exhausted", benched(c.QUOTA_EXHAUSTED), "Healthy", c.COOLING_DOWN),
     case("rate limited", benched(c.RATE_LIMITED), "Healthy", c.COOLING_DOWN),
     case("token has expired", facts(credential=EXPIRED), "Progressing", c.REFRESHING),

@@ -11,6 +11,7 @@ import pytest
 
 from oauth_pool_operator.config import DEFAULT_PATH, OperatorSettings, split_address
 from oauth_pool_operator.handlers import DRAIN_SECONDS
+from oauth_pool_operator.oauth.profiles import LONGEST_TIMEOUT_SECS
 from tests.test_manifests.manifests import (
     OPERATOR,
     OVERLAYS,
@@ -58,7 +59,9 @@ def test_a_proxy_has_the_time_that_its_configuration_says_it_takes_to_end(name: 
 
 
 @every_pool
-def test_the_operator_has_the_time_to_end_a_refresh(name: str) -> None:
+def test_the_operator_has_the_time_to_end_the_longest_request_that_can_be_configured(name: str) -> None:
+    """The pod outlives the drain, and the drain the longest `timeout_secs` (tests/test_operator/test_config.py)."""
+    assert DRAIN_SECONDS >= LONGEST_TIMEOUT_SECS + 10
     assert pod_templates(overlay(name))[OPERATOR]["spec"]["terminationGracePeriodSeconds"] >= DRAIN_SECONDS + 10
 
 

@@ -160,6 +160,57 @@ audience = "https://other.example"
         ),
         pytest.param(('"me"', '"me"\ntoken_body = "xml"'), "authorization_code.token_body", id="unknown body format"),
         pytest.param(
+            ("[providers.anthropic.work", "[providers.anthropic]\ntimeout_secs = 120.1\n[providers.anthropic.work"),
+            "providers.anthropic.timeout_secs: must be more than 0 and at most 120",
+            id="longer than the operator waits when it ends",
+        ),
+        pytest.param(
+            ("[providers.anthropic.work", "[providers.anthropic]\ntimeout_secs = nan\n[providers.anthropic.work"),
+            "providers.anthropic.timeout_secs: must be more than 0 and at most 120",
+            id="no time",
+        ),
+        pytest.param(
+            ('audience = "', 'organization_ids = []\naudience = "'),
+            "workload_identity.organization_ids: allows none; name at least one",
+            id="a pin that allows nobody",
+        ),
+        pytest.param(('"me"', '"me"\nsubject_claim = ""'), "subject_claim: must not be empty", id="nowhere to look"),
+        pytest.param(
+            ('"me"', '"me"\nclient_authentication = "client_secret_post"'),
+            "authorization_code.client_secret_file: is missing; client_authentication client_secret_post needs it",
+            id="no secret",
+        ),
+        pytest.param(
+            ('"me"', '"me"\nclient_authentication = "private_key_jwt"'),
+            "authorization_code.private_key_file: is missing",
+            id="no key",
+        ),
+        pytest.param(
+            ('"me"', '"me"\nclient_authentication = "client_secret_jwt"'),
+            "authorization_code.client_authentication: invalid enum value",
+            id="a way that there is not",
+        ),
+        pytest.param(
+            ('"me"', '"me"\nclient_secret_file = "/nowhere"'),
+            "authorization_code.client_secret_file: /nowhere cannot be read: No such file",
+            id="a secret that is not there",
+        ),
+        pytest.param(
+            ('"me"', '"me"\nprivate_key_file = "/etc/hostname"'),
+            "authorization_code.private_key_file: /etc/hostname holds no private key",
+            id="a key that is none",
+        ),
+        pytest.param(
+            ('"me"', '"me"\nkey_id = "7"'),
+            "authorization_code.key_id: is of no use with client_authentication none",
+            id="the id of no key",
+        ),
+        pytest.param(
+            ('"me"', '"me"\nclient_secret_file = "/etc/hostname"\ntoken_headers = {Authorization = "x"}'),
+            "token_headers: 'authorization' is set by client_authentication client_secret_basic",
+            id="two ways in one header",
+        ),
+        pytest.param(
             (GOOD[GOOD.index("[providers") :], "[providers]\nanthropic = 7"),
             "providers.anthropic: expected `object`, got `int`",
             id="not a table",
@@ -180,6 +231,47 @@ def test_a_profile_that_cannot_be_used_is_set_aside_with_the_reason_in_one_line(
     (problem,) = config.broken_providers.values()
     assert says in problem
     assert "\n" not in problem
+
+
+PROXY = 'proxy_url = "http://somebody@proxy.example:3128"\nproxy_password_file = "/etc/hostname"\n'
+
+
+def test_a_proxy_of_the_operator_counts_for_every_profile_that_has_none_of_its_own(tmp_path: Path) -> None:
+    third = OTHER.replace("other", "third")
+    own = '[providers.other]\nproxy_url = "https://other-proxy.example"\n[providers.third]\nproxy_url = ""\n'
+    text = GOOD.replace("[operator]\n", f"[operator]\n{PROXY}") + own + OTHER + third
+    config = load_config(written(tmp_path, text))
+    assert config.broken_providers == {}
+    ways = {name: (profile.proxy_url, profile.proxy_password_file) for name, profile in config.providers.items()}
+    assert ways == {
+        "anthropic": ("http://somebody@proxy.example:3128", Path("/etc/hostname")),
+        "other": ("https://other-proxy.example", None),
+        "third": ("", None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        pytest.param(
+            ("somebody@", "somebody:the-password@"), "operator.proxy_url: must not hold a password", id="a password"
+        ),
+        pytest.param(("somebody@", ""), "operator.proxy_url: names no user", id="a password for nobody"),
+        pytest.param(("http://", "socks5://"), "operator.proxy_url: is not a URL such as", id="another kind of proxy"),
+        pytest.param((":3128", ":99999"), "operator.proxy_url: is not a URL such as", id="a port that is none"),
+        pytest.param(
+            ("/etc/hostname", "/nowhere"), "operator.proxy_password_file: /nowhere cannot be", id="no password"
+        ),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_said_without_its_password(
+    tmp_path: Path, broken: tuple[str, str], says: str
+) -> None:
+    assert broken[0] in PROXY
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, GOOD.replace("[operator]\n", f"[operator]\n{PROXY.replace(*broken)}")))
+    assert says in str(caught.value)
+    assert "the-password" not in str(caught.value)
 
 
 def test_a_profile_that_no_account_can_name_is_set_aside(tmp_path: Path) -> None:

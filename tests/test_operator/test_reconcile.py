@@ -241,6 +241,7 @@ class World:
             authorization_endpoint="https://provider.example/authorize",
             token_endpoint="https://provider.example/token",
             redirect_uri="https://provider.example/callback",
+            subject_claim="account.email_address",
         )
         profile = Profile(
             authorization_code=code_settings,
@@ -248,6 +249,7 @@ class World:
                 client_id="me",
                 device_authorization_endpoint="https://provider.example/device_authorization",
                 token_endpoint="https://provider.example/token",
+                subject_claim="account.email_address",
             ),
             workload_identity=WorkloadIdentityProfile("https://provider.example/token", "https://provider.example"),
         )

@@ -1,94 +1,46 @@
 """The TOML file: where things are, and the provider profiles, typed and validated with errors a person can act on.
 
-Nothing about a provider is built in: endpoints, client ids, scopes and header values are what the file says. A profile
+What a profile holds is in `oauth.profiles`, and what it must be like in `oauth.profile_checks`. A profile
 that cannot be used costs its own accounts only: it is set aside with the reason, and the others are served.
 """
 
-import ipaddress
 import os
 import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import msgspec
 
-from oauth_pool_operator.certificates import context_for
 from oauth_pool_operator.errors import ConfigError
+from oauth_pool_operator.oauth.profile_checks import check_profile, check_proxy
+from oauth_pool_operator.oauth.profiles import (
+    GRANT_TABLES,
+    AuthorizationCodeProfile,
+    ClientProfile,
+    DeviceCodeProfile,
+    Profile,
+    WorkloadIdentityProfile,
+)
+
+__all__ = [
+    "DEFAULT_PATH",
+    "GRANT_TABLES",
+    "AuthorizationCodeProfile",
+    "ClientProfile",
+    "Config",
+    "DeviceCodeProfile",
+    "OperatorSettings",
+    "Profile",
+    "WorkloadIdentityProfile",
+    "load_config",
+    "split_address",
+]
 
 DEFAULT_PATH = Path("/etc/oauth-pool-operator/config.toml")
 _PROVIDER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # what the CRD allows in spec.provider
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 5.6.2, token
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")  # RFC 9110 5.5 without obs-text
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-
-
-class ClientProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A registered OAuth client, whichever way people log in with it."""
-
-    client_id: str
-    token_endpoint: str
-    revocation_endpoint: str | None = None
-    scopes: list[str] = []
-    # the body of requests to the endpoints: RFC 6749 says form, some providers want JSON
-    token_body: Literal["json", "form"] = "form"
-    token_headers: dict[str, str] = {}
-
-
-class AuthorizationCodeProfile(ClientProfile, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """People log in on a page and hand over a code (RFC 6749 4.1, PKCE per RFC 7636)."""
-
-    authorization_endpoint: str
-    redirect_uri: str
-    # take a pasted code that came without its `state`, for providers whose page shows the code alone
-    allow_code_without_state: bool = False
-    # not in RFC 6749; some providers want `state` in the exchange, too
-    send_state: bool = False
-    authorization_parameters: dict[str, str] = {}
-
-
-class DeviceCodeProfile(ClientProfile, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """People enter a short code on a page, and nothing has to be handed over (RFC 8628)."""
-
-    device_authorization_endpoint: str
-
-
-class WorkloadIdentityProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a ServiceAccount token is exchanged for an access token (RFC 7523)."""
-
-    token_endpoint: str
-    audience: str
-    token_headers: dict[str, str] = {}
-
-
-class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One provider: what `spec.provider` names."""
-
-    authorization_code: AuthorizationCodeProfile | None = None
-    device_code: DeviceCodeProfile | None = None
-    workload_identity: WorkloadIdentityProfile | None = None
-    # trusted instead of the system's certificates, for a provider with a private CA
-    ca_file: Path | None = None
-    timeout_secs: float = 60
-
-    @property
-    def grants(self) -> frozenset[str]:
-        """The values of `spec.grant` that this profile serves."""
-        return frozenset(grant for grant, table in GRANT_TABLES.items() if getattr(self, table) is not None)
-
-    def client(self, grant: str) -> ClientProfile | None:
-        """The client that people log in with under this grant; None for one without a login, or not offered."""
-        return {"AuthorizationCode": self.authorization_code, "DeviceCode": self.device_code}.get(grant)
-
-
-# spec.grant -> the table of a profile that is about it
-GRANT_TABLES = {
-    "AuthorizationCode": "authorization_code",
-    "DeviceCode": "device_code",
-    "WorkloadIdentity": "workload_identity",
-}
 
 
 class OperatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +54,9 @@ class OperatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics_listen_addr: str = "0.0.0.0:9090"
     # to the token endpoint of one provider
     max_concurrent_refreshes: int = 4
+    # http(s)://[user@]host:port, on the way to token endpoints, never to the API server; a profile may have its own
+    proxy_url: str | None = None
+    proxy_password_file: Path | None = None
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -155,13 +110,13 @@ def _read(raw: dict[str, Any], namespace: str | None) -> Config:
     providers, broken = {}, {}
     for name, table in tables.items():
         try:
-            providers[name] = _read_profile(name, table)
+            providers[name] = _read_profile(name, table, operator)
         except ConfigError as error:
             broken[name] = str(error)
     return Config(operator, providers, broken)
 
 
-def _read_profile(name: str, table: Any) -> Profile:
+def _read_profile(name: str, table: Any, operator: OperatorSettings) -> Profile:
     where = f"providers.{name}"
     if not _PROVIDER_NAME.fullmatch(name):
         allowed = "lower case letters, digits and '-', with a letter or digit at both ends, at most 63"
@@ -170,8 +125,12 @@ def _read_profile(name: str, table: Any) -> Profile:
         if isinstance(table, dict) and isinstance(table.get(key), dict):
             _refuse_unknown_keys(table[key], kind.__struct_fields__, f"[{where}.{key}]")
     profile = _table(table, Profile, where)
-    _check_profile(where, profile)
-    return profile
+    check_profile(where, profile)
+    if profile.proxy_url is not None:
+        return profile
+    return msgspec.structs.replace(
+        profile, proxy_url=operator.proxy_url, proxy_password_file=operator.proxy_password_file
+    )
 
 
 _TABLE_KINDS: dict[str, type[msgspec.Struct]] = {
@@ -220,63 +179,4 @@ def _check_operator(settings: OperatorSettings) -> None:
             raise ConfigError(f"operator.{key}: {address!r} is not host:port with a port from 1 to 65535") from None
     if settings.max_concurrent_refreshes < 1:
         raise ConfigError("operator.max_concurrent_refreshes: must be at least 1")
-
-
-def _check_profile(where: str, profile: Profile) -> None:
-    if not profile.grants:
-        tables = ", ".join(f"[{where}.{table}]" for table in GRANT_TABLES.values())
-        raise ConfigError(f"{where}: needs at least one of {tables}")
-    if profile.timeout_secs <= 0:
-        raise ConfigError(f"{where}.timeout_secs: must be more than 0")
-    if profile.ca_file is not None:
-        try:
-            context_for(str(profile.ca_file))
-        except OSError as error:  # ssl.SSLError is one
-            raise ConfigError(f"{where}.ca_file: {profile.ca_file} is not a PEM file with certificates") from error
-    for grant in GRANT_TABLES.values():
-        settings = getattr(profile, grant)
-        if settings is None:
-            continue
-        for key in _ENDPOINTS:
-            url = getattr(settings, key, None)
-            if url is not None:
-                _check_url(f"{where}.{grant}.{key}", url)
-        redirect_uri = getattr(settings, "redirect_uri", None)
-        if redirect_uri is not None and not urlsplit(redirect_uri).scheme:
-            raise ConfigError(f"{where}.{grant}.redirect_uri: {redirect_uri!r} is not a URI; it is what you registered")
-        for key in ("client_id", "audience"):
-            if getattr(settings, key, None) == "":
-                raise ConfigError(f"{where}.{grant}.{key}: must not be empty")
-        if taken := sorted(_OURS & getattr(settings, "authorization_parameters", {}).keys()):
-            raise ConfigError(f"{where}.{grant}.authorization_parameters: {taken[0]!r} is set by the operator itself")
-        for header, value in settings.token_headers.items():
-            if not _HEADER_NAME.fullmatch(header) or not _HEADER_VALUE.fullmatch(value):
-                raise ConfigError(f"{where}.{grant}.token_headers: {header!r} is not a header that can be sent")
-
-
-# Parameters of an authorize URL that make it safe, or that the profile has a key for (RFC 6749 4.1.1, RFC 7636 4.3).
-_OURS = frozenset(
-    ("response_type", "client_id", "redirect_uri", "scope", "state", "code_challenge", "code_challenge_method")
-)
-
-_ENDPOINTS = ("authorization_endpoint", "device_authorization_endpoint", "token_endpoint", "revocation_endpoint")
-
-
-def _check_url(where: str, url: str) -> None:
-    """Tokens and codes travel to these: https, or http on the machine itself (RFC 8252 7.3 allows loopback)."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, 0
-    if host is None or port == 0 or parts.scheme not in ("https", "http"):
-        raise ConfigError(f"{where}: {url!r} is not a URL such as https://host/path")
-    if parts.scheme == "http" and not _is_loopback(host):
-        raise ConfigError(f"{where}: must be https; http is allowed for loopback addresses only")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    check_proxy("operator", settings.proxy_url, settings.proxy_password_file)

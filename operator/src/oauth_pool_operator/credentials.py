@@ -28,6 +28,7 @@ from oauth_pool_operator.errors import (
     StoreFailed,
     SubjectMismatch,
     TokenEndpointUnavailable,
+    UnusableAnswer,
 )
 from oauth_pool_operator.oauth import login
 from oauth_pool_operator.oauth.answer import TokenAnswer
@@ -93,6 +94,9 @@ class Credentials:
                 answer = await self._endpoint(account).refresh(credential.refresh_token, account.spec.grant)
         except GrantRejected:
             return await self._confirm_death(facts)
+        except UnusableAnswer as error:
+            await self._keep_refresh_token(facts, error.refresh_token)
+            raise
         except (TokenEndpointUnavailable, ExchangeRejected) as error:
             may_be_done = isinstance(error, TokenEndpointUnavailable) and error.may_be_done
             if not may_be_done and not facts.outcome_is_unknown:
@@ -161,6 +165,17 @@ class Credentials:
         log.error("%s: the grant is dead (%s); somebody has to log in again", account.name, reason)
         return replace(facts, credential=dead)
 
+    async def _keep_refresh_token(self, facts: Facts, refresh_token: str | None) -> None:
+        """The one that was sent is spent, although the access token that came with the new one is of no use."""
+        credential = facts.credential
+        assert credential is not None
+        kept = msgspec.structs.replace(
+            credential,
+            refresh_token=refresh_token or credential.refresh_token,
+            previous_refresh_token=credential.refresh_token,
+        )
+        await self._save(facts, kept, replaces=credential.generation)
+
     async def _save_answer(
         self, facts: Facts, answer: TokenAnswer, *, code_digest: str | None = None, workload: str | None = None
     ) -> Credential:
@@ -177,6 +192,7 @@ class Credentials:
             subject=answer.subject or (kept.subject if kept else None),
             code_digest=code_digest or (kept.code_digest if kept else None),
             workload=workload,
+            remarks=answer.remarks,
         )
         await self._save(facts, credential, replaces=before.generation if before else 0)
         return credential

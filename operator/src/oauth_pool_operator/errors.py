@@ -12,7 +12,8 @@ class ConfigError(Exception):
 
 
 class TokenEndpointUnavailable(Exception):
-    """Transient: the token endpoint did not answer, was cut off, or answered 429 or 5xx. Try again later.
+    """Transient: the token endpoint did not answer, was cut off, answered 429 or 5xx, or something else answered in its
+    place (a firewall's page has no OAuth error). Try again later; a code is as good as before.
 
     With `may_be_done`, the request may have been carried out although no answer came: a refresh token may be redeemed.
     """
@@ -40,15 +41,33 @@ class NotInCharge(Exception):
 
 
 class GrantRejected(Exception):
-    """`invalid_grant` (RFC 6749 5.2): the code or refresh token is dead; only a new login helps."""
+    """`invalid_grant` (RFC 6749 5.2), or what other words a provider has for it: the code or refresh token is dead; only a
+    new login helps."""
 
 
 class ExchangeRejected(Exception):
-    """Any other refusal of the token endpoint (RFC 6749 5.2): a configuration mistake, not a dead account."""
+    """Any other refusal of the token endpoint (RFC 6749 5.2): a configuration mistake, or a dead grant in words that
+    nobody knows (`may_be_the_grant`)."""
 
     def __init__(self, message: str, *, word: str = "") -> None:
         super().__init__(message)
-        self.word = word  # the endpoint's own, if it is one of the standards'
+        self.word = word  # the endpoint's own, if it is a known one
+
+    @property
+    def may_be_the_grant(self) -> bool:
+        """The refusal does not say that the client is at fault. `invalid_request` is what some say of a dead grant."""
+        return self.word in ("", "invalid_request", "invalid_request_error")
+
+
+class UnusableAnswer(ExchangeRejected):
+    """Tokens were granted, but the access token cannot be used.
+
+    `refresh_token`, if there is one, replaces the one that was sent, which is spent: store it before anything else.
+    """
+
+    def __init__(self, message: str, *, refresh_token: str | None) -> None:
+        super().__init__(message, word="unusable")
+        self.refresh_token = refresh_token
 
 
 class AuthorizationPending(Exception):

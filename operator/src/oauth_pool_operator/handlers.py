@@ -18,11 +18,13 @@ from oauth_pool_operator.account.spec import GROUP, PLURAL, VERSION
 from oauth_pool_operator.certificates import as_others_verify
 from oauth_pool_operator.cluster.leadership import Leadership
 from oauth_pool_operator.controller import Controller
+from oauth_pool_operator.oauth.profiles import LONGEST_TIMEOUT_SECS
 
 log = logging.getLogger(__name__)
 
-# SIGTERM waits this long for refreshes in flight; terminationGracePeriodSeconds has to be longer.
-DRAIN_SECONDS = 50.0
+# SIGTERM waits this long for refreshes in flight, so none is cut off: the longest request, and time to store its answer.
+# terminationGracePeriodSeconds has to be longer.
+DRAIN_SECONDS = LONGEST_TIMEOUT_SECS + 15
 
 
 class Backoffs:

@@ -38,6 +38,7 @@ from oauth_pool_operator.errors import (
 from oauth_pool_operator.exchanges import Exchanges
 from oauth_pool_operator.handover.imports import Imports
 from oauth_pool_operator.memory import Memory
+from oauth_pool_operator.oauth import terms
 from oauth_pool_operator.oauth.code_login import CodeLogins
 from oauth_pool_operator.oauth.device_login import DeviceLogins
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
@@ -167,7 +168,7 @@ class Reconciler:
             return Journal.of(credential, facts.now)
 
     def _spec_trouble(self, account: Account) -> Trouble | None:
-        provider, grant = account.spec.provider, account.spec.grant
+        provider = account.spec.provider
         if (problem := self._broken_profiles.get(provider)) is not None:
             message = f"the operator cannot use its profile of provider {provider!r}: {problem}"
             return Trouble(c.INVALID_PROFILE, message, NEVER, is_stalled=True)
@@ -176,10 +177,8 @@ class Reconciler:
             known = ", ".join(sorted({*self._profiles, *self._broken_profiles})) or "none"
             message = f"the operator's configuration has no provider {provider!r}; it knows {known}"
             return Trouble(c.UNKNOWN_PROVIDER, message, NEVER, is_stalled=True)
-        if grant not in profile.grants:
-            offered = ", ".join(sorted(profile.grants))
-            message = f"provider {provider!r} is not configured for grant {grant}; it is for {offered}"
-            return Trouble(c.INVALID_SPEC, message, NEVER, is_stalled=True)
+        if (problem := terms.why_not(account.spec, profile)) is not None:
+            return Trouble(c.INVALID_SPEC, problem, NEVER, is_stalled=True)
         return None
 
     # --- log in ------------------------------------------------------------------------------------------------------
@@ -192,6 +191,10 @@ class Reconciler:
             facts = await self._code_logins.take_pasted_code(facts)
             if not account.has_login or account.spec.suspend or facts.trouble is not None:
                 return facts
+            if (problem := terms.why_no_login(account.spec, self._profiles[account.spec.provider])) is not None:
+                trouble = Trouble(c.INVALID_SPEC, problem, NEVER, is_stalled=True)
+                has_nothing = facts.credential is None or facts.credential.dead is not None
+                return replace(facts, trouble=trouble) if has_nothing else replace(facts, login_trouble=trouble)
             if login_is_due(facts):
                 facts = await logins.open(facts, memory)
             return await logins.carry_on(facts, memory)

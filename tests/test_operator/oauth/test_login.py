@@ -2,8 +2,10 @@
 
 import re
 from datetime import timedelta
+from urllib.parse import urlencode
 
 import pytest
+from hypothesis import given, strategies
 
 from oauth_pool_operator.oauth import login
 from oauth_pool_operator.storage.documents import LoginSession
@@ -22,11 +24,78 @@ from tests.support.builders import NOW, session
             "https://provider.example/callback?state=state-of-a-test&code=the%2Dcode", id="encoded, reordered"
         ),
         pytest.param("com.example.app:/callback?code=the-code&state=state-of-a-test", id="a redirect URL of a program"),
+        pytest.param("'the-code#state-of-a-test'", id="in quotes"),
+        pytest.param("\u201cthe-code#state-of-a-test\u201d", id="in a text program's quotes"),
+        pytest.param("the-code\n#state-of\r\n-a-test", id="broken by a terminal"),
+        pytest.param("the-code #state-of-a-test", id="a space before the state"),
+        pytest.param("the-code%23state-of-a-test", id="percent-encoded"),
+        pytest.param("Code: the-code#state-of-a-test", id="with its label"),
+        pytest.param("Authorization code:\n  the-code#state-of-a-test", id="with a longer label"),
+        pytest.param("\ufeffthe-code#state-of\u200b-a-test\u200b", id="characters without a width"),
+        pytest.param("https://x/cb#code=the-code&state=state-of-a-test", id="the code in the fragment"),
+        pytest.param("https://x/cb?code=the-code#state-of-a-test", id="the state alone in the fragment"),
+        pytest.param("https://x/cb?code=the-code&state=state-of-a-test#_=_", id="what one provider appends"),
+        pytest.param("<https://x/cb?code=the-code&state=state-\nof-a-test>", id="a URL in brackets, broken"),
+        pytest.param("?code=the-code&state=state-of-a-test", id="what is behind the address"),
+        pytest.param("state=state-of-a-test&code=the-code", id="the same, reordered"),
     ],
 )
 def test_a_good_code_is_taken(text: str) -> None:
     judged = login.judge(session(), text, NOW, "claude-1")
     assert (judged.code, judged.problem) == ("the-code", None)
+
+
+@pytest.mark.parametrize("text", ["https://x/cb?code=a+b/c%2Bd&state=state-of-a-test", "a+b/c+d#state-of-a-test"])
+def test_a_plus_in_a_code_is_not_a_space(text: str) -> None:
+    assert login.judge(session(), text, NOW, "claude-1").code == "a+b/c+d"
+
+
+# RFC 6749 A.11: a code holds any visible ASCII. What is also a way to write one is left out: labels, URLs, encodings.
+CODES = strategies.text("abcXYZ019-._~+/=*!$&(),;@", min_size=1).filter(
+    lambda code: not code.startswith(("code=", "error="))
+)
+STATES = strategies.text("abcXYZ019-_", min_size=1)
+
+
+@given(CODES, STATES)
+def test_no_code_that_is_pasted_as_it_is_loses_a_character(code: str, state: str) -> None:
+    assert login.parse_pasted(f"{code}#{state}") == login.Pasted(code=code, state=state)
+    url = f"https://x/cb?{urlencode({'state': state, 'code': code})}"
+    assert login.parse_pasted(url) == login.Pasted(code=code, state=state)
+
+
+@given(strategies.text())
+def test_nothing_that_is_pasted_breaks_the_parser(text: str) -> None:
+    for pasted in (text, f"https://{text}", f"code={text}", f"{text}#{text}"):
+        parsed = login.parse_pasted(pasted)
+        assert not parsed.refused or "error" in pasted
+
+
+@pytest.mark.parametrize(
+    ("text", "issuer", "says"),
+    [
+        pytest.param(
+            "code=c&state=state-of-a-test&iss=https%3A%2F%2Fa.example", "https://a.example", None, id="its own"
+        ),
+        pytest.param(
+            "code=c&state=state-of-a-test&iss=https%3A%2F%2Fb.example",
+            "https://a.example",
+            "another provider",
+            id="another's",
+        ),
+        pytest.param(
+            "error=x&iss=https%3A%2F%2Fb.example", "https://a.example", "another provider", id="another's refusal"
+        ),
+        pytest.param(
+            "code=c&state=state-of-a-test&iss=https%3A%2F%2Fb.example", None, None, id="a profile without an issuer"
+        ),
+        pytest.param("code=c&state=state-of-a-test", "https://a.example", None, id="a provider that says none"),
+    ],
+)
+def test_a_redirect_url_has_to_be_of_the_profiles_issuer(text: str, issuer: str | None, says: str | None) -> None:
+    judged = login.judge(session(), f"https://x/cb?{text}", NOW, "claude-1", issuer=issuer)
+    assert judged.code == ("c" if says is None else None)
+    assert says is None or says in judged.problem_message
 
 
 def test_a_code_with_a_colon_is_not_taken_for_a_url() -> None:

@@ -1,7 +1,7 @@
 """Condition types and reasons, and the rule for changing them.
 
-`Ready` and `QuotaAvailable` are always present. `LoginRequired`, `Reconciling` and `Stalled` are abnormal-true (kstatus):
-the first is False when nothing is asked of a person, the other two are absent when there is nothing to say.
+`Ready` and `QuotaAvailable` are always present. `LoginRequired`, `Reconciling`, `Stalled` and `TokenAnswerOdd` are
+abnormal-true (kstatus): the first is False when nothing is asked of a person, the others are absent when there is nothing to say.
 """
 
 from datetime import datetime
@@ -14,6 +14,7 @@ LOGIN_REQUIRED = "LoginRequired"
 QUOTA_AVAILABLE = "QuotaAvailable"
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
+TOKEN_ANSWER_ODD = "TokenAnswerOdd"
 
 # Ready: the word shown as STATUS
 AVAILABLE = "Available"
@@ -35,6 +36,11 @@ REFRESH_OUTCOME_UNKNOWN = "RefreshOutcomeUnknown"
 STATE_CORRUPT = "StateCorrupt"
 SUBJECT_MISMATCH = "SubjectMismatch"  # somebody else logged in than spec.expectedSubject says
 NOT_REQUIRED = "NotRequired"
+
+# TokenAnswerOdd
+SCOPE_NARROWED = "ScopeNarrowed"
+NO_REFRESH_TOKEN = "NoRefreshToken"
+LIFETIME_ODD = "LifetimeOdd"
 
 # QuotaAvailable
 QUOTA_EXHAUSTED = "QuotaExhausted"

@@ -43,7 +43,7 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
         }
         if facts.damaged is None:
             status["token"]["refreshTime"] = rfc3339(credential.obtained)
-            if credential.dead is None:
+            if credential.dead is None and (credential.refresh_token is not None or not account.has_login):
                 status["token"]["nextRefreshTime"] = rfc3339(policies.next_refresh(credential, account))
     elif lost := policies.next_generation(facts) - 1:
         status["token"] = {"generation": lost}  # the next token must not have the number of one that was
@@ -100,6 +100,9 @@ def render_conditions(facts: Facts) -> list[dict[str, Any]]:
         conditions.append(
             condition(c.RECONCILING, True, c.REFRESHING if account.has_login else c.EXCHANGING, ready.message)
         )
+    if facts.credential is not None and (remarks := facts.credential.remarks):
+        message = "; ".join(remark.message for remark in remarks)
+        conditions.append(condition(c.TOKEN_ANSWER_ODD, True, remarks[0].reason, message))
     return conditions
 
 

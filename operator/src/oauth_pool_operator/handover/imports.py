@@ -16,7 +16,7 @@ from oauth_pool_operator.credentials import Credentials
 from oauth_pool_operator.errors import StoreConflict, StoreCorrupt, StoreFailed
 from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.oauth import login
-from oauth_pool_operator.oauth.answer import DEFAULT_LIFETIME, LONGEST_LIFETIME
+from oauth_pool_operator.oauth.lifetime import DEFAULT_LIFETIME, LONGEST_LIFETIME
 from oauth_pool_operator.storage.documents import Credential, Import
 from oauth_pool_operator.storage.store import Store, in_thread
 

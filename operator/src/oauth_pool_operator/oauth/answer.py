@@ -1,49 +1,68 @@
-"""What an answer of a provider's endpoint means: a token, or which of the errors of `errors`.
+"""What an answer of a provider's endpoint means: tokens, or which of the errors of `errors`.
 
-Strict: an answer is a token only if it says so. The errors' texts hold a status and a word of the standards, never anything
-else that was received.
+A 2xx with an access token is tokens, whatever else is in it: a refresh token that was rotated must reach the disk. An OAuth
+error is a verdict, whatever the status. Everything else is the network. Texts hold a status and words that are known,
+never anything else that was received.
 """
 
+import json
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from http.client import responses
 from typing import Any
 
 import httpx2
 
-from oauth_pool_operator.errors import ExchangeRejected, GrantRejected, TokenEndpointUnavailable
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.errors import ExchangeRejected, GrantRejected, TokenEndpointUnavailable, UnusableAnswer
+from oauth_pool_operator.oauth.identity import subject_of
+from oauth_pool_operator.oauth.lifetime import lifetime_of
+from oauth_pool_operator.oauth.profiles import ClientProfile
+from oauth_pool_operator.oauth.transport import Answer
+from oauth_pool_operator.storage.documents import Remark
 
-# RFC 6749 5.1 only recommends `expires_in`; this is assumed without it.
-DEFAULT_LIFETIME = timedelta(hours=1)
-LONGEST_LIFETIME = timedelta(days=366)
 LONGEST_WAIT = timedelta(days=1)  # that a server can ask for
-LONGEST_SUBJECT = 253  # what spec.expectedSubject can hold
 
 # RFC 8628 3.2 and 3.5. A login that a person has an hour for is long; an interval of 0 would be a loop.
 DEFAULT_INTERVAL, SHORTEST_INTERVAL, LONGEST_INTERVAL = 5.0, 1.0, 300.0
 LONGEST_DEVICE_LOGIN = timedelta(hours=1)
 LONGEST_USER_CODE, LONGEST_URI = 64, 2048
 
-_POLLING_WORDS = ("authorization_pending", "slow_down", "access_denied", "expired_token")
-# RFC 6749 5.2, RFC 7523 3.1, RFC 8628 3.5: the words that may be repeated to a person. Anything else is "an unknown error".
-_ERROR_WORDS = frozenset(
+# "This refresh token is dead", in the words of the standard and of those who do not keep to it.
+DEAD_REFRESH_TOKEN = frozenset(
     (
-        *("invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type"),
-        *("invalid_scope", "invalid_target", *_POLLING_WORDS),
-        *("invalid_request_error", "authentication_error", "permission_error", "not_found_error"),
+        *("invalid_grant", "bad_refresh_token", "invalid_refresh_token"),
+        *("refresh_token_reused", "refresh_token_not_found", "token_expired"),
     )
 )
+DEAD_CODE = frozenset(("invalid_grant", "bad_verification_code"))
+_THROTTLING = frozenset(("rate_limit_error", "rate_limited", "ratelimited"))
+# RFC 6749 4.1.2.1 and the API's own envelope: it passes
+_PASSING = frozenset(("server_error", "temporarily_unavailable", "api_error", "overloaded_error", "timeout_error"))
+# RFC 6749 5.2, RFC 7523 3.1, RFC 8628 3.5 and what is near them: words that may be repeated to a person
+_SAYABLE = frozenset(
+    (
+        *("invalid_request", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"),
+        *("invalid_target", "authorization_pending", "slow_down", "access_denied", "expired_token"),
+        *("incorrect_device_code", "device_flow_disabled", "incorrect_client_credentials", "redirect_uri_mismatch"),
+        *("invalid_request_error", "authentication_error", "permission_error", "not_found_error"),
+    )
+) | (DEAD_REFRESH_TOKEN | DEAD_CODE | _THROTTLING | _PASSING)
 
 
 @dataclass(frozen=True)
 class TokenAnswer:
-    """What a token endpoint granted."""
+    """What a token endpoint granted, and what is odd about it."""
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
     lifetime: timedelta
     subject: str | None
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,100 +77,160 @@ class DeviceAuthorization:
     interval: timedelta
 
 
-def demand_token(response: httpx2.Response) -> httpx2.Response:
-    """Without this, Authlib takes any JSON object without an `error` key for a token.
+def read_tokens(
+    answer: Answer,
+    *,
+    client: ClientProfile | None = None,
+    dead_words: Iterable[str] = DEAD_CODE,
+    sent_refresh_token: str | None = None,
+) -> TokenAnswer:
+    """The tokens of an answer; `client` is None for an assertion, which never comes with a refresh token.
 
-    A token is passed on as the few members that are looked at later, so that nothing else of the answer, however odd,
-    can get between a refresh token that was rotated and the disk.
+    A refresh token that was sent stays when the answer has none (RFC 6749 6). Raises `GrantRejected` for one of
+    `dead_words`, `ExchangeRejected` for any other OAuth error, `UnusableAnswer`, or `TokenEndpointUnavailable`.
     """
-    document = _document(response)
-    if response.status_code == 200 and isinstance(document.get("access_token"), str) and document["access_token"]:
-        kept = ("access_token", "refresh_token", "account", "organization")
-        members = {name: document[name] for name in kept if name in document}
-        seconds = _lifetime(document.get("expires_in")).total_seconds()
-        return httpx2.Response(200, json=members | {"lifetime_seconds": seconds}, request=response.request)
-    raise _refusal(response, document, "the token endpoint", "an access token")
-
-
-def granted(token: dict[str, Any], sent_refresh_token: str | None) -> TokenAnswer:
-    """What `demand_token` let pass; a refresh token that was sent stays when the answer has none (RFC 6749 6)."""
-    refresh_token = token.get("refresh_token")
+    document = _document(answer)
+    new_refresh_token, has_error = _text(document, "refresh_token"), bool(_error_words(document, answer.status))
+    has_tokens = _text(document, "access_token") is not None or (new_refresh_token is not None and not has_error)
+    if not (200 <= answer.status < 300 and has_tokens):
+        raise _refusal(answer, document, "the token endpoint", "an access token", frozenset(dead_words))
+    access_token = _usable_access_token(document, new_refresh_token)
+    refresh_token = new_refresh_token or sent_refresh_token
+    lifetime, odd_lifetime = lifetime_of(document.get("expires_in"))
+    remarks = (odd_lifetime, *_remarks(document, client, refresh_token))
     return TokenAnswer(
-        access_token=token["access_token"],
-        refresh_token=refresh_token if isinstance(refresh_token, str) and refresh_token else sent_refresh_token,
-        lifetime=timedelta(seconds=token["lifetime_seconds"]),
-        subject=_subject(token),
+        access_token=access_token,
+        refresh_token=refresh_token,
+        lifetime=lifetime,
+        subject=subject_of(document, client),
+        remarks=tuple(remark for remark in remarks if remark is not None),
     )
 
 
-def demand_device_authorization(response: httpx2.Response) -> DeviceAuthorization:
+def _usable_access_token(document: dict[str, Any], refresh_token: str | None) -> str:
+    """RFC 6749 5.1 and 7.1, RFC 6750 2.1: a bearer token that a header can hold."""
+    access_token, kind = _text(document, "access_token"), document.get("token_type")
+    if access_token is None:
+        raise UnusableAnswer("the token endpoint answered without an access token", refresh_token=refresh_token)
+    if isinstance(kind, str) and kind and kind.strip().casefold() != "bearer":
+        what = "the token endpoint answered with a token_type that is not Bearer, which no proxy can use"
+        raise UnusableAnswer(f"{what}: set the client up for bearer tokens", refresh_token=refresh_token)
+    if not re.fullmatch(r"[\x21-\x7e]+", access_token):
+        what = "the token endpoint answered with an access token that no header can hold"
+        raise UnusableAnswer(what, refresh_token=refresh_token)
+    return access_token
+
+
+def _remarks(
+    document: dict[str, Any], client: ClientProfile | None, refresh_token: str | None
+) -> Iterable[Remark | None]:
+    if client is None:
+        return
+    if refresh_token is None:
+        message = "the login gave no refresh token (is a scope such as offline_access missing?)"
+        yield Remark(c.NO_REFRESH_TOKEN, f"{message}: somebody has to log in again when the access token expires")
+    scope = document.get("scope")
+    if isinstance(scope, str) and scope.strip():
+        # `openid` and `offline_access` are not about the token; what they ask for is there or not
+        granted = {*re.split(r"[\s,]+", scope), "openid", "offline_access"}
+        if missing := sorted(set(client.scopes) - granted):
+            what = f"less was granted than the profile asks for; missing: {' '.join(missing)}"
+            yield Remark(c.SCOPE_NARROWED, f"{what}. Requests that need it are refused; log in again and approve all")
+
+
+def read_device_authorization(answer: Answer) -> DeviceAuthorization:
     """The answer of a device authorization endpoint, if it is one; lengths are those that status can hold."""
-    document = _document(response)
-
-    def text(name: str, longest: int) -> str | None:
-        value = document.get(name)
-        return value if isinstance(value, str) and 0 < len(value) <= longest else None
-
-    device_code, user_code = text("device_code", 4096), text("user_code", LONGEST_USER_CODE)
-    verification_uri = text("verification_uri", LONGEST_URI)
+    document = _document(answer)
+    device_code, user_code = _text(document, "device_code", 4096), _text(document, "user_code", LONGEST_USER_CODE)
+    verification_uri = _text(document, "verification_uri", LONGEST_URI)
     if verification_uri is not None and not verification_uri.startswith(("https://", "http://")):
         verification_uri = None
-    if response.status_code != 200 or device_code is None or user_code is None or verification_uri is None:
-        raise _refusal(response, document, "the device authorization endpoint", "all that a login needs")
+    if not 200 <= answer.status < 300 or device_code is None or user_code is None or verification_uri is None:
+        raise _refusal(answer, document, "the device authorization endpoint", "all that a login needs", frozenset())
+    lifetime, _ = lifetime_of(document.get("expires_in"))
     return DeviceAuthorization(
         device_code=device_code,
         user_code=user_code,
         verification_uri=verification_uri,
-        verification_uri_complete=text("verification_uri_complete", LONGEST_URI),
-        lifetime=min(_lifetime(document.get("expires_in")), LONGEST_DEVICE_LOGIN),
+        verification_uri_complete=_text(document, "verification_uri_complete", LONGEST_URI),
+        lifetime=min(lifetime, LONGEST_DEVICE_LOGIN),
         interval=_interval(document.get("interval")),
     )
 
 
-def _refusal(response: httpx2.Response, document: dict[str, Any], endpoint: str, wanted: str) -> Exception:
+def demand_success(answer: Answer, endpoint: str) -> None:
+    """For an endpoint that only says whether it has done as asked (RFC 7009 2.2)."""
+    if answer.status >= 300:
+        raise _refusal(answer, _document(answer), endpoint, "", frozenset())
+
+
+def _refusal(
+    answer: Answer, document: dict[str, Any], endpoint: str, wanted: str, dead_words: frozenset[str]
+) -> Exception:
     """The error that an answer amounts to which does not hold what was wanted."""
-    word, status = _error_word(document), response.status_code
-    if status == 429 or status >= 500:
-        retry_after = _retry_after(response.headers)
+    words, status = _error_words(document, answer.status), answer.status
+    known = next((word for word in words if word in dead_words or word in _SAYABLE), "")
+    retry_after = _retry_after(answer.headers)
+    if status == 429 or _THROTTLING & words.keys():
         return TokenEndpointUnavailable(
-            f"{endpoint} answered {status}",
-            may_be_done=status != 429,
-            retry_after=retry_after,
-            is_throttled=status == 429,
+            f"{endpoint} answered {status}", may_be_done=False, retry_after=retry_after, is_throttled=True
         )
-    if status == 200 and word not in _POLLING_WORDS:  # which some providers answer with 200, not 400
-        return TokenEndpointUnavailable(f"{endpoint} answered 200 without {wanted}", may_be_done=True)
-    if word == "invalid_grant":
-        return GrantRejected(f"{endpoint} answered invalid_grant")
-    return ExchangeRejected(f"{endpoint} answered {status} {word or '(an unknown error)'}", word=word)
+    if dead := next((word for word in words if word in dead_words), ""):
+        return GrantRejected(f"{endpoint} answered {dead}")
+    if status >= 500 or _PASSING & words.keys():
+        said = f" {known}" if status < 500 else ""
+        return TokenEndpointUnavailable(
+            f"{endpoint} answered {status}{said}", may_be_done=True, retry_after=retry_after
+        )
+    if words:
+        return ExchangeRejected(f"{endpoint} answered {status} {known or '(an unknown error)'}", word=known)
+    if status < 300:
+        return TokenEndpointUnavailable(f"{endpoint} answered {status} without {wanted}", may_be_done=True)
+    if status < 400:
+        return TokenEndpointUnavailable(
+            f"{endpoint} answered {status}, a redirect, which is not followed", may_be_done=False
+        )
+    # A page of a firewall or a gateway. A load balancer's 408 may come after the provider has redeemed a token.
+    what = f"{endpoint} answered {status} without an OAuth error, as a firewall or a gateway does"
+    return TokenEndpointUnavailable(what, may_be_done=status == 408, retry_after=retry_after)
 
 
-def _document(response: httpx2.Response) -> dict[str, Any]:
+def _document(answer: Answer) -> dict[str, Any]:
+    """The members of a JSON object, else none. No number in it, however long, and no stray byte makes it unreadable."""
     try:
-        document = response.json()
-    except ValueError:
+        document = json.loads(answer.body.decode("utf-8-sig", "replace"), parse_int=_integer)
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 
 
-def _error_word(document: dict[str, Any]) -> str:
-    error = document.get("error")
-    if isinstance(error, dict):  # the API's envelope
-        error = error.get("type")
-    return error if isinstance(error, str) and error in _ERROR_WORDS else ""
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else float(digits)  # Python refuses to read 4,300 digits
 
 
-def _lifetime(value: Any) -> timedelta:
-    """`expires_in` (RFC 6749 5.1: seconds), also as text; without a sense it counts as missing."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}", value):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        return DEFAULT_LIFETIME
-    return min(timedelta(seconds=min(value, LONGEST_LIFETIME.total_seconds())), LONGEST_LIFETIME)
+def _text(document: dict[str, Any], name: str, longest: int | None = None) -> str | None:
+    """A member that is a text, not empty, not longer than `longest`, and can be written to a file."""
+    value = document.get(name)
+    if not isinstance(value, str) or not value or (longest is not None and len(value) > longest):
+        return None
+    return None if re.search("[\ud800-\udfff]", value) else value
+
+
+def _error_words(document: dict[str, Any], status: int) -> dict[str, None]:
+    """The words for what is wrong, in order; none where the document has no OAuth error (RFC 6749 5.2).
+
+    `error` may be an object with `type` and `code`, and some say `error_code` instead. The status in words, such as
+    `{"error": "Forbidden"}`, is what gateways write.
+    """
+    error, said = document.get("error"), [document.get("error_code")]
+    said = [error.get("code"), error.get("type"), *said] if isinstance(error, dict) else [error, *said]
+    words = [word for word in said if isinstance(word, str) and word]
+    phrase = responses.get(status, "").casefold() if status != 401 else ""  # "unauthorized" is an OAuth server's, too
+    return dict.fromkeys(word for word in words if word.casefold().replace("_", " ") != phrase)
 
 
 def _interval(value: Any) -> timedelta:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return timedelta(seconds=DEFAULT_INTERVAL)
     return timedelta(seconds=min(max(value, SHORTEST_INTERVAL), LONGEST_INTERVAL))
 
@@ -173,24 +252,3 @@ def _http_date(value: str) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-def unavailable(error: httpx2.HTTPError, endpoint: str) -> TokenEndpointUnavailable:
-    """The kind of failure in our own words; the library's text may name a URL."""
-    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return TokenEndpointUnavailable(f"{endpoint} cannot be reached", may_be_done=False)
-    if isinstance(error, httpx2.TimeoutException):
-        return TokenEndpointUnavailable(f"{endpoint} did not answer in time", may_be_done=True)
-    if isinstance(error, httpx2.HTTPStatusError):
-        return TokenEndpointUnavailable(f"{endpoint} answered {error.response.status_code}", may_be_done=True)
-    return TokenEndpointUnavailable(f"the connection to {endpoint} was cut", may_be_done=True)
-
-
-def _subject(token: dict[str, Any]) -> str | None:
-    """Who logged in, if the answer says so: a person before an organization, an address before a number."""
-    for member in ("account", "organization"):
-        identity = token.get(member)
-        for key in ("email_address", "email", "uuid", "id", "name"):
-            if isinstance(identity, dict) and isinstance(identity.get(key), str) and identity[key]:
-                return str(identity[key])[:LONGEST_SUBJECT]
-    return None

@@ -100,7 +100,8 @@ class CodeLogins:
         profile = self._profiles.get(account.spec.provider)
         settings = profile.authorization_code if profile is not None else None
         may_be_bare = settings is not None and settings.allow_code_without_state
-        session = login.judge(session, pasted, facts.now, account.name, allow_without_state=may_be_bare)
+        issuer = settings.issuer if settings is not None else None
+        session = login.judge(session, pasted, facts.now, account.name, allow_without_state=may_be_bare, issuer=issuer)
         await in_thread(self._store.save_session, account.uid, session)
         if session.problem is not None:
             log.warning("%s: %s", account.name, session.problem_message)

@@ -1,21 +1,18 @@
 """The only module that talks to a provider: device authorization, code exchange, refresh, assertion exchange, revocation.
 
-Authlib builds the requests; this module has it speak JSON where the profile asks for it. What an answer means is in
-`token_answer`, which makes Authlib strict and turns every failure into one of the errors of `errors`.
+It words the requests. How they travel is in `transport`, how the client proves who it is in `client_auth`, and what an answer
+means in `answer`.
 """
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any
-from urllib.parse import parse_qsl
+from collections.abc import Mapping
+from urllib.parse import urlencode
 
-import httpx2
-from authlib.integrations.httpx_client import AsyncOAuth2Client
+from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
 from oauth_pool_operator.account.spec import Grant, WorkloadIdentity
-from oauth_pool_operator.certificates import context_for
-from oauth_pool_operator.config import ClientProfile, Profile
 from oauth_pool_operator.errors import (
     AuthorizationEnded,
     AuthorizationPending,
@@ -23,17 +20,24 @@ from oauth_pool_operator.errors import (
     TokenEndpointUnavailable,
 )
 from oauth_pool_operator.oauth.answer import (
+    DEAD_CODE,
+    DEAD_REFRESH_TOKEN,
     DeviceAuthorization,
     TokenAnswer,
-    demand_device_authorization,
-    demand_token,
-    granted,
-    unavailable,
+    demand_success,
+    read_device_authorization,
+    read_tokens,
 )
+from oauth_pool_operator.oauth.client_auth import Proof, prove
+from oauth_pool_operator.oauth.profiles import ClientProfile, Profile
+from oauth_pool_operator.oauth.transport import Answer, Transport
+from oauth_pool_operator.secret_files import SecretUnreadable
 from oauth_pool_operator.storage.documents import LoginSession
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
+
+TOKEN_ENDPOINT = "the token endpoint"
 
 # Whoever waits for a revocation is a deleted object, or a person whose login was refused.
 REVOCATION_SECONDS = 8.0
@@ -42,28 +46,31 @@ REVOCATION_SECONDS = 8.0
 class TokenEndpoint:
     """One provider profile's endpoints.
 
-    Requests raise `GrantRejected`, `ExchangeRejected` or `TokenEndpointUnavailable`, and nothing else.
+    Requests raise `GrantRejected`, `ExchangeRejected` (of which `UnusableAnswer` is one) or `TokenEndpointUnavailable`, and
+    nothing else. None takes longer than the profile's `timeout_secs`, body included.
     """
 
     def __init__(self, profile: Profile, *, user_agent: str) -> None:
         self._profile = profile
         self._user_agent = user_agent
-        context = context_for(str(profile.ca_file) if profile.ca_file else None)
-        # One transport for all requests: it keeps connections and the TLS context, the clients on it come and go.
-        self._transport = httpx2.AsyncHTTPTransport(verify=context)
+        self._transport = Transport(profile)
 
     async def close(self) -> None:
-        await self._transport.aclose()
+        await self._transport.close()
 
     def authorization_url(self, session: LoginSession) -> str:
         """Where the person logs in (RFC 6749 4.1.1, RFC 7636 4.3)."""
         profile = self._profile.authorization_code
         assert profile is not None
-        url: str
-        url, _ = self._client(profile).create_authorization_url(
+        url: str = prepare_grant_uri(
             profile.authorization_endpoint,
+            client_id=profile.client_id,
+            response_type="code",
+            redirect_uri=profile.redirect_uri,
+            scope=" ".join(profile.scopes),
             state=session.state,
-            code_verifier=session.verifier,
+            code_challenge=create_s256_code_challenge(session.verifier),
+            code_challenge_method="S256",
             **profile.authorization_parameters,
         )
         return url
@@ -72,37 +79,23 @@ class TokenEndpoint:
         """The code for tokens (RFC 6749 4.1.3, RFC 7636 4.5)."""
         profile = self._profile.authorization_code
         assert profile is not None
-        extra = {"state": session.state} if profile.send_state else {}
-        client = self._client(profile, extra)
-        return await _answer(
-            lambda: client.fetch_token(
-                profile.token_endpoint,
-                grant_type="authorization_code",
-                code=code,
-                redirect_uri=profile.redirect_uri,
-                code_verifier=session.verifier,
-                headers=self._headers(profile.token_headers),
-            )
-        )
+        members = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": profile.redirect_uri,
+            "code_verifier": session.verifier,
+            **({"state": session.state} if profile.send_state else {}),
+        }
+        answer = await self._ask(profile, profile.token_endpoint, TOKEN_ENDPOINT, members)
+        return read_tokens(answer, client=profile, dead_words=DEAD_CODE)
 
     async def authorize_device(self) -> DeviceAuthorization:
         """What a person needs to log in on another device (RFC 8628 3.1)."""
         profile = self._profile.device_code
         assert profile is not None
-        members = {"client_id": profile.client_id}
-        if profile.scopes:
-            members["scope"] = " ".join(profile.scopes)
-        try:
-            response: httpx2.Response = await self._client(profile).request(
-                "POST",
-                profile.device_authorization_endpoint,
-                headers=self._headers(profile.token_headers),
-                withhold_token=True,
-                **{"json" if profile.token_body == "json" else "data": members},
-            )
-        except httpx2.HTTPError as error:
-            raise unavailable(error, "the device authorization endpoint") from None
-        return demand_device_authorization(response)
+        members = {"scope": " ".join(profile.scopes)} if profile.scopes else {}
+        url, what = profile.device_authorization_endpoint, "the device authorization endpoint"
+        return read_device_authorization(await self._ask(profile, url, what, members))
 
     async def exchange_device_code(self, device_code: str) -> TokenAnswer:
         """The device code for tokens (RFC 8628 3.4).
@@ -111,21 +104,15 @@ class TokenEndpoint:
         """
         profile = self._profile.device_code
         assert profile is not None
-        client = self._client(profile, scope=False)
+        members = {"grant_type": DEVICE_CODE, "device_code": device_code}
+        answer = await self._ask(profile, profile.token_endpoint, TOKEN_ENDPOINT, members)
         try:
-            return await _answer(
-                lambda: client.fetch_token(
-                    profile.token_endpoint,
-                    grant_type=DEVICE_CODE,
-                    device_code=device_code,
-                    headers=self._headers(profile.token_headers),
-                )
-            )
+            return read_tokens(answer, client=profile, dead_words=DEAD_CODE)
         except ExchangeRejected as error:
             if error.word in ("authorization_pending", "slow_down"):
                 raise AuthorizationPending(slow_down=error.word == "slow_down") from None
-            if error.word in ("access_denied", "expired_token"):
-                raise AuthorizationEnded(has_expired=error.word == "expired_token") from None
+            if error.word in ("access_denied", "expired_token", "token_expired"):
+                raise AuthorizationEnded(has_expired=error.word != "access_denied") from None
             raise
 
     async def refresh(self, refresh_token: str, grant: Grant = "AuthorizationCode") -> TokenAnswer:
@@ -133,34 +120,27 @@ class TokenEndpoint:
         profile = self._profile.client(grant)
         assert profile is not None
         # `scope` is left out: without it the scope stays as granted (RFC 6749 6)
-        client = self._client(profile, scope=False)
-        return await _answer(
-            lambda: client.refresh_token(
-                profile.token_endpoint, refresh_token=refresh_token, headers=self._headers(profile.token_headers)
-            ),
-            sent_refresh_token=refresh_token,
-        )
+        members = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+        answer = await self._ask(profile, profile.token_endpoint, TOKEN_ENDPOINT, members)
+        dead_words = DEAD_REFRESH_TOKEN.union(self._profile.dead_grant_errors)
+        return read_tokens(answer, client=profile, dead_words=dead_words, sent_refresh_token=refresh_token)
 
     async def exchange_assertion(self, assertion: str, workload: WorkloadIdentity) -> TokenAnswer:
         """A ServiceAccount token for an access token (RFC 7523 2.1); unset members are left out."""
         profile = self._profile.workload_identity
         assert profile is not None
         members = {
+            "grant_type": JWT_BEARER,
             "assertion": assertion.strip(),
             "federation_rule_id": workload.federation_rule_id,
             "organization_id": workload.organization_id,
             "service_account_id": workload.service_account_id,
             "workspace_id": workload.workspace_id,
         }
-        client = self._plain_client()
-        client.register_client_auth_method(("none", _json_body({})))
-        return await _answer(
-            lambda: client.fetch_token(
-                profile.token_endpoint,
-                grant_type=JWT_BEARER,
-                headers=self._headers(profile.token_headers),
-                **{name: value for name, value in members.items() if value is not None},
-            )
+        said = {name: value for name, value in members.items() if value is not None}
+        headers, body = self._headers(profile.token_headers), _json(said)
+        return read_tokens(
+            await self._transport.post(profile.token_endpoint, TOKEN_ENDPOINT, body=body, headers=headers)
         )
 
     async def revoke(self, token: str, grant: Grant = "AuthorizationCode") -> None:
@@ -169,87 +149,35 @@ class TokenEndpoint:
         profile = self._profile.client(grant)
         if profile is None or profile.revocation_endpoint is None:
             return
-        client, endpoint = self._client(profile), profile.revocation_endpoint
+        members, what = {"token": token, "token_type_hint": "refresh_token"}, "the revocation endpoint"
+        answer = await self._ask(profile, profile.revocation_endpoint, what, members, seconds=REVOCATION_SECONDS)
+        demand_success(answer, what)
+
+    async def _ask(
+        self, client: ClientProfile, url: str, what: str, members: Mapping[str, str], *, seconds: float | None = None
+    ) -> Answer:
+        """The answer to a request that the client makes as itself."""
         try:
-            async with asyncio.timeout(REVOCATION_SECONDS):
-                response = await client.revoke_token(
-                    endpoint,
-                    token=token,
-                    token_type_hint="refresh_token",
-                    headers=self._headers(profile.token_headers),
-                )
-        except TimeoutError:
-            raise TokenEndpointUnavailable("the revocation endpoint did not answer in time", may_be_done=True) from None
-        except httpx2.HTTPError as error:
-            raise unavailable(error, "the revocation endpoint") from None
-        if response.status_code == 429 or response.status_code >= 500:
-            raise TokenEndpointUnavailable(
-                f"the revocation endpoint answered {response.status_code}", may_be_done=response.status_code != 429
-            )
-        if response.status_code >= 400:
-            raise ExchangeRejected(f"the revocation endpoint answered {response.status_code}")
+            proof = await asyncio.to_thread(prove, client) if client.authentication != "none" else prove(client)
+        except SecretUnreadable as error:
+            raise TokenEndpointUnavailable(f"{what} was not asked: {error}", may_be_done=False) from None
+        said, is_json = {**members, **proof.members}, client.token_body == "json"
+        body = _json(said) if is_json else urlencode(said).encode()
+        headers = self._headers(client.token_headers, proof, is_json=is_json)
+        return await self._transport.post(url, what, body=body, headers=headers, seconds=seconds)
 
-    def _plain_client(self, **settings: Any) -> AsyncOAuth2Client:
-        client = AsyncOAuth2Client(
-            transport=self._transport, timeout=self._profile.timeout_secs, trust_env=False, **settings
-        )
-        for hook in ("access_token_response", "refresh_token_response"):
-            client.compliance_hook[hook].add(demand_token)
-        return client
-
-    def _client(
-        self, profile: ClientProfile, extra: dict[str, str] | None = None, *, scope: bool = True
-    ) -> AsyncOAuth2Client:
-        """A client for one request: Authlib's keeps the last token in itself."""
-        client = self._plain_client(
-            client_id=profile.client_id,
-            redirect_uri=getattr(profile, "redirect_uri", None),
-            scope=" ".join(profile.scopes) or None if scope else None,
-            code_challenge_method="S256",
-            token_endpoint_auth_method="body",
-            revocation_endpoint_auth_method="body",
-        )
-        body = _json_body if profile.token_body == "json" else _form_body
-        client.register_client_auth_method(("body", body({"client_id": profile.client_id, **(extra or {})})))
-        return client
-
-    def _headers(self, configured: dict[str, str]) -> dict[str, str]:
-        own = {"accept": "application/json", "user-agent": self._user_agent}
-        return own | {name.lower(): value for name, value in configured.items()}
+    def _headers(
+        self, configured: Mapping[str, str], proof: Proof | None = None, *, is_json: bool = True
+    ) -> dict[str, str]:
+        own = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": self._user_agent,
+            "content-type": "application/json" if is_json else "application/x-www-form-urlencoded",
+        }
+        given = {name.lower(): value for name, value in configured.items()}
+        return own | given | (proof.headers if proof is not None else {})
 
 
-_AuthMethod = Callable[[Any, str, str, Any, Any], tuple[str, Any, Any]]
-
-
-def _json_body(extra: dict[str, str]) -> _AuthMethod:
-    """Authlib's extension point for client authentication, used to send the form as JSON."""
-
-    def prepare(client: Any, method: str, uri: str, headers: Any, body: Any) -> tuple[str, Any, Any]:
-        members = {**_members(body), **extra}
-        headers["content-type"] = "application/json"
-        return uri, headers, json.dumps(members)  # ASCII: Authlib counts characters for content-length
-
-    return prepare
-
-
-def _form_body(extra: dict[str, str]) -> _AuthMethod:
-    def prepare(client: Any, method: str, uri: str, headers: Any, body: Any) -> tuple[str, Any, Any]:
-        members = {**_members(body), **extra}
-        return uri, headers, str(httpx2.QueryParams(members))
-
-    return prepare
-
-
-def _members(body: Any) -> dict[str, str]:
-    text = body.decode() if isinstance(body, bytes) else body
-    return dict(parse_qsl(text, keep_blank_values=True))
-
-
-async def _answer(
-    request: Callable[[], Awaitable[dict[str, Any]]], *, sent_refresh_token: str | None = None
-) -> TokenAnswer:
-    try:
-        token = await request()
-    except httpx2.HTTPError as error:
-        raise unavailable(error, "the token endpoint") from None
-    return granted(token, sent_refresh_token)
+def _json(members: Mapping[str, str]) -> bytes:
+    return json.dumps(members).encode()

@@ -6,10 +6,12 @@ A session lasts ten minutes, has a PKCE verifier of 86 characters (RFC 7636 4.1 
 
 import hashlib
 import hmac
+import re
 import secrets
+import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
@@ -29,6 +31,7 @@ class Pasted:
     code: str = field(default="", repr=False)
     state: str = field(default="", repr=False)
     refused: bool = False
+    issuer: str | None = None  # whose answer a redirect URL says that it is (RFC 9207)
 
 
 def open_session(now: datetime, request: str) -> LoginSession:
@@ -60,28 +63,71 @@ def digest(pasted: str) -> str:
 
 
 def parse_pasted(text: str) -> Pasted:
-    """`code#state`, or the whole redirect URL with `code` and `state` in its query, or a code alone (`state` is empty)."""
-    text = text.strip()
-    try:
-        url = urlsplit(text)
-        query = parse_qs(url.query)
-    except ValueError:
-        return Pasted()
-    # whatever its scheme: programs may have one of their own (RFC 8252 7.1)
-    if url.scheme in ("https", "http") or (url.scheme and query.keys() & {"code", "error"}):
-        if "error" in query:
-            return Pasted(refused=True)
-        return Pasted(code=query.get("code", [""])[0], state=query.get("state", [""])[0])
+    """`code#state`, or the whole redirect URL (RFC 6749 4.1.2), or a code alone (`state` is empty).
+
+    What copying and terminals add is forgiven: quotes, a label, line breaks and other white space, characters without a
+    width, percent-encoding. No code or state that is pasted as it is loses a character.
+    """
+    text = _LABEL.sub("", _without_invisible(text).strip().strip(_QUOTES))
+    text = "".join(text.split()).strip(_QUOTES)
+    if (parameters := _redirect_parameters(text)) is not None:
+        if "error" in parameters:
+            return Pasted(refused=True, issuer=parameters.get("iss"))
+        code, state = parameters.get("code", ""), parameters.get("state", "")
+        return Pasted(code=code, state=state, issuer=parameters.get("iss"))
+    if "#" not in text and "%23" in text:
+        text = unquote(text)
     code, _, state = text.partition("#")
     return Pasted(code=code, state=state)
 
 
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb<>"
+_LABEL = re.compile(r"(?i)\A(?:authori[sz]ation\s+)?code\s*:\s+")
+# What is pasted without the address before it
+_BARE_PARAMETERS = re.compile(r"[?#]?(?:[a-z_]+=[^#]*&)?(?:code|error)=", re.IGNORECASE)
+
+
+def _without_invisible(text: str) -> str:
+    """Without characters that have no width, such as those that web pages put between two words (Unicode's Cf)."""
+    return "".join(character for character in text if unicodedata.category(character) != "Cf")
+
+
+def _redirect_parameters(text: str) -> dict[str, str] | None:
+    """The parameters of a redirect URL, whatever its scheme: programs may have one of their own (RFC 8252 7.1).
+
+    They stand in the query, or in the fragment, or the state alone does. None when the text is no such URL.
+    """
+    try:
+        url = urlsplit(f"http:?{text.lstrip('?#')}" if _BARE_PARAMETERS.match(text) else text)
+    except ValueError:
+        return {} if text.startswith(("https:", "http:")) else None
+    query, fragment = _parameters(url.query), _parameters(url.fragment)
+    found = query if query.keys() & {"code", "error"} else {**query, **fragment}
+    if url.scheme not in ("https", "http") and not (url.scheme and found.keys() & {"code", "error"}):
+        return None
+    if found.get("code") and "state" not in found and url.fragment and not fragment:
+        found["state"] = url.fragment
+    return found
+
+
+def _parameters(encoded: str) -> dict[str, str]:
+    """Decoded. A `+` stays one: no code and no state has a space in it, and some pages show them unencoded."""
+    return {name: values[0] for name, values in parse_qs(encoded.replace("+", "%2B")).items()}
+
+
 def judge(
-    session: LoginSession | None, text: str, now: datetime, name: str, *, allow_without_state: bool = False
+    session: LoginSession | None,
+    text: str,
+    now: datetime,
+    name: str,
+    *,
+    allow_without_state: bool = False,
+    issuer: str | None = None,
 ) -> LoginSession:
     """The session after a paste: with the code to exchange, or with the problem that the person reads.
 
-    A `state` that was pasted has to be the session's, even where a code may come without one.
+    A `state` that was pasted has to be the session's, even where a code may come without one; and an `iss` has to be the
+    profile's `issuer`, if it has one (RFC 9207 2.4).
     """
     ask_again = HOW_TO_ASK_AGAIN.format(name=name)
     if session is None or session.is_over:
@@ -92,6 +138,9 @@ def judge(
         message = f"the code came after the login had expired; ask for a new login: {ask_again}"
         return _with_problem(session, text, LOGIN_EXPIRED, message)
     pasted = parse_pasted(text)
+    if issuer is not None and pasted.issuer is not None and pasted.issuer != issuer:
+        message = "the redirect URL is of another provider than the login; do not use the page that it came from"
+        return _with_problem(session, text, CODE_REJECTED, message)
     if pasted.refused:
         message = "the provider's page refused the login; open status.login.authorizationURL and try again"
         return _with_problem(session, text, CODE_REJECTED, message)

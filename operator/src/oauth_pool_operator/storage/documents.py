@@ -11,6 +11,13 @@ def fingerprint(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()[:16]
 
 
+class Remark(msgspec.Struct, frozen=True):
+    """What is odd about the answer that a credential is from: a reason, and what a person reads."""
+
+    reason: str
+    message: str
+
+
 class Credential(msgspec.Struct, frozen=True):
     """What the operator holds of one account. Lost, only a new login brings it back."""
 
@@ -27,6 +34,7 @@ class Credential(msgspec.Struct, frozen=True):
     workload: str | None = None
     # why the grant is dead (GrantRevoked, RefreshOutcomeUnknown), for as long as no new login replaces it
     dead: str | None = None
+    remarks: tuple[Remark, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Credential generation {self.generation}>"

@@ -43,8 +43,10 @@ def _serve(config: Config) -> int:
     from oauth_pool_proxy.app import App
     from oauth_pool_proxy.downstream.server import Server, bind
 
-    listener = bind(config.proxy.listen)
-    Server(App(config), config.proxy.drain_timeout, config.proxy.pre_stop_delay).run([listener])
+    proxy = config.proxy
+    listener = bind(proxy.listen)
+    monitoring = bind(proxy.metrics, "metrics_addr") if proxy.metrics else None
+    Server(App(config), proxy, monitoring).run([listener])
     return 0
 
 
@@ -65,6 +67,8 @@ def _summary(config: Config) -> str:
         f"listens on {proxy.listen}, forwards to {proxy.upstream}",
         f"at most {proxy.max_connections} requests at once, {proxy.attempts} attempts, {proxy.timeout:g} s until an answer",
     ]
+    if proxy.metrics:
+        lines.insert(1, f"metrics and detailed health on {proxy.metrics}")
     if oauth is None:
         names = ", ".join(name.decode() for name, _ in config.headers) or "none"
         lines.append(f"passthrough: clients' own credentials; headers set: {names}")

@@ -1,6 +1,6 @@
 """One request, from the moment it is ours until its last byte: read this from top to bottom.
 
-    wait for a slot -> read the body -> pick an account -> ask the upstream -> judge the answer
+    wait for room -> read the body -> wait for a slot -> pick an account -> ask the upstream -> judge the answer
          -> if it is the account's fault: bench the account, pick another, ask again
          -> relay the answer
 
@@ -16,8 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from oauth_pool_proxy.config import Config
+from oauth_pool_proxy.downstream.admission import Admission
 from oauth_pool_proxy.downstream.client import Client
-from oauth_pool_proxy.downstream.slots import Slots
 from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.observe.metrics import Metrics
 from oauth_pool_proxy.observe.usage import reader_for
@@ -48,34 +48,41 @@ class Forwarder:
         self,
         config: Config,
         upstream: Upstream,
+        admission: Admission,
         metrics: Metrics,
         pool_mode: PoolMode | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._contract = HeaderContract.of(config)
         self._attempts = config.proxy.attempts
-        self._most_bytes, self._timeout = config.proxy.max_body_bytes, config.proxy.timeout
-        self.slots = Slots(config.proxy.max_connections)
+        self._most_bytes, self._body_timeout = config.proxy.max_body_bytes, config.proxy.body_timeout
+        self._admission = admission
         self._upstream, self._metrics, self._mode, self._clock = upstream, metrics, pool_mode, clock
 
     async def forward(self, request: Request, client: Client) -> None:
         """Answers the request, or raises what `app.py` answers with."""
-        if not self.slots.take_now():
-            with client.watched():
-                await self.slots.take()
-            self._metrics.waited(time.monotonic() - request.began)
+        request.phase = Phase.BODY
+        size = await client.body_size(self._most_bytes, self._body_timeout)
+        request.phase = Phase.QUEUED
+        request.room = await self._admission.room(size, client)
         try:
             request.phase = Phase.BODY
-            request.body = await client.body(self._most_bytes, self._timeout)
+            request.body = await client.body()
             request.bytes_in = len(request.body)
-            request.phase = Phase.WAITING
-            with client.watched():
-                if self._mode is None:
-                    await self._pass_through(request, client)
-                else:
-                    await self._through_pool(request, client, self._mode)
+            request.room.shrink_to(request.bytes_in)
+            request.phase = Phase.QUEUED
+            slot = await self._admission.slot(client)
+            try:
+                request.phase = Phase.WAITING
+                with client.watched():
+                    if self._mode is None:
+                        await self._pass_through(request, client)
+                    else:
+                        await self._through_pool(request, client, self._mode)
+            finally:
+                slot.give_back()
         finally:
-            self.slots.give_back()
+            request.room.give_back()
 
     async def _pass_through(self, request: Request, client: Client) -> None:
         request.outgoing = request_headers(request.headers, self._contract)

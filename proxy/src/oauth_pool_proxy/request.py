@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from oauth_pool_proxy.downstream.admission import Share
 from oauth_pool_proxy.observe.access_log import RequestLine
 from oauth_pool_proxy.observe.usage import UsageReader
 from oauth_pool_proxy.pool.request_body import Description, describe
@@ -42,6 +43,8 @@ class Request:
     outgoing: Headers = field(default_factory=list)
     """What the upstream is sent, but for `host`, `content-length` and the account's `authorization`."""
     body: bytes = b""
+    room: Share | None = None
+    """In the memory for bodies, as long as there is one."""
     bytes_in: int = 0
     model: str | None = None
     """As far as it is known: from the body, if anything had to be looked up there, or from the answer."""
@@ -71,6 +74,8 @@ class Request:
     def forget(self) -> None:
         """It will not be sent again, and its answer may be a stream that lasts for an hour."""
         self.body = b""
+        if self.room:
+            self.room.give_back()
         self._description = None
         self.headers.clear()
         self.outgoing.clear()

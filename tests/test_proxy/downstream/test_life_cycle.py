@@ -325,11 +325,11 @@ async def test_a_time_without_a_turn_on_the_cpu_shows_in_the_metrics(tmp_path: P
 def test_states_only_move_forward_and_stopped_is_inert() -> None:
     service = Service()
     service.starting()
-    service.running("x")
+    service.running(addr="x")
     service.starting()
     assert service.is_running
     service.stopped()
-    service.running("x")
+    service.running(addr="x")
     service.starting()
     assert service.state is ServiceState.STOPPED
 

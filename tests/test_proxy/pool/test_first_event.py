@@ -8,7 +8,7 @@ import pytest
 from oauth_pool_proxy.pool.judgement import MOST_OF_AN_ERROR, Verdict, judge_beginning, may_begin_with_error
 from tests.support.proxy_server import NOW, Clock, PoolFolder, until
 from tests.support.upstream_server import SSE_HEAD, UpstreamServer
-from tests.test_proxy.conftest import BOTH_WAYS, Start
+from tests.test_proxy.conftest import Start
 from tests.test_proxy.pool.test_failover import account_of, answers, asked, statuses
 
 LIMIT = b'event: error\ndata: {"type":"error","error":{"type":"rate_limit_error","message":"%s"}}\n\n'
@@ -90,7 +90,6 @@ def test_what_a_beginning_says(text: bytes, headers: list[tuple[bytes, bytes]], 
     assert judge_beginning(headers, text, NOW).verdict is verdict
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize("limit", [chunked(SHORT), chunked(*(SHORT[at : at + 1] for at in range(len(SHORT))))])
 async def test_an_account_whose_stream_begins_with_its_limit_is_left_for_the_next(
     upstream: UpstreamServer, start: Start, folder: PoolFolder, limit: bytes
@@ -141,7 +140,6 @@ async def test_with_nobody_left_it_is_a_429_and_not_a_stream(
     assert (answer.status, answer.values(b"retry-after")) == (429, [b"30"])
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize(
     "body",
     [OVERLOADED, PING + SHORT, STREAM, b": hello\n\n" + SHORT, b"event: err\n\n" + SHORT, b"", b"event: er"],
@@ -158,7 +156,6 @@ async def test_every_other_beginning_passes_as_it_is(
     assert asked(upstream) == ["a-1"]
 
 
-@BOTH_WAYS
 async def test_a_beginning_in_pieces_is_passed_on_whole_and_what_follows_at_once(
     upstream: UpstreamServer, start: Start, folder: PoolFolder
 ) -> None:
@@ -177,7 +174,6 @@ async def test_a_beginning_in_pieces_is_passed_on_whole_and_what_follows_at_once
         assert await client.chunk() == PING
 
 
-@BOTH_WAYS
 async def test_a_compressed_beginning_is_looked_into_and_passed_on_as_it_came(
     upstream: UpstreamServer, start: Start, folder: PoolFolder
 ) -> None:
@@ -209,7 +205,6 @@ async def test_a_stream_that_never_begins_is_an_answer_that_did_not_come(
     assert await statuses(proxy) == {"a": "available", "b": "available"}
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize("beginning", [b"", b"9\r\nevent: er\r\n"], ids=["nothing", "a piece"])
 async def test_a_stream_that_is_cut_before_it_begins_is_a_502(
     upstream: UpstreamServer, start: Start, folder: PoolFolder, beginning: bytes

@@ -32,14 +32,18 @@ def refusal(method: bytes, version: str, target: bytes, headers: Headers) -> Pro
     if problem := _framing_problem(version, headers):
         return InvalidRequest(problem)
     hosts = [value for name, value in headers if name == b"host"]
-    host = _normal(hosts[0]) if len(hosts) == 1 else None
+    host = _normal(hosts[0].strip(b" \t")) if len(hosts) == 1 else None
     if host is None and (hosts or version == "1.1"):
         return InvalidRequest("The request needs one Host header, and a host in it")  # RFC 9112 3.2: MUST
     return _target_refusal(method, target, host)
 
 
 def origin_form(target: bytes) -> bytes:
-    """The target without an authority (RFC 9112 3.2.1), every other byte as it was. Empty for one without a path."""
+    """The target without an authority (RFC 9112 3.2.1), every other byte as it was. Empty for one without a path.
+
+    Of one that is refused, nothing that could be a secret is left.
+    """
+    target = target.partition(b"#")[0]
     if target.startswith(b"/") or target == b"*":
         return target
     if absolute := _ABSOLUTE.fullmatch(target):

@@ -69,6 +69,8 @@ class HttpProtocol(HttpToolsProtocol):
     _is_declining = False
     _is_deaf = False
     """Nothing is read as HTTP any more; the connection ends after the answers that are due."""
+    _is_ending = False
+    """The last answer is written."""
     _bytes_beside_bodies = _head_bytes = _drained = 0
     """Since the last piece of a body, or the end of a head or of a request; since the beginning of a head or of trailers."""
     _written = _taken = 0
@@ -107,12 +109,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def close_in_stages(self) -> None:
         """Closing with bytes unread makes the kernel send a reset, and that can cost the client the answer (RFC 9112 9.6)."""
-        self._is_deaf = True
+        self._is_deaf = self._is_ending = True
         if self.transport.is_closing():
             return
         self.transport.write_eof()
         self.flow.resume_reading()
-        self.loop.call_later(DRAIN_SECONDS, self.transport.close)
+        self._idle_since = self.loop.time()
 
     def look(self, now: float) -> None:
         """Called about once a second, in place of a timer for each thing that may take too long."""
@@ -121,8 +123,11 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._receiving:
             self._receiving.check(now)
+        if self._is_ending:
+            if now - self._idle_since > DRAIN_SECONDS:
+                self.transport.close()
         # With bytes that are not read yet, a request is just arriving.
-        if self._is_idle and now - self._idle_since > KEEP_ALIVE_SECONDS and not kernel.unread(self.socket):
+        elif self._is_idle and now - self._idle_since > KEEP_ALIVE_SECONDS and not kernel.unread(self.socket):
             self.transport.close()
 
     @property
@@ -240,7 +245,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._unfinished:
             self._unfinished.pop(0)
         self.server_state.total_requests += 1
-        if self.transport.is_closing() or self._is_deaf:
+        if self.transport.is_closing() or self._is_ending:
             return
         self.flow.resume_reading()
         if self.pipeline:

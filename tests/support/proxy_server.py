@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import signal
 import socket
 import threading
 import time
@@ -112,6 +113,10 @@ class RunningProxy:
     def stop(self) -> None:
         """Ends it, as a signal would, and returns when it has ended. Again does nothing."""
         self._server.stop()
+
+    def signal(self) -> None:
+        """What SIGTERM does."""
+        self._server.signal()
 
     @property
     def waiting(self) -> int:
@@ -245,11 +250,18 @@ class StoppableServer(Server):
                     await self._told.wait()
 
     def stop(self) -> None:
-        self.should_exit = True
         with suppress(RuntimeError):  # it has ended already
-            self._loop.call_soon_threadsafe(self._told.set)
+            self._loop.call_soon_threadsafe(self._end)
         self._thread.join(DEADLINE)
         assert not self._thread.is_alive(), "the proxy did not stop"
+
+    def _end(self) -> None:
+        self._service.force()
+        self.should_exit = True
+        self._told.set()
+
+    def signal(self) -> None:
+        self._loop.call_soon_threadsafe(self._on_signal, signal.SIGTERM)
 
     def look_now(self, later: float) -> None:
         has_looked = threading.Event()

@@ -1,6 +1,7 @@
 """The one line that is left of a request: what became of it, and nothing that is nobody's business."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -242,4 +243,60 @@ async def test_lines_of_one_turn_are_written_at_once_and_in_order() -> None:
     os.close(reading)
     log.write(RequestLine("late", "GET", "/", 200, "ok", 1, 1.0, 0, 0, False))
     log.flush()  # nobody reads any more
+    os.close(writing)
+
+
+def named(number: int) -> RequestLine:
+    return RequestLine(str(number), "GET", "/" + "x" * 1000, 200, "ok", 1, 1.0, 0, 0, False)
+
+
+async def test_lines_stay_whole_when_only_a_part_of_them_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    log, write = AccessLog(writing), os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:700]))
+    for number in range(10):
+        log.write(named(number))
+    log.flush()
+    os.close(writing)
+    lines = os.read(reading, 65_536).splitlines()
+    assert [json.loads(line)["request_id"] for line in lines] == [str(number) for number in range(10)]
+    os.close(reading)
+
+
+async def test_lines_stay_whole_when_nobody_reads_a_pipe_that_does_not_block() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    log = AccessLog(writing)
+    most = 200  # three times what the pipe takes
+    for number in range(most):
+        log.write(named(number))
+        await asyncio.sleep(0)
+    loop, ids, rest = asyncio.get_running_loop(), list[str](), b""
+    while len(ids) < most:
+        rest += await loop.run_in_executor(None, os.read, reading, 100_000)
+        *lines, rest = rest.split(b"\n")
+        ids += [json.loads(line)["request_id"] for line in lines]
+    assert ids == [str(number) for number in range(most)]
+    os.close(reading)
+    os.close(writing)
+
+
+async def test_what_is_held_for_a_pipe_that_nobody_reads_is_bounded_by_whole_lines() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    log = AccessLog(writing)
+    for number in range(3000):  # three megabytes
+        log.write(named(number))
+        log.flush()
+    os.set_blocking(reading, False)
+    received = b""
+    while b'"request_id":"late"' not in received:
+        with contextlib.suppress(BlockingIOError):
+            received += os.read(reading, 1_000_000)
+        if len(received) > 500_000 and b"late" not in received:
+            log.write(RequestLine("late", "GET", "/", 200, "ok", 1, 1.0, 0, 0, False))
+        await asyncio.sleep(0.001)
+    ids = [json.loads(line)["request_id"] for line in received.splitlines()]
+    assert 500 < ids.index("late") < 1500
+    os.close(reading)
     os.close(writing)

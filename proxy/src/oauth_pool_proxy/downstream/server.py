@@ -5,6 +5,7 @@ The overridden methods are those of uvicorn's pinned minor version; the life cyc
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import socket
@@ -19,8 +20,10 @@ from starlette.types import ASGIApp
 from oauth_pool_proxy.app import App
 from oauth_pool_proxy.config import Address, ProxyConfig
 from oauth_pool_proxy.downstream.protocol import HttpProtocol, MonitoringProtocol, State
-from oauth_pool_proxy.downstream.service import FAREWELL_SECONDS, log
+from oauth_pool_proxy.downstream.service import FAREWELL_SECONDS
 from oauth_pool_proxy.errors import ConfigInvalid
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 TICK_SECONDS = 0.1
@@ -114,7 +117,10 @@ class Server(uvicorn.Server):
         """One look at all of them in place of timers for each; to the very end."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            self.look(asyncio.get_running_loop().time())
+            try:
+                self.look(asyncio.get_running_loop().time())
+            except Exception:  # a bug; the next look may do better than none
+                log.exception("cannot look at the connections")
 
     def look(self, now: float) -> None:
         """End the connections that are idle or make no progress, by the loop's clock."""
@@ -158,6 +164,7 @@ class Server(uvicorn.Server):
 def _settings(app: ASGIApp, protocol: type[HttpProtocol]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        interface="asgi3",
         loop="uvloop",
         http=protocol,
         ws="none",

@@ -48,7 +48,8 @@ from oauth_pool_proxy.pool.pool_mode import PoolMode
 from oauth_pool_proxy.pool.reports import StatusReporter
 from oauth_pool_proxy.pool.token_files import TokenFiles
 from oauth_pool_proxy.relay import Progress
-from oauth_pool_proxy.request import Request, new_request_id
+from oauth_pool_proxy.request import Request
+from oauth_pool_proxy.request_id import new_request_id
 from oauth_pool_proxy.upstream.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class App:
         self._config, self._clock = config, clock
         self.service = Service()
         self.metrics = Metrics()
+        self.loop_was_late = self.metrics.loop_was_late
         self._access_log = AccessLog()
         proxy = config.proxy
         self.admission = Admission(
@@ -88,10 +90,12 @@ class App:
         self._router = Starlette(routes=without if proxy.metrics else with_names, lifespan=self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["raw_path"] not in OWN_PATHS:
-            await self._serve(scope, client_of(scope))
-        else:
-            await self._router(scope, receive, send)
+        if scope["type"] == "http":
+            client = client_of(scope)
+            if client.refusal or scope["raw_path"] not in OWN_PATHS:
+                await self._serve(scope, client)
+                return
+        await self._router(scope, receive, send)
 
     async def monitoring(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application behind `metrics_addr`: nothing is forwarded from there."""

@@ -71,7 +71,7 @@ class Forwarder:
             request.bytes_in = len(request.body)
             request.room.shrink_to(request.bytes_in)
             request.phase = Phase.QUEUED
-            slot = await self._admission.slot(client)
+            await self._admission.enter(client)
             try:
                 request.phase = Phase.WAITING
                 with client.watched():
@@ -80,7 +80,7 @@ class Forwarder:
                     else:
                         await self._through_pool(request, client, self._mode)
             finally:
-                slot.give_back()
+                self._admission.leave()
         finally:
             request.room.give_back()
 

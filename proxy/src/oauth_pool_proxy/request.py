@@ -1,6 +1,5 @@
 """What is known of one request while it runs, and what is said about it at its end."""
 
-import random
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,15 +10,6 @@ from oauth_pool_proxy.observe.usage import UsageReader
 from oauth_pool_proxy.pool.request_body import Description, describe
 from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.upstream.headers import Headers
-
-_NOT_VERSION = ~(0xF << 76 | 0x3 << 62)
-_VERSION_4 = 0x4 << 76 | 0x2 << 62
-
-
-def new_request_id() -> str:
-    """`req_` and a random UUID (RFC 9562 5.4). Nobody has to be unable to guess it, so it costs no system call."""
-    digits = f"{random.getrandbits(128) & _NOT_VERSION | _VERSION_4:032x}"
-    return f"req_{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class Phase(StrEnum):

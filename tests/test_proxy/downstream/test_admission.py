@@ -127,18 +127,19 @@ class Anybody:
 async def test_the_lines_are_bounded_together_and_whoever_need_not_wait_is_let_in() -> None:
     waits: list[float] = []
     admission = Admission(1, 10 * READ_AHEAD, 2, waits.append)
-    slot, room = await admission.slot(Anybody()), await admission.room(10 * READ_AHEAD, Anybody())
-    tasks = [
-        asyncio.create_task(admission.slot(Anybody())),
-        asyncio.create_task(admission.room(2 * READ_AHEAD, Anybody())),
-    ]
+    await admission.enter(Anybody())
+    room = await admission.room(10 * READ_AHEAD, Anybody())
+    entering = asyncio.create_task(admission.enter(Anybody()))
+    waiting = asyncio.create_task(admission.room(2 * READ_AHEAD, Anybody()))
     await asyncio.sleep(0)
     assert admission.waiting == 2
-    for refused in (admission.slot(Anybody()), admission.room(2 * READ_AHEAD, Anybody())):
-        with pytest.raises(Overloaded):
-            await refused
+    with pytest.raises(Overloaded):
+        await admission.enter(Anybody())
+    with pytest.raises(Overloaded):
+        await admission.room(2 * READ_AHEAD, Anybody())
     await admission.room(READ_AHEAD, Anybody())
     room.give_back()
-    slot.give_back()
-    await asyncio.gather(*tasks)
+    admission.leave()
+    await entering
+    await waiting
     assert len(waits) == 2

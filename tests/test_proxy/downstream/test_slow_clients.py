@@ -106,19 +106,27 @@ async def test_silence_of_the_upstream_is_not_the_client_s(upstream: UpstreamSer
         assert (await client.read_until(b"\r\n0\r\n\r\n")).endswith(b"0\r\n\r\n")
 
 
+@pytest.mark.parametrize("ending", [b"", b"connection: close\r\n"], ids=["kept", "closing"])
 async def test_who_does_not_fetch_an_answer_that_is_complete_loses_the_connection(
-    upstream: UpstreamServer, start: Start
+    upstream: UpstreamServer, start: Start, ending: bytes
 ) -> None:
-    """The request has ended long ago; the bytes are still here."""
-    upstream.answer_all(json_answer(b"x" * 16_000_000))
+    """The requests have ended long ago; the bytes are still here."""
+    upstream.answer_all(json_answer(b"x" * 10_000))
     proxy = start(idle_timeout_secs=60)
+    requests = [b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"] * 60
     async with client_with_little_room(proxy) as raw:
-        await asyncio.get_running_loop().sock_sendall(raw, b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-        await until(lambda: len(upstream.requests) == 1, "it to be asked for")
+        await until(lambda: proxy.connections, "it to be connected")
+        (served,) = proxy.connections
+        served.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LITTLE)
+        requests[-1] = b"GET / HTTP/1.1\r\nhost: a\r\n%s\r\n" % ending
+        await asyncio.get_running_loop().sock_sendall(raw, b"".join(requests))
+        await until(lambda: proxy.app.metrics.requests_served == len(requests), "all of them to end")
+        assert served.transport.get_write_buffer_size()
         await proxy.look()
+        await proxy.look(later=59)
+        assert proxy.connections
         await proxy.look(later=61)
         await until(lambda: not proxy.connections, "it to be gone")
-    await until(lambda: proxy.app.service.in_flight == 0, "the request to end")
 
 
 async def test_who_was_refused_and_stays_is_not_listened_to_for_ever(start: Start) -> None:

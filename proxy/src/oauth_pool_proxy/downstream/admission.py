@@ -64,7 +64,8 @@ class WeightedSemaphore:
 
     def give_back(self, amount: int) -> None:
         self.free += amount
-        self._serve()
+        if self._line:
+            self._serve()
 
     def _serve(self) -> None:
         while self._line and (self._line[0][1].done() or self._line[0][0] <= self.free):
@@ -106,20 +107,23 @@ class Admission:
         """Room for a body. `Overloaded` if too many wait already, `ClientGone` if the client leaves the line."""
         if size <= READ_AHEAD:
             self.memory.take_anyway(size)
-            return Share(self.memory, size)
-        return await self._share(self.memory, size, client)
+        elif not self.memory.take_now(size):
+            await self._wait(self.memory, size, client)
+        return Share(self.memory, size)
 
-    async def slot(self, client: Watched) -> Share:
-        """The right to run. Raises what `room` does."""
-        return await self._share(self.slots, 1, client)
+    async def enter(self, client: Watched) -> None:
+        """Take a slot. Raises what `room` does."""
+        if not self.slots.take_now(1):
+            await self._wait(self.slots, 1, client)
 
-    async def _share(self, of: WeightedSemaphore, amount: int, client: Watched) -> Share:
-        if not of.take_now(amount):
-            if self.waiting >= self._most_waiting:
-                raise Overloaded(f"{self.waiting} requests wait already")
-            loop = asyncio.get_running_loop()
-            began = loop.time()
-            with client.watched():
-                await of.take(amount)
-            self._on_waited(loop.time() - began)
-        return Share(of, amount)
+    def leave(self) -> None:
+        self.slots.give_back(1)
+
+    async def _wait(self, semaphore: WeightedSemaphore, amount: int, client: Watched) -> None:
+        if self.waiting >= self._most_waiting:
+            raise Overloaded(f"{self.waiting} requests wait already")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with client.watched():
+            await semaphore.take(amount)
+        self._on_waited(loop.time() - began)

@@ -10,21 +10,18 @@
 """
 
 import asyncio
-import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import httptools
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.server import ServerState
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from oauth_pool_proxy.downstream import head, kernel
 from oauth_pool_proxy.downstream.client import Client
+from oauth_pool_proxy.downstream.state import State
 from oauth_pool_proxy.errors import InvalidRequest, MethodNotImplemented, ProxyError, error_body
-from oauth_pool_proxy.request import new_request_id
-
-log = logging.getLogger(__name__)
+from oauth_pool_proxy.request_id import new_request_id
 
 EXTENSION = "oauth_pool_proxy"
 MOST_HEAD_BYTES = 64 * 1024
@@ -38,27 +35,6 @@ KEEP_ALIVE_SECONDS = 130.0
 closes first never meets a request on its way."""
 DRAIN_SECONDS, MOST_DRAINED_BYTES = 2.0, 1024 * 1024
 """How long, and how much, a client that was refused is still listened to, so that it can read why."""
-WARNING_SECONDS = 60.0
-
-
-class State(ServerState):
-    """What all connections of a server share. `refused` is told of what was answered although it was no request."""
-
-    def __init__(self, most_clients: int, idle_seconds: float, refused: Callable[[str, ProxyError], None]) -> None:
-        super().__init__()
-        self.most_clients, self.idle_seconds, self.refused = most_clients, idle_seconds, refused
-        self.clients = 0
-        """Connections on the traffic port."""
-        self.is_leaving = False
-        """The server ends soon: each answer is the last of its connection, so that none is closed while a request comes in."""
-        self._next_warning = float("-inf")
-
-    def too_many(self, now: float) -> None:
-        """A connection is closed because there are `most_clients` already. Said once a minute at the most."""
-        if now >= self._next_warning:
-            self._next_warning = now + WARNING_SECONDS
-            fields = {"max_client_connections": self.most_clients}
-            log.warning("too many client connections, closing new ones", extra={"fields": fields})
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -71,8 +47,8 @@ class HttpProtocol(HttpToolsProtocol):
     """Nothing is read as HTTP any more; the connection ends after the answers that are due."""
     _is_ending = False
     """The last answer is written."""
-    _bytes_beside_bodies = _head_bytes = _drained = 0
-    """Since the last piece of a body, or the end of a head or of a request; since the beginning of a head or of trailers."""
+    _bytes_beside_bodies = _drained = 0
+    """Since the last piece of a body, or the end of a head or of a request."""
     _written = _taken = 0
     _receiving: Client | None = None
     """The request of which more is to come."""
@@ -148,24 +124,17 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            if len(data) <= PIECE_BYTES:
-                self._received(data)
-            else:
-                view = memoryview(data)
-                for at in range(0, len(data), PIECE_BYTES):
-                    self._received(view[at : at + PIECE_BYTES])
+            for piece in (data,) if len(data) <= PIECE_BYTES else _in_pieces(data):
+                if self._is_deaf:
+                    self._drain(len(piece))
+                    continue
+                self._bytes_beside_bodies += len(piece)
+                while piece := self._feed(piece):
+                    pass
+                if self._bytes_beside_bodies > MOST_HEAD_BYTES:
+                    self._refuse(_too_long())
         except httptools.HttpParserError as error:
             self._refuse(_refusal(error, data))
-
-    def _received(self, data: bytes | memoryview) -> None:
-        if self._is_deaf:
-            self._drain(len(data))
-            return
-        self._bytes_beside_bodies += len(data)
-        while data and not self._is_deaf:
-            data = self._feed(data)
-        if self._bytes_beside_bodies > MOST_HEAD_BYTES:
-            self._refuse(_too_long())
 
     def _drain(self, size: int) -> None:
         self._drained += size
@@ -182,45 +151,60 @@ class HttpProtocol(HttpToolsProtocol):
                 return self._head_without_offer() + data[offer.args[0] :]
         return b""
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head_bytes = 0
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._count(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self._count(len(name) + len(value) + 4)
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MOST_HEAD_BYTES:
-            raise _too_long()
-
     def on_headers_complete(self) -> None:
-        method = self.parser.get_method()
+        """uvicorn's own, but for what nobody reads of an application's scope here."""
+        method, version, headers = self.parser.get_method(), self.parser.get_http_version(), self.headers
         if self.parser.should_upgrade() and method != b"CONNECT":
             self._is_declining = True
             return
+        if self._bytes_beside_bodies > MOST_HEAD_BYTES:
+            self._check_length(self.url)
         if len(self.pipeline) >= MOST_PIPELINED:
             raise InvalidRequest("Too many requests at once")
-        refusal = head.refusal(method, self.parser.get_http_version(), self.url, self.headers)
+        fields = dict(headers)
+        refusal = head.refusal(method, version, self.url, headers, fields)
         target = head.origin_form(self.url)
-        self.url = b"/" if refusal else target  # uvicorn parses it
-        super().on_headers_complete()
-        if self.server_state.is_leaving or refusal:
-            self.cycle.keep_alive = False
-        self._bytes_beside_bodies = self._head_bytes = 0
+        keep_alive = version == "1.1" and self.parser.should_keep_alive()
+        cycle = self._new_cycle(
+            method, version, target, keep_alive and not refusal and not self.server_state.is_leaving
+        )
+        client = Client(self, cycle, target, head.body_length(fields), refusal)
+        self.scope["extensions"] = {EXTENSION: client}  # type: ignore[dict-item]  # only ours reads it
+        self._bytes_beside_bodies = 0
         self.headers = []  # what comes from now on are trailers, which end at this hop (RFC 9110 6.5.1)
-        client = Client(self, self.cycle, target, refusal)
         self._receiving = client
         self._unfinished.append(client)
-        if self.pipeline:  # the connection is not read from until the first answer is complete
+        previous, self.cycle = self.cycle, cycle
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()  # until the first answer is complete
+            self.pipeline.appendleft((cycle, self.app))
             self._unfinished[0].look_out()
-        # The application's task has been made but has not run, so it will see this.
-        self.scope["extensions"] = {EXTENSION: {"client": client}}
+
+    def _new_cycle(self, method: bytes, version: str, target: bytes, keep_alive: bool) -> RequestResponseCycle:
+        scope = self.scope
+        scope["method"], scope["http_version"] = method.decode("ascii"), version
+        path, _, scope["query_string"] = target.partition(b"?")
+        scope["raw_path"], scope["path"] = path, path.decode("ascii")
+        return RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+
+    def _check_length(self, target: bytes = b"") -> None:
+        """Of a head, or of trailers, to the byte: the count has all that came with them, too."""
+        if len(target) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MOST_HEAD_BYTES:
+            raise _too_long()
 
     def on_body(self, body: bytes) -> None:
         self._bytes_beside_bodies = 0
@@ -230,6 +214,8 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._is_declining:
             return
+        if self._bytes_beside_bodies > MOST_HEAD_BYTES:
+            self._check_length()
         self._bytes_beside_bodies = 0
         super().on_message_complete()
         if self._receiving:
@@ -294,8 +280,15 @@ class MonitoringProtocol(HttpProtocol):
 
 
 def client_of(scope: Scope) -> Client:
-    client: Client = scope["extensions"][EXTENSION]["client"]
+    """Asked once: a scope that went on knowing its client, which knows the scope, would be for the garbage collector."""
+    client: Client = scope["extensions"].pop(EXTENSION)
     return client
+
+
+def _in_pieces(data: bytes) -> Iterator[memoryview]:
+    view = memoryview(data)
+    for at in range(0, len(data), PIECE_BYTES):
+        yield view[at : at + PIECE_BYTES]
 
 
 def _too_long() -> InvalidRequest:

@@ -13,15 +13,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from oauth_pool_proxy.app import App
 from oauth_pool_proxy.config import Address, ProxyConfig
-from oauth_pool_proxy.downstream.protocol import HttpProtocol, MonitoringProtocol, State
-from oauth_pool_proxy.downstream.service import FAREWELL_SECONDS
-from oauth_pool_proxy.errors import ConfigInvalid
+from oauth_pool_proxy.downstream.protocol import HttpProtocol, MonitoringProtocol
+from oauth_pool_proxy.downstream.service import FAREWELL_SECONDS, Service
+from oauth_pool_proxy.downstream.state import State
+from oauth_pool_proxy.errors import ConfigInvalid, ProxyError
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +49,29 @@ def bind(address: Address, key: str = "listen_addr") -> socket.socket:
         raise ConfigInvalid(f"[proxy] {key}: cannot listen on {address}: {reason}") from None
 
 
+class Application(Protocol):
+    """What is served."""
+
+    service: Service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+    async def monitoring(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def refused(self, request_id: str, error: ProxyError) -> None:
+        """Something that is no request has been answered with this."""
+
+    def loop_was_late(self, seconds: float) -> None: ...
+
+
 class Server(uvicorn.Server):
     """Serves `app` on the sockets that `run` is given, and `app.monitoring` on `monitoring`, if there is one."""
 
     server_state: State
 
-    def __init__(self, app: App, config: ProxyConfig, monitoring: socket.socket | None = None) -> None:
+    def __init__(self, app: Application, config: ProxyConfig, monitoring: socket.socket | None = None) -> None:
         super().__init__(_settings(app, HttpProtocol))
         self.server_state = State(config.max_client_connections, config.idle_timeout, app.refused)
-        self._service, self._metrics = app.service, app.metrics
+        self._service, self._loop_was_late = app.service, app.loop_was_late
         self._drain_timeout, self._pre_stop_delay = config.drain_timeout, config.pre_stop_delay
         self._leave_at = float("-inf")
         self._next_tick: float | None = None
@@ -108,7 +123,7 @@ class Server(uvicorn.Server):
         only in a moment.
         """
         if self._next_tick is not None:
-            self._metrics.loop_was_late(max(0.0, time.monotonic() - self._next_tick))
+            self._loop_was_late(max(0.0, time.monotonic() - self._next_tick))
         should_exit = await super().on_tick(counter)
         self._next_tick = time.monotonic() + TICK_SECONDS
         return should_exit and (self._service.is_forced or time.monotonic() >= self._leave_at)

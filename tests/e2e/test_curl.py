@@ -186,7 +186,7 @@ def test_a_body_beyond_the_limit_is_answered_before_it_is_sent(start_gateway: St
     ended = Curl(gateway, tmp_path).run(*options, body=asking("x" * 100_000))
     assert ended.returncode == 0, ended.stderr
     answer, figures = ended.stdout.split(b"\n")
-    assert (json.loads(answer)["error"]["type"], figures) == ("invalid_request", b"400 0")
+    assert (json.loads(answer)["error"]["type"], figures) == ("request_too_large", b"413 0")
     assert gateway.simulator.requests() == []
 
 

@@ -138,10 +138,11 @@ def test_a_pool_without_a_usable_account_is_unavailable(start_gateway: StartGate
     assert gateway.simulator.requests() == []
 
 
-def test_a_body_beyond_the_proxy_s_own_limit_is_a_bad_request(start_gateway: StartGateway, client_of: ClientOf) -> None:
+def test_a_body_beyond_the_proxy_s_own_limit_is_too_large(start_gateway: StartGateway, client_of: ClientOf) -> None:
     gateway = start_gateway(max_body_bytes=50)
-    with pytest.raises(anthropic.BadRequestError) as caught:
+    with pytest.raises(anthropic.APIStatusError) as caught:
         ask(client_of(gateway))
+    assert caught.value.status_code == 413
     assert (caught.value.request_id or "").startswith("req_")
     assert gateway.simulator.requests() == []
 

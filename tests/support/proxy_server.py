@@ -4,10 +4,13 @@ import asyncio
 import hashlib
 import itertools
 import json
+import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -101,37 +104,53 @@ def index_entry(name: str, **changes: object) -> dict[str, object]:
     }
 
 
-class PlainAsgi(HttpProtocol):
-    """What another ASGI server would offer: no transport."""
-
-    offers_transport = False
-
-
 class RunningProxy:
-    def __init__(self, app: App, port: int, stop: Callable[[], None]) -> None:
-        self.app, self.port = app, port
-        self.stop = stop
+    def __init__(self, app: App, server: "StoppableServer", port: int, metrics_port: int) -> None:
+        self.app, self._server, self.port = app, server, port
+        self.metrics_port = metrics_port
+        """Of `metrics_addr`; without one, `port`."""
+
+    def stop(self) -> None:
         """Ends it, as a signal would, and returns when it has ended. Again does nothing."""
+        self._server.stop()
+
+    def signal(self) -> None:
+        """What SIGTERM does."""
+        self._server.signal()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in line."""
+        return self.app.admission.waiting
+
+    @property
+    def connections(self) -> list[HttpProtocol]:
+        """Of clients."""
+        return [one for one in self._server.server_state.connections if isinstance(one, HttpProtocol)]
+
+    async def look(self, later: float = 0) -> None:
+        """Let it look at its connections now, as it does once a second, and take it that `later` seconds have passed."""
+        await asyncio.to_thread(self._server.look_now, later)
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator["RawClient"]:
-        client = RawClient(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20))
+    async def connect(self, port: int = 0) -> AsyncIterator["RawClient"]:
+        client = RawClient(*await asyncio.open_connection("127.0.0.1", port or self.port, limit=1 << 20))
         try:
             yield client
         finally:
             client.abort()
 
     async def request(
-        self, method: str = "GET", target: str = "/v1/models", headers: str = "", body: bytes = b""
+        self, method: str = "GET", target: str = "/v1/models", headers: str = "", body: bytes = b"", *, port: int = 0
     ) -> "RawAnswer":
         """One request on a connection of its own."""
-        async with self.connect() as client:
+        async with self.connect(port) as client:
             await client.request(method, target, headers, body)
             return await client.answer(is_head=method == "HEAD")
 
     async def metrics(self) -> dict[str, float]:
         """All samples of `/metrics`, each under its name and labels as they are written."""
-        text = (await self.request("GET", "/metrics")).body.decode()
+        text = (await self.request("GET", "/metrics", port=self.metrics_port)).body.decode()
         samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
@@ -211,7 +230,15 @@ class RawClient:
 
 
 class StoppableServer(Server):
-    """Ends when it is told to, and not up to a tenth of a second later."""
+    """Runs in a thread, and ends when it is told to, not up to a tenth of a second later."""
+
+    def start(self, listener: socket.socket) -> None:
+        self._thread = threading.Thread(target=self.run, args=([listener],), daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + DEADLINE
+        while not self._service.is_running:
+            assert self._thread.is_alive() and time.monotonic() < deadline, "the proxy did not start"
+            time.sleep(0.005)
 
     async def main_loop(self) -> None:
         self._loop, self._told = asyncio.get_running_loop(), asyncio.Event()
@@ -223,35 +250,43 @@ class StoppableServer(Server):
                     await self._told.wait()
 
     def stop(self) -> None:
-        self.should_exit = True
         with suppress(RuntimeError):  # it has ended already
-            self._loop.call_soon_threadsafe(self._told.set)
+            self._loop.call_soon_threadsafe(self._end)
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive(), "the proxy did not stop"
+
+    def _end(self) -> None:
+        self._service.force()
+        self.should_exit = True
+        self._told.set()
+
+    def signal(self) -> None:
+        self._loop.call_soon_threadsafe(self._on_signal, signal.SIGTERM)
+
+    def look_now(self, later: float) -> None:
+        has_looked = threading.Event()
+
+        def look() -> None:
+            self.look(self._loop.time() + later)
+            has_looked.set()
+
+        self._loop.call_soon_threadsafe(look)
+        assert has_looked.wait(DEADLINE)
 
 
 @contextmanager
-def running_proxy(
-    config: Config, clock: Callable[[], float] = time.time, http: type[HttpProtocol] = HttpProtocol
-) -> Iterator[RunningProxy]:
+def running_proxy(config: Config, clock: Callable[[], float] = time.time) -> Iterator[RunningProxy]:
     app = App(config, clock)
     listener = bind(config.proxy.listen)
+    monitoring = bind(config.proxy.metrics) if config.proxy.metrics else None
+    server = StoppableServer(app, replace(config.proxy, drain_timeout=0), monitoring)
     port = listener.getsockname()[1]
-    server = StoppableServer(app, 0, http=http)
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    deadline = time.monotonic() + DEADLINE
-    while not app.service.is_running:
-        assert thread.is_alive() and time.monotonic() < deadline, "the proxy did not start"
-        time.sleep(0.005)
-
-    def stop() -> None:
-        server.stop()
-        thread.join(DEADLINE)
-        assert not thread.is_alive(), "the proxy did not stop"
-
+    proxy = RunningProxy(app, server, port, monitoring.getsockname()[1] if monitoring else port)
+    server.start(listener)
     try:
-        yield RunningProxy(app, port, stop)
+        yield proxy
     finally:
-        stop()
+        proxy.stop()
 
 
 async def until(condition: Callable[[], object], what: str) -> None:

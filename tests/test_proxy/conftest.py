@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oauth_pool_proxy.downstream.protocol import HttpProtocol
-from tests.support.proxy_server import Clock, PlainAsgi, PoolFolder, RunningProxy, proxy_config, running_proxy
+from tests.support.proxy_server import Clock, PoolFolder, RunningProxy, proxy_config, running_proxy
 from tests.support.upstream_server import UpstreamServer, upstream_server
 
 Start = Callable[..., RunningProxy]
@@ -30,16 +29,7 @@ def folder(tmp_path: Path) -> PoolFolder:
 
 
 @pytest.fixture
-def http() -> type[HttpProtocol]:
-    return HttpProtocol
-
-
-BOTH_WAYS = pytest.mark.parametrize("http", [HttpProtocol, PlainAsgi], ids=["transport", "asgi"])
-"""For a module whose tests must hold whether the proxy writes to the client's transport or through ASGI."""
-
-
-@pytest.fixture
-def start(upstream: UpstreamServer, clock: Clock, http: type[HttpProtocol]) -> Iterator[Start]:
+def start(upstream: UpstreamServer, clock: Clock) -> Iterator[Start]:
     """Starts a proxy in front of `upstream`; settings are those of `proxy_config`. Stopped when the test is over."""
     with ExitStack() as stack:
 
@@ -47,6 +37,6 @@ def start(upstream: UpstreamServer, clock: Clock, http: type[HttpProtocol]) -> I
             url = str(settings.pop("upstream_url", upstream.url))
             oauth = settings.pop("oauth", None)
             assert oauth is None or isinstance(oauth, dict)
-            return stack.enter_context(running_proxy(proxy_config(url, oauth, **settings), clock, http))
+            return stack.enter_context(running_proxy(proxy_config(url, oauth, **settings), clock))
 
         yield start_one

@@ -48,6 +48,24 @@ def test_check_says_that_a_file_is_valid_and_what_would_run(tmp_path: Path) -> N
     ]
 
 
+def test_check_names_the_address_of_the_metrics(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(GOOD.format(port=8080) + 'metrics_addr = "127.0.0.1:9090"\n')
+    done = run("--check", "--config", "a.toml", folder=tmp_path)
+    assert done.stdout.splitlines()[1:3] == [
+        "  listens on 127.0.0.1:8080, forwards to http://127.0.0.1:1",
+        "  metrics and the detailed health on 127.0.0.1:9090",
+    ]
+
+
+def test_a_metrics_address_in_use_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (tmp_path / "a.toml").write_text(GOOD.format(port=0) + f'metrics_addr = "127.0.0.1:{port}"\n')
+        done = run("--config", "a.toml", folder=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*metrics_addr: cannot listen on 127.0.0.1:\d+: Address already in use\n", done.stderr)
+
+
 def test_the_command_line_goes_before_the_environment(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(GOOD.format(port=0))
     assert run("--check", "--config", "a.toml", folder=tmp_path, CONFIG_PATH="missing.toml").returncode == 0

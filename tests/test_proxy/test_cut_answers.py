@@ -7,9 +7,7 @@ import pytest
 
 from tests.support.proxy_server import PoolFolder, RawAnswer, RunningProxy
 from tests.support.upstream_server import SSE_HEAD, UpstreamConnection, UpstreamServer, json_answer
-from tests.test_proxy.conftest import BOTH_WAYS, Start
-
-pytestmark = BOTH_WAYS
+from tests.test_proxy.conftest import Start
 
 EVENTS = [b'event: a\ndata: {"x":1}\n\n', b"data: \xc3\xa9\r\n\r\n"]
 STREAM = SSE_HEAD + b"".join(b"%x\r\n%s\r\n" % (len(event), event) for event in EVENTS) + b"0\r\n\r\n"

@@ -8,9 +8,7 @@ import pytest
 
 from tests.support.proxy_server import until
 from tests.support.upstream_server import UpstreamServer, json_answer
-from tests.test_proxy.conftest import BOTH_WAYS, Start
-
-pytestmark = BOTH_WAYS
+from tests.test_proxy.conftest import Start
 
 
 @pytest.mark.parametrize(
@@ -27,9 +25,10 @@ pytestmark = BOTH_WAYS
         ("/%68ealth", b"/%68ealth"),
         ("/a%2Fb%2f..%00", b"/a%2Fb%2f..%00"),
         ("/it's;p=1,2:@!$&()*+=~", b"/it's;p=1,2:@!$&()*+=~"),
-        ("http://elsewhere.example/absolute?q", b"/absolute?q"),
-        ("http://elsewhere.example//absolute", b"//absolute"),
-        ("*", b"*"),
+        ("http://proxy/absolute?q", b"/absolute?q"),
+        ("http://PROXY:80//absolute", b"//absolute"),
+        ("http://proxy", b"/"),
+        ("http://proxy?q=/", b"/?q=/"),
     ],
 )
 async def test_the_target_goes_upstream_byte_for_byte(
@@ -190,10 +189,10 @@ async def test_a_body_over_the_limit_is_refused_as_documented(
         else:
             await client.request("POST", "/", "", body)
         answer = await client.answer()
-    assert answer.status == 400
+    assert answer.status == 413
     (request_id,) = answer.values(b"request-id")
     assert re.fullmatch(rb"req_[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", request_id)
-    error = {"type": "invalid_request", "message": "The request body is longer than 100000 bytes"}
+    error = {"type": "request_too_large", "message": "The request body is longer than 100000 bytes"}
     assert answer.json() == {"type": "error", "error": error, "request_id": request_id.decode()}
     assert upstream.connections == []
 
@@ -201,17 +200,7 @@ async def test_a_body_over_the_limit_is_refused_as_documented(
 async def test_a_body_that_is_announced_too_long_is_not_asked_for(upstream: UpstreamServer, start: Start) -> None:
     async with start(max_body_bytes=100).connect() as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 101\r\n\r\n")
-        assert (await client.answer()).status == 400
-
-
-async def test_a_body_that_does_not_arrive_gives_its_slot_back(upstream: UpstreamServer, start: Start) -> None:
-    upstream.answer_all(json_answer())
-    proxy = start(max_connections=1, timeout_secs=1)
-    async with proxy.connect() as client:
-        await client.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf")
-        answer = await client.answer()
-    assert (answer.status, b"did not arrive" in answer.body) == (400, True)
-    assert (await proxy.request()).status == 200
+        assert (await client.answer()).status == 413
 
 
 async def test_a_body_of_exactly_the_limit_passes(upstream: UpstreamServer, start: Start) -> None:

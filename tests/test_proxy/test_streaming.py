@@ -7,9 +7,7 @@ import pytest
 
 from tests.support.proxy_server import RawClient, until
 from tests.support.upstream_server import SSE_HEAD, UpstreamConnection, UpstreamServer, json_answer
-from tests.test_proxy.conftest import BOTH_WAYS, Start
-
-pytestmark = BOTH_WAYS
+from tests.test_proxy.conftest import Start
 
 
 async def streaming(upstream: UpstreamServer, client: RawClient, first: bytes = b"data: 1\n\n") -> UpstreamConnection:

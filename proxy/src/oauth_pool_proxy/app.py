@@ -19,13 +19,14 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from oauth_pool_proxy.config import Config, KubernetesConfig, OAuthConfig
+from oauth_pool_proxy.downstream.admission import Admission
 from oauth_pool_proxy.downstream.client import Client
-from oauth_pool_proxy.downstream.protocol import client_of, target_of
+from oauth_pool_proxy.downstream.protocol import client_of
 from oauth_pool_proxy.downstream.service import Service
 from oauth_pool_proxy.errors import (
     AnswerAborted,
     ClientGone,
-    InvalidRequest,
+    PathNotAllowed,
     ProxyError,
     ShuttingDown,
     StreamBroken,
@@ -33,9 +34,11 @@ from oauth_pool_proxy.errors import (
 )
 from oauth_pool_proxy.forward import Forwarder
 from oauth_pool_proxy.observe.access_log import AccessLog, RequestLine
+from oauth_pool_proxy.observe.exposition import Exposition
 from oauth_pool_proxy.observe.health import health, readiness
 from oauth_pool_proxy.observe.metrics import CONTENT_TYPE, Metrics
 from oauth_pool_proxy.observe.pool_metrics import PoolCollector, UpstreamCollector
+from oauth_pool_proxy.observe.request_id import new_request_id
 from oauth_pool_proxy.observe.usage import UsageReader
 from oauth_pool_proxy.pool.affinity import Affinity
 from oauth_pool_proxy.pool.dispatch import Dispatcher
@@ -48,7 +51,7 @@ from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.pool.reports import StatusReporter
 from oauth_pool_proxy.pool.token_files import TokenFiles
 from oauth_pool_proxy.relay import Progress
-from oauth_pool_proxy.request import Blame, Request, new_request_id
+from oauth_pool_proxy.request import Blame, Request
 from oauth_pool_proxy.upstream.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -65,30 +68,49 @@ class App:
         self._config, self._clock = config, clock
         self.service = Service()
         self.metrics = Metrics()
+        self.loop_was_late = self.metrics.loop_was_late
         self._access_log = AccessLog()
+        proxy = config.proxy
+        self.admission = Admission(
+            proxy.max_connections, proxy.max_buffered_bytes, proxy.max_queued, self.metrics.waited
+        )
         self.pool = Pool(config.oauth.strategy, config.oauth.reserve) if config.oauth else None
         self.upstream: Upstream
         self._forwarder: Forwarder
-        self._router = Starlette(
-            routes=[
-                Route("/health", self._health),
-                Route("/ready", self._ready),
-                Route("/metrics", self._metrics),
-            ],
-            lifespan=self._lifespan,
-        )
+        self._exposition = Exposition(self.metrics.pieces)
+        with_names = [
+            Route("/health", self._health),
+            Route("/ready", self._ready),
+            Route("/metrics", self._metrics),
+        ]
+        without = [
+            Route("/health", self._health_without_names),
+            Route("/ready", self._ready),
+            Route("/metrics", _elsewhere),
+        ]
+        self._monitoring = Starlette(routes=with_names)
+        self._router = Starlette(routes=without if proxy.metrics else with_names, lifespan=self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["raw_path"] not in OWN_PATHS:
-            await self._serve(scope, receive, send)
-        else:
-            await self._router(scope, receive, send)
+        if scope["type"] == "http":
+            client = client_of(scope)
+            if client.refusal or scope["raw_path"] not in OWN_PATHS:
+                await self._serve(scope, client)
+                return
+        await self._router(scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def monitoring(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application behind `metrics_addr`: nothing is forwarded from there."""
+        client = client_of(scope)
+        if client.refusal:
+            await self._serve(scope, client)
+        else:
+            await self._monitoring(scope, receive, send)
+
+    async def _serve(self, scope: Scope, client: Client) -> None:
         """One request that is not ours to answer: forward it, and say what became of it."""
         progress = Progress(new_request_id())
-        request = Request(progress.request_id, scope["method"], target_of(scope), scope["headers"], progress)
-        client = client_of(scope, receive, send)
+        request = Request(progress.request_id, scope["method"], client.target, scope["headers"], progress)
         task = self.service.begin()
         try:
             error = await self._forward(request, client)
@@ -108,20 +130,19 @@ class App:
         if request.account and (usage := reader.usage):
             self.metrics.used(request.account, reader.model, usage)
 
-    def refused(self, request_id: str, message: str) -> None:
+    def refused(self, request_id: str, error: ProxyError) -> None:
         """The server has answered something that is not HTTP: nothing else is known of it."""
-        self.metrics.failed(InvalidRequest.error_type)
-        verdict = InvalidRequest.verdict
-        self.metrics.finished("", InvalidRequest.status, verdict, 0, None)
+        self.metrics.failed(error.error_type)
+        self.metrics.finished("", error.status, error.verdict, 0, None)
         if self._access_log.is_on:
-            line = RequestLine(
-                request_id, "", "", InvalidRequest.status, InvalidRequest.outcome, verdict, 0, 0, 0, 0, False
-            )
-            line.error = message
+            line = RequestLine(request_id, "", "", error.status, error.outcome, error.verdict, 0, 0, 0, 0, False)
+            line.error = str(error)
             self._access_log.write(line)
 
     async def _forward(self, request: Request, client: Client) -> Exception | None:
         """Returns what the client has to be told, if there is something."""
+        if client.refusal:
+            return client.refusal
         try:
             await self._forwarder.forward(request, client)
         except (ClientGone, ProxyError, StreamBroken) as error:
@@ -156,17 +177,23 @@ class App:
     # Own paths. Never behind the queue, and answered whatever the pool is doing.
 
     async def _health(self, _: HttpRequest) -> Response:
+        return JSONResponse(self._state_of_health(names=True))
+
+    async def _health_without_names(self, _: HttpRequest) -> Response:
+        return JSONResponse(self._state_of_health(names=False))
+
+    def _state_of_health(self, *, names: bool) -> dict[str, object]:
         mode = self._config.oauth.provider if self._config.oauth else "passthrough"
         uptime = time.monotonic() - self.service.started_at
         served, errors = self.metrics.requests_served, self.metrics.errors_total
-        return JSONResponse(health(mode, uptime, served, errors, self.pool, self._clock()))
+        return health(mode, uptime, served, errors, self.pool, self._clock(), names=names)
 
     async def _ready(self, _: HttpRequest) -> Response:
         status, document = readiness(self.service.is_running, self.pool)
         return JSONResponse(document, status)
 
     async def _metrics(self, _: HttpRequest) -> Response:
-        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
+        return Response(await self._exposition.text(), media_type=CONTENT_TYPE)
 
     # What lives as long as the application does.
 
@@ -184,10 +211,9 @@ class App:
             dispatcher = (
                 await stack.enter_async_context(self._pool_mode(self._config.oauth)) if self._config.oauth else None
             )
-            self._forwarder = Forwarder(self._config, self.upstream, self.metrics, dispatcher)
+            self._forwarder = Forwarder(self._config, self.upstream, self.admission, self.metrics, dispatcher)
             stack.callback(self._access_log.flush)
-            slots = self._forwarder.slots
-            self.metrics.watch_queue(lambda: self.service.in_flight, lambda: slots.waiting)
+            self.metrics.watch_queue(lambda: self.service.in_flight, lambda: self.admission.waiting)
             self.metrics.add(UpstreamCollector(self.upstream))
             yield
 
@@ -223,6 +249,13 @@ class App:
             yield Dispatcher(
                 config, pool, tokens, Affinity(pool.home_of), Objects(), reporter, self.metrics, self._clock
             )
+
+
+async def _elsewhere(_: HttpRequest) -> Response:
+    request_id = new_request_id()
+    body = error_body(PathNotAllowed.type, "Metrics are at metrics_addr, not here", request_id)
+    headers = {"request-id": request_id}
+    return Response(body, PathNotAllowed.status, headers, media_type="application/json")
 
 
 async def _answer(error: Exception, request: Request, client: Client) -> None:

@@ -43,8 +43,10 @@ def _serve(config: Config) -> int:
     from oauth_pool_proxy.app import App
     from oauth_pool_proxy.downstream.server import Server, bind
 
-    listener = bind(config.proxy.listen)
-    Server(App(config), config.proxy.drain_timeout, config.proxy.pre_stop_delay).run([listener])
+    proxy = config.proxy
+    listener = bind(proxy.listen)
+    monitoring = bind(proxy.metrics, "metrics_addr") if proxy.metrics else None
+    Server(App(config), proxy, monitoring).run([listener])
     return 0
 
 

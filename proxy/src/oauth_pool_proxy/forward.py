@@ -1,7 +1,7 @@
 """One request, from the moment it is ours until its last byte: read this from top to bottom.
 
-    may it be asked at all -> wait for a slot -> read the body -> pick an account -> ask the upstream -> judge the answer
-         -> if it may be the account's fault: ask with another account
+    may it be asked at all -> wait for room -> read the body -> wait for a slot -> pick an account -> ask the upstream
+         -> judge the answer -> if it may be the account's fault: ask with another account
          -> relay the answer
 
 Another account is tried only before the first byte went to the client, and each account once per request. Whoever
@@ -13,9 +13,9 @@ import logging
 import time
 
 from oauth_pool_proxy.config import Config, Header, LateHeads
+from oauth_pool_proxy.downstream.admission import Admission
 from oauth_pool_proxy.downstream.client import Client
 from oauth_pool_proxy.downstream.gate import Gate
-from oauth_pool_proxy.downstream.slots import Slots
 from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.observe.metrics import Metrics
 from oauth_pool_proxy.pool.dispatch import Dispatcher, Refusal
@@ -32,14 +32,19 @@ _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))  # RFC 9110
 
 class Forwarder:
     def __init__(
-        self, config: Config, upstream: Upstream, metrics: Metrics, dispatcher: Dispatcher | None = None
+        self,
+        config: Config,
+        upstream: Upstream,
+        admission: Admission,
+        metrics: Metrics,
+        dispatcher: Dispatcher | None = None,
     ) -> None:
         self._contract = HeaderContract.of(config)
         self._gate = Gate(config.oauth)
         self._attempts = config.proxy.attempts
         self._repeats_all = config.proxy.retry_late_heads is LateHeads.ALL
-        self._most_bytes, self._timeout = config.proxy.max_body_bytes, config.proxy.timeout
-        self.slots = Slots(config.proxy.max_connections)
+        self._most_bytes, self._body_timeout = config.proxy.max_body_bytes, config.proxy.body_timeout
+        self._admission = admission
         self._upstream, self._metrics, self._dispatcher = upstream, metrics, dispatcher
 
     async def forward(self, request: Request, client: Client) -> None:
@@ -48,22 +53,28 @@ class Forwarder:
             request.blame, request.progress.status = Blame.OK, preflight
             await client.respond(preflight, request.answer_headers, b"")
             return
-        if not self.slots.take_now():
-            with client.watched():
-                await self.slots.take()
-            self._metrics.waited(time.monotonic() - request.began)
+        request.phase = Phase.BODY
+        size = await client.body_size(self._most_bytes, self._body_timeout)
+        request.phase = Phase.QUEUED
+        request.room = await self._admission.room(size, client)
         try:
             request.phase = Phase.BODY
-            request.body = await client.body(self._most_bytes, self._timeout)
+            request.body = await client.body()
             request.bytes_in = len(request.body)
-            request.phase = Phase.WAITING
-            with client.watched():
-                if self._dispatcher is None:
-                    await self._pass_through(request, client)
-                else:
-                    await self._through_pool(request, client, self._dispatcher)
+            request.room.shrink_to(request.bytes_in)
+            request.phase = Phase.QUEUED
+            await self._admission.enter(client)
+            try:
+                request.phase = Phase.WAITING
+                with client.watched():
+                    if self._dispatcher is None:
+                        await self._pass_through(request, client)
+                    else:
+                        await self._through_pool(request, client, self._dispatcher)
+            finally:
+                self._admission.leave()
         finally:
-            self.slots.give_back()
+            request.room.give_back()
 
     async def _pass_through(self, request: Request, client: Client) -> None:
         answer = await self._ask(request, request_headers(request.headers, self._contract))

@@ -1,23 +1,14 @@
 """What is known of one request while it runs, and what is said about it at its end."""
 
-import random
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from oauth_pool_proxy.downstream.admission import Share
 from oauth_pool_proxy.observe.access_log import RequestLine
 from oauth_pool_proxy.pool.request_body import Description, describe
 from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.upstream.headers import Headers
-
-_NOT_VERSION = ~(0xF << 76 | 0x3 << 62)
-_VERSION_4 = 0x4 << 76 | 0x2 << 62
-
-
-def new_request_id() -> str:
-    """`req_` and a random UUID (RFC 9562 5.4). Nobody has to be unable to guess it, so it costs no system call."""
-    digits = f"{random.getrandbits(128) & _NOT_VERSION | _VERSION_4:032x}"
-    return f"req_{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class Phase(StrEnum):
@@ -62,6 +53,8 @@ class Request:
     began: float = field(default_factory=time.monotonic)
     phase: Phase = Phase.QUEUED
     body: bytes = field(default=b"", repr=False)
+    room: Share | None = None
+    """In the memory for bodies, as long as there is one."""
     bytes_in: int = 0
     answer_headers: Headers = field(default_factory=list)
     """What the proxy itself adds to whatever is answered."""
@@ -92,6 +85,8 @@ class Request:
     def forget(self) -> None:
         """It will not be sent again, and its answer may be a stream that lasts for an hour."""
         self.body = b""
+        if self.room:
+            self.room.give_back()
         self._description = None
         self.headers.clear()
 

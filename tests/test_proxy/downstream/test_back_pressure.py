@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.proxy_server import RawClient, RunningProxy, until
 from tests.support.upstream_server import SSE_HEAD, UpstreamConnection, UpstreamServer, json_answer
-from tests.test_proxy.conftest import BOTH_WAYS, Start
+from tests.test_proxy.conftest import Start
 
 MIB = 1024 * 1024
 LITTLE, MUCH = 64 * 1024, 4 * MIB
@@ -56,7 +56,6 @@ MORE_THAN_FITS = 48 * MIB
 """Into all sockets on the way: Linux lets a receive buffer grow to 32 MiB."""
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize("framing", ["chunked", "length", "until close"])
 async def test_a_client_that_does_not_read_stops_the_upstream_and_loses_nothing(
     upstream: UpstreamServer, start: Start, framing: str
@@ -124,24 +123,6 @@ async def test_a_hundred_slow_readers_cost_the_others_nothing(upstream: Upstream
                 body += chunk
             assert body == PIECE * 6
         await until(lambda: proxy.app.service.in_flight == 0, "all of them to end")
-
-
-async def test_a_body_is_not_read_while_its_request_waits(upstream: UpstreamServer, start: Start) -> None:
-    proxy = start(max_connections=1, max_body_bytes=MORE_THAN_FITS)
-    size = MORE_THAN_FITS
-    async with proxy.connect() as first, proxy.connect() as second:
-        await first.request()
-        connection = await upstream.accept()
-        await connection.request()
-        give_room(second, LITTLE)
-        await second.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % size)
-        taken = await send_until_stuck(UpstreamConnection(second.reader, second.writer), PIECE, size // len(PIECE))
-        give_room(second, MUCH)
-        await connection.send(json_answer(b"first"))  # and now it is the second one's turn
-        receiving = asyncio.create_task(connection.request())
-        for _ in range(size // len(PIECE) - taken):
-            await second.send(PIECE)
-        assert len((await receiving).body) == size
 
 
 async def test_an_upstream_that_does_not_read_costs_one_body_and_leaves_with_the_client(

@@ -5,17 +5,17 @@ import socket
 
 import pytest
 
+from oauth_pool_proxy.downstream import kernel
 from oauth_pool_proxy.downstream.protocol import MOST_HEAD_BYTES, MOST_PIPELINED
 from tests.support.proxy_server import RawClient, until
 from tests.support.upstream_server import SSE_HEAD, RawRequest, UpstreamServer, json_answer
-from tests.test_proxy.conftest import BOTH_WAYS, Start
+from tests.test_proxy.conftest import Start
 
 
 def echo(request: RawRequest) -> bytes:
     return json_answer(request.target + b" " + request.body)
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize(
     ("method", "answer", "status"),
     [
@@ -64,7 +64,6 @@ async def test_after_every_kind_of_answer_the_connection_goes_on(
             assert (await client.answer()).body == b"/second body"
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize("target", ["/health", "/ready", "/metrics"])
 async def test_after_an_own_path_the_connection_goes_on(upstream: UpstreamServer, start: Start, target: str) -> None:
     upstream.answer_all(echo)
@@ -76,21 +75,19 @@ async def test_after_an_own_path_the_connection_goes_on(upstream: UpstreamServer
             assert (await client.answer()).body == b"/next "
 
 
-@BOTH_WAYS
 async def test_the_rest_of_a_body_that_was_refused_is_not_taken_for_a_request(
     upstream: UpstreamServer, start: Start
 ) -> None:
     upstream.answer_all(echo)
     async with start(max_body_bytes=10).connect() as client:
         await client.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 60\r\n\r\n")
-        assert (await client.answer()).status == 400
+        assert (await client.answer()).status == 413
         await client.send(b"GET /in-the-body HTTP/1.1\r\nhost: a\r\n\r\n".ljust(60))
         await client.request("GET", "/after")
         assert (await client.answer()).body == b"/after "
     assert [request.target for request in upstream.requests] == [b"/after"]
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize("how", ["Connection: close", "HTTP/1.0"])
 async def test_a_client_that_wants_the_connection_closed_gets_that(
     upstream: UpstreamServer, start: Start, how: str
@@ -130,7 +127,6 @@ async def test_a_client_of_http_1_0_sees_by_a_reset_that_its_answer_was_cut(
             await client.reader.read()
 
 
-@BOTH_WAYS
 async def test_requests_sent_at_once_are_answered_in_order_one_after_the_other(
     upstream: UpstreamServer, start: Start
 ) -> None:
@@ -180,7 +176,6 @@ async def test_a_broken_answer_ends_the_requests_after_it_too(upstream: Upstream
     assert len(upstream.connections) == 1
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize("garbage", [b"\x00\r\n\r\n", b"GET /2 HTTP/1.1\r\nhost: a\r\n\r\n\x00\r\n\r\n"])
 async def test_what_is_not_http_is_not_answered_in_the_middle_of_an_answer(
     upstream: UpstreamServer, start: Start, garbage: bytes
@@ -195,7 +190,6 @@ async def test_what_is_not_http_is_not_answered_in_the_middle_of_an_answer(
         assert await client.rest() == b""
 
 
-@BOTH_WAYS
 async def test_what_is_not_http_is_not_taken_for_the_answer_to_the_request_before(
     upstream: UpstreamServer, start: Start
 ) -> None:
@@ -211,12 +205,11 @@ async def test_requests_that_wait_for_the_one_before_are_bounded(upstream: Upstr
     async with proxy.connect() as client:
         await client.request("GET", "/1")
         await (await upstream.accept()).request()
-        client.writer.write(b"GET / HTTP/1.1\r\n\r\n" * (MOST_PIPELINED + 1))
+        client.writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * (MOST_PIPELINED + 1))
         assert await client.rest() == b""
     await until(lambda: proxy.app.service.in_flight == 0, "the first one to end")
 
 
-@BOTH_WAYS
 async def test_trailers_end_here(upstream: UpstreamServer, start: Start) -> None:
     upstream.answer_all(echo)
     async with start().connect() as client:
@@ -230,7 +223,6 @@ async def test_trailers_end_here(upstream: UpstreamServer, start: Start) -> None
         assert {name for name, _ in request.headers} == {b"host", b"x-head", b"content-length"}
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize(
     "beginning",
     [
@@ -250,7 +242,6 @@ async def test_what_has_no_end_is_not_collected(upstream: UpstreamServer, start:
     assert upstream.connections == []
 
 
-@BOTH_WAYS
 async def test_a_head_that_is_too_long_is_answered_and_a_long_one_is_not_too_long(
     upstream: UpstreamServer, start: Start
 ) -> None:
@@ -269,7 +260,6 @@ async def test_a_head_that_is_too_long_is_answered_and_a_long_one_is_not_too_lon
     }
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize("size", [1, 7, 1000])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_a_body_that_arrives_in_pieces_goes_upstream_in_one(
@@ -292,7 +282,6 @@ async def test_a_body_that_arrives_in_pieces_goes_upstream_in_one(
     assert upstream.requests[0].values(b"content-length") == [b"%d" % len(body)]
 
 
-@BOTH_WAYS
 async def test_a_request_that_arrives_byte_by_byte_is_one(upstream: UpstreamServer, start: Start) -> None:
     upstream.answer_all(echo)
     async with start().connect() as client:
@@ -310,7 +299,6 @@ def no_delay(client: RawClient) -> None:
 EXPECT = b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
 
 
-@BOTH_WAYS
 async def test_a_client_that_asks_is_told_to_go_on(upstream: UpstreamServer, start: Start) -> None:
     upstream.answer_all(echo)
     async with start().connect() as client:
@@ -337,11 +325,10 @@ async def test_a_client_that_was_not_told_may_send_its_body_or_not_so_its_connec
     async with start(max_body_bytes=2).connect() as client:
         await client.send(EXPECT)
         answer = await client.answer()
-        assert (answer.status, answer.values(b"connection")) == (400, [b"close"])
+        assert (answer.status, answer.values(b"connection")) == (413, [b"close"])
         assert await client.rest() == b""
 
 
-@BOTH_WAYS
 async def test_a_client_in_line_is_told_to_go_on_when_it_is_its_turn(upstream: UpstreamServer, start: Start) -> None:
     proxy = start(max_connections=1)
     async with proxy.connect() as first, proxy.connect() as second:
@@ -366,7 +353,6 @@ FRAMINGS = {
 }
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize("size", [1, 50, 10_000])
 @pytest.mark.parametrize("framing", FRAMINGS)
 @pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
@@ -391,11 +377,9 @@ async def test_an_answer_arrives_whole_however_it_is_framed_and_cut_into_pieces(
         assert answer.values(b"transfer-encoding") == ([b"chunked"] if is_chunked else [])
 
 
-async def test_connections_without_a_request_do_not_stay_for_ever(
-    upstream: UpstreamServer, start: Start, monkeypatch: pytest.MonkeyPatch
+async def test_connections_without_a_request_stay_longer_than_clients_keep_them_and_not_for_ever(
+    upstream: UpstreamServer, start: Start
 ) -> None:
-    monkeypatch.setattr("oauth_pool_proxy.downstream.server.KEEP_ALIVE_SECONDS", 0.2)
-    monkeypatch.setattr("oauth_pool_proxy.downstream.server.LOOK_TICKS", 1)
     proxy = start()
     async with proxy.connect() as silent, proxy.connect() as half, proxy.connect() as used, proxy.connect() as busy:
         await busy.request()
@@ -404,8 +388,33 @@ async def test_connections_without_a_request_do_not_stay_for_ever(
         await half.send(b"GET / HTTP/1.1\r\nhost: a\r\nx: ")
         await used.request("GET", "/health")
         assert (await used.answer()).status == 200
+        await proxy.look(later=125)
+        await half.send(b"y\r\n")
+        await used.request("GET", "/health")
+        assert (await used.answer()).status == 200
+        await proxy.look(later=135)
         for client in (silent, half, used):
             assert await client.rest() == b""
         await connection.send(json_answer(b"not too late"))
         assert (await busy.answer()).body == b"not too late"
+        await proxy.look(later=135)
         assert await busy.rest() == b""
+
+
+async def test_a_connection_on_which_a_request_has_just_arrived_is_not_idle(
+    upstream: UpstreamServer, start: Start
+) -> None:
+    """Its bytes are in the kernel and the loop has not got to them: closing would reset the connection, and lose a POST."""
+    upstream.answer_all(json_answer(b"served"))
+    proxy = start()
+    async with proxy.connect() as client:
+        await client.request("GET", "/health")
+        await client.answer()
+        (connection,) = proxy.connections
+        connection.transport.pause_reading()  # as if the loop were busy; from another thread, but nothing else goes on
+        await client.request("POST", "/v1/messages", "", b"{}")
+        await until(lambda: kernel.unread(connection.socket), "the request to arrive")
+        await proxy.look(later=135)
+        connection.transport.resume_reading()
+        await proxy.look()  # wakes the loop
+        assert (await client.answer()).body == b"served"

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from oauth_pool_proxy.downstream.client import READ_AHEAD
+from oauth_pool_proxy.downstream.admission import READ_AHEAD
 from tests.support.proxy_server import PoolFolder, RawClient, RunningProxy, until
 from tests.support.upstream_server import SSE_HEAD, UpstreamConnection, UpstreamServer, json_answer
-from tests.test_proxy.conftest import BOTH_WAYS, Start
+from tests.test_proxy.conftest import Start
 
 
 @asynccontextmanager
@@ -34,12 +34,11 @@ async def all_is_free(proxy: RunningProxy, upstream: UpstreamServer, phase: str)
     assert (await proxy.request()).body == b"next"
 
 
-@BOTH_WAYS
-@pytest.mark.parametrize("body", ["", "content-length: 100\r\n"], ids=["no body", "body to come"])
-async def test_while_it_waits_for_a_slot(upstream: UpstreamServer, start: Start, body: str) -> None:
+@pytest.mark.parametrize("body", [b"", b"x" * 100], ids=["no body", "with its body"])
+async def test_while_it_waits_for_a_slot(upstream: UpstreamServer, start: Start, body: bytes) -> None:
     proxy = start(max_connections=1)
     async with asked(proxy, upstream) as (_, connection), proxy.connect() as client:
-        await client.send(f"POST / HTTP/1.1\r\nhost: a\r\n{body}\r\n".encode())
+        await client.request("POST", "/", "", body)
         await until(lambda: proxy.app.service.in_flight == 2, "the request to wait")
         client.abort()
         await until(lambda: proxy.app.service.in_flight == 1, "it to end")
@@ -48,23 +47,28 @@ async def test_while_it_waits_for_a_slot(upstream: UpstreamServer, start: Start,
     assert len(upstream.requests) == 1  # the one that was asked last
 
 
-async def test_while_it_waits_for_a_slot_with_more_of_its_body_sent_than_is_read(
-    upstream: UpstreamServer, start: Start
-) -> None:
+MUCH = 4 * READ_AHEAD
+
+
+async def test_while_it_waits_for_room(upstream: UpstreamServer, start: Start) -> None:
     """Its connection is not read from then, and says nothing by itself."""
-    proxy = start(max_connections=1)
-    async with asked(proxy, upstream) as (_, connection), proxy.connect() as client:
-        await client.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n")
+    proxy = start(max_connections=2, max_body_bytes=MUCH, max_buffered_bytes=MUCH)
+    async with proxy.connect() as first, proxy.connect() as client:
+        await first.request("POST", "/", "", b"x" * MUCH)
+        connection = await upstream.accept()
+        await connection.request()
+        await client.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % MUCH)
         await client.send(b"x" * (READ_AHEAD + 20_000))  # the rest waits in the sockets, and the end behind it
         await until(lambda: client.writer.transport.get_write_buffer_size() == 0, "all of it to be on its way")
-        await until(lambda: proxy.app.service.in_flight == 2, "the request to wait")
+        await until(lambda: proxy.waiting == 1, "the request to wait")
         client.abort()
         await until(lambda: proxy.app.service.in_flight == 1, "it to end")
+        await connection.send(json_answer())
+        await first.answer()
         connection.abort()
     await all_is_free(proxy, upstream, "queued")
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize(
     "framing", [b"content-length: 10\r\n\r\nabc", b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"]
 )
@@ -77,7 +81,6 @@ async def test_while_it_sends_its_body(upstream: UpstreamServer, start: Start, f
     await all_is_free(proxy, upstream, "body")
 
 
-@BOTH_WAYS
 async def test_while_the_upstream_is_being_connected_to(upstream: UpstreamServer, start: Start) -> None:
     proxy = start(max_connections=1, upstream_url=upstream.url.replace("http:", "https:"))
     async with proxy.connect() as client:
@@ -91,7 +94,6 @@ async def test_while_the_upstream_is_being_connected_to(upstream: UpstreamServer
     assert proxy.app.upstream.open_connections == 0
 
 
-@BOTH_WAYS
 async def test_while_it_waits_for_the_head(upstream: UpstreamServer, start: Start) -> None:
     proxy = start(max_connections=1)
     async with asked(proxy, upstream) as (client, connection):
@@ -100,7 +102,6 @@ async def test_while_it_waits_for_the_head(upstream: UpstreamServer, start: Star
     await all_is_free(proxy, upstream, "waiting")
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize("beginning", [b"", b"8\r\nevent: e\r\n"], ids=["nothing", "not enough to tell"])
 async def test_while_the_first_event_is_waited_for(
     upstream: UpstreamServer, start: Start, folder: PoolFolder, beginning: bytes
@@ -114,7 +115,6 @@ async def test_while_the_first_event_is_waited_for(
     await all_is_free(proxy, upstream, "waiting")
 
 
-@BOTH_WAYS
 async def test_between_two_pieces_of_a_stream(upstream: UpstreamServer, start: Start, folder: PoolFolder) -> None:
     folder.account("a", maxConcurrentRequests=1)
     proxy = start(max_connections=1, oauth=folder.oauth())
@@ -126,7 +126,6 @@ async def test_between_two_pieces_of_a_stream(upstream: UpstreamServer, start: S
     await all_is_free(proxy, upstream, "answering")
 
 
-@BOTH_WAYS
 async def test_while_it_does_not_read(upstream: UpstreamServer, start: Start) -> None:
     proxy = start(max_connections=1)
     async with asked(proxy, upstream) as (client, connection):

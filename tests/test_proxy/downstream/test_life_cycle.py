@@ -1,6 +1,7 @@
 """Start, drain and stop of the real process, and what it logs."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -14,8 +15,9 @@ import pytest
 
 from oauth_pool_proxy.downstream.service import Service, ServiceState
 from tests.support.api_server import api_server
-from tests.support.proxy_server import PoolFolder, RawClient, token_of
+from tests.support.proxy_server import PoolFolder, RawClient, token_of, until
 from tests.support.upstream_server import DEADLINE, SSE_HEAD, UpstreamServer, json_answer
+from tests.test_proxy.conftest import Start
 
 SCRIPT = Path(sys.executable).with_name("oauth-pool-proxy")
 
@@ -151,6 +153,25 @@ async def test_survivors_of_the_drain_are_told_and_broken_off(tmp_path: Path, up
         assert process.messages[-1] == "shutdown complete"
 
 
+async def test_a_drain_can_be_watched_on_the_metrics_address(tmp_path: Path, upstream: UpstreamServer) -> None:
+    async with running(tmp_path, upstream, 'metrics_addr = "127.0.0.1:0"\n') as process, process.connect() as client:
+        started = process.lines[-1]
+        await client.request()
+        connection = await upstream.accept()
+        await connection.request()
+        process.signal()
+        with pytest.raises(ConnectionError):
+            while True:  # until it has stopped listening
+                async with process.connect():
+                    pass
+        process.port = int(str(started["metrics_addr"]).rpartition(":")[2])
+        assert await status(process, "/ready") == 503
+        assert await status(process, "/metrics") == 200
+        await connection.send(json_answer(b"the last one"))
+        assert (await client.answer()).body == b"the last one"
+        assert await process.end() == 0
+
+
 async def test_a_second_signal_does_not_wait(tmp_path: Path, upstream: UpstreamServer) -> None:
     async with running(tmp_path, upstream, drain=1000) as process, process.connect() as client:
         await client.request()
@@ -184,6 +205,20 @@ async def test_before_it_drains_it_goes_on_for_a_while_but_is_not_ready(
             process.signal()  # does not wait for the end of the delay
         assert await process.end() == 0
     assert process.messages[-2:] == ["all in-flight requests drained", "shutdown complete"]
+
+
+async def test_idle_connections_are_ended_also_while_it_goes_on_for_a_while(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oauth_pool_proxy.downstream.protocol.KEEP_ALIVE_SECONDS", 0.5)
+    monkeypatch.setattr("oauth_pool_proxy.downstream.server.LOOK_SECONDS", 0.05)
+    proxy = start(pre_stop_delay_secs=1000)
+    async with proxy.connect() as early:
+        proxy.signal()
+        await until(lambda: proxy.app.service.state is ServiceState.DRAINING, "the signal to be seen")
+        async with proxy.connect() as late:  # it still listens
+            for client in (early, late):
+                assert await client.rest() == b""
 
 
 async def test_the_delay_ends_by_itself(tmp_path: Path, upstream: UpstreamServer) -> None:
@@ -325,13 +360,54 @@ async def test_a_time_without_a_turn_on_the_cpu_shows_in_the_metrics(tmp_path: P
 def test_states_only_move_forward_and_stopped_is_inert() -> None:
     service = Service()
     service.starting()
-    service.running("x")
+    service.running(addr="x")
     service.starting()
     assert service.is_running
     service.stopped()
-    service.running("x")
+    service.running(addr="x")
     service.starting()
     assert service.state is ServiceState.STOPPED
+
+
+async def test_a_drain_waits_for_what_survivors_have_to_say() -> None:
+    service, said = Service(), list[str]()
+    service.starting()
+    service.running(addr="x")
+
+    async def survivor() -> None:
+        task = service.begin()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            for _ in range(10):
+                await asyncio.sleep(0)  # the error event takes some turns of the loop
+            said.append("farewell")
+        finally:
+            service.end(task)
+
+    task = asyncio.create_task(survivor())
+    await asyncio.sleep(0)
+    await service.drain(0)
+    assert (said, task.done()) == (["farewell"], True)
+
+
+async def test_a_survivor_that_does_not_end_does_not_hold_up_the_exit() -> None:
+    service = Service()
+    service.starting()
+    end = asyncio.Event()
+
+    async def survivor() -> None:
+        service.begin()
+        while not end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await end.wait()
+
+    task = asyncio.create_task(survivor())
+    await asyncio.sleep(0)
+    await service.drain(0)
+    assert not task.done()
+    end.set()
+    await task
 
 
 async def test_draining_what_is_stopped_does_nothing() -> None:

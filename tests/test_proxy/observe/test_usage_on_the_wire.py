@@ -8,7 +8,7 @@ import pytest
 from oauth_pool_proxy.observe.metrics import MOST_MODELS
 from tests.support.proxy_server import PoolFolder, RunningProxy, until
 from tests.support.upstream_server import SSE_HEAD, UpstreamServer, json_answer
-from tests.test_proxy.conftest import BOTH_WAYS, Start
+from tests.test_proxy.conftest import Start
 from tests.test_proxy.pool.test_failover import LIMIT, answers
 
 TYPES = ("input", "output", "cache_read", "cache_creation")
@@ -66,7 +66,6 @@ ANSWERS = {
 }
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize("kind", ANSWERS)
 async def test_tokens_are_counted_by_account_and_model(
     upstream: UpstreamServer, start: Start, folder: PoolFolder, kind: str

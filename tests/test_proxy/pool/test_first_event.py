@@ -7,7 +7,7 @@ import pytest
 from oauth_pool_proxy.pool.stream_start import MOST_OF_A_START, error_data
 from tests.support.proxy_server import NOW, Clock, PoolFolder, until
 from tests.support.upstream_server import SSE_HEAD, UpstreamServer
-from tests.test_proxy.conftest import BOTH_WAYS, Start
+from tests.test_proxy.conftest import Start
 from tests.test_proxy.pool.test_failover import account_of, answers, asked, statuses
 
 LIMIT = b'event: error\ndata: {"type":"error","error":{"type":"rate_limit_error","message":"%s"}}\n\n'
@@ -89,7 +89,6 @@ def test_another_first_event_is_known_as_soon_as_it_can_be(text: bytes) -> None:
     assert error_data(text) == b""
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize(
     "limit",
     [
@@ -149,7 +148,6 @@ async def test_with_nobody_left_it_is_a_429_and_not_a_stream(
     assert (answer.status, answer.values(b"retry-after")) == (429, [b"30"])
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize(
     "body",
     [OVERLOADED, PING + STREAM, STREAM, b"event: err\n\n" + SHORT, b"", b"event: er"],
@@ -166,7 +164,6 @@ async def test_every_other_beginning_passes_as_it_is(
     assert asked(upstream) == ["a-1"]
 
 
-@BOTH_WAYS
 async def test_a_beginning_in_pieces_is_passed_on_whole_and_what_follows_at_once(
     upstream: UpstreamServer, start: Start, folder: PoolFolder
 ) -> None:
@@ -185,7 +182,6 @@ async def test_a_beginning_in_pieces_is_passed_on_whole_and_what_follows_at_once
         assert await client.chunk() == PING
 
 
-@BOTH_WAYS
 async def test_a_compressed_beginning_is_looked_into_and_passed_on_as_it_came(
     upstream: UpstreamServer, start: Start, folder: PoolFolder
 ) -> None:
@@ -235,7 +231,6 @@ async def test_a_stream_that_falls_silent_after_its_head_ends_with_an_error_even
     assert await statuses(proxy) == {"a": "available", "b": "available"}
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize("beginning", [b"", b"9\r\nevent: er\r\n"], ids=["nothing", "a piece"])
 async def test_a_stream_that_is_cut_before_it_begins_is_a_502(
     upstream: UpstreamServer, start: Start, folder: PoolFolder, beginning: bytes

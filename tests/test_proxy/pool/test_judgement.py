@@ -159,7 +159,7 @@ def test_an_error_event_is_judged_by_its_type_as_an_answer_by_its_status(kind: s
 
 
 @given(st.binary(max_size=300), st.integers(400, 599))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_body_whatever_makes_it_raise(body: bytes, status: int) -> None:
     JUDGE.judge(status, [], body, ASKED, NOW)
     JUDGE.judge_event(body, [], ASKED, NOW)

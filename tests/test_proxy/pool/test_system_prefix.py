@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.proxy_server import PoolFolder
 from tests.support.upstream_server import UpstreamServer, json_answer
-from tests.test_proxy.conftest import BOTH_WAYS, Start
+from tests.test_proxy.conftest import Start
 from tests.test_proxy.pool.test_failover import LIMIT, answers, asked
 
 PREFIX = 'You are "P", 世界.'
@@ -15,7 +15,6 @@ HEAD = b'{ "model":"claude-x",\t"weird" : [1.0e5, "\\u00e9\\/"], '
 TAIL = b'"messages":[{"role":"user","content":"' + b"x" * 100_000 + b'"}]}\n'
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -1,160 +1,151 @@
-"""The downstream side of one request: its body, whether the client is still there, and the answer to it.
+"""The downstream side of one request: `Upload` is what comes from the client, and this is what goes to it.
 
-`Client` is what `forward.py` and `relay.py` know of it. `AsgiClient` speaks plain ASGI, which works behind every server;
-behind our own (`http_protocol.py`), `TransportClient` does the same without the detours.
+Answers go through the connection's transport: no task, no queue and no wake-up between two chunks. Reads of the upstream
+are framed and written in the callback in which they arrive, one write for each; the request's task sleeps until the end.
+A client that does not take them stops the upstream from being read, and no task is involved in that either. What uvicorn
+keeps about a response (started, complete, keep-alive, the next pipelined request) is kept true here, in the terms of its
+pinned minor version.
 """
 
-import asyncio
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from enum import Enum, auto
 
-from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from oauth_pool_proxy.errors import ClientGone, InvalidRequest
+from oauth_pool_proxy.downstream import kernel
+from oauth_pool_proxy.downstream.upload import Upload
 from oauth_pool_proxy.upstream.upstream import Answer, Headers
-
-READ_AHEAD = 64 * 1024
-"""How much of a body is read for a request that still waits for its slot."""
-FAREWELL_SECONDS = 0.2
-"""How long a client may take for the error event. One that does not read gets none."""
 
 Tap = Callable[[bytes], None]
 """Sees each piece of a body before it is sent."""
 
 
-class Client(ABC):
-    @abstractmethod
-    async def body(self, most_bytes: int, timeout: float) -> bytes:
-        """The whole body. `InvalidRequest` as soon as it is longer than that, or nothing of it came for `timeout` seconds;
-        `ClientGone` if the client leaves."""
+class _Framing(Enum):
+    """How the client finds the end of a body (RFC 9112 6.3)."""
 
-    @abstractmethod
-    def watched(self) -> AbstractContextManager[None]:
-        """Run the block only as long as the client is there: `ClientGone` is raised in it the moment it leaves."""
+    NO_BODY = auto()
+    LENGTH = auto()
+    CHUNKED = auto()
+    UNTIL_CLOSE = auto()
 
-    @abstractmethod
+
+class Client(Upload):
+    """One request of a connection, and the answer to it."""
+
+    _framing = _Framing.NO_BODY
+    _answer: Answer | None = None
+    _tap: Tap | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the answer has begun."""
+        return self._cycle.response_started
+
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer."""
+        if self._is_gone:
+            return
+        pieces = self._head(status, headers)
+        if body:
+            self._frame(pieces, body)
+        if self._framing is _Framing.CHUNKED:
+            pieces.append(b"0\r\n\r\n")
+        self._connection.write(b"".join(pieces))
+        self._finish()
 
-    @abstractmethod
     async def start(self, status: int, headers: Headers, body: bytes) -> None:
         """The head of an answer, and what there is of its body."""
+        if self._is_gone:
+            return
+        pieces = self._head(status, headers)
+        if body:
+            self._frame(pieces, body)
+        self._connection.write(b"".join(pieces))
 
-    @abstractmethod
     async def pump(self, answer: Answer, tap: Tap) -> None:
         """The rest of a started answer as it arrives, and its end. `StreamBroken` when the upstream does not get there."""
+        self._answer, self._tap = answer, tap
+        try:
+            await answer.pump(self._pass_on)
+        finally:
+            self._answer = self._tap = None
+        self._finish()
 
-    @abstractmethod
+    def resume(self) -> None:
+        """The client takes more."""
+        if self._answer:
+            self._answer.resume()
+
     async def last_words(self, words: bytes) -> None:
         """Bytes at the end of an answer that will not be completed, if the client takes them at once."""
+        if not self._is_gone and not self._connection.flow.write_paused:
+            pieces: list[bytes] = []
+            self._frame(pieces, words)
+            self._connection.write(b"".join(pieces))
 
-    def break_off(self) -> None:  # noqa: B027  # not every client needs more than what the server does
-        """Called before the connection is closed in mid-answer."""
+    def break_off(self) -> None:
+        """Called before the connection is closed in mid-answer.
 
-
-class AsgiClient(Client):
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._receive, self._send = receive, send
-        self._announced = announced_length(dict(scope["headers"]))
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._is_complete = False
-        self._is_gone = False
-
-    async def body(self, most_bytes: int, timeout: float) -> bytes:
-        if self._announced == 0:
-            return b""
-        if not self._is_complete and not self._is_longer_than(most_bytes):
-            try:
-                await self._rest_of_body(most_bytes, timeout)
-            except TimeoutError:
-                raise body_is_late(timeout) from None
-        if self._is_longer_than(most_bytes):
-            raise body_is_too_long(most_bytes)
-        return b"".join(self._parts)
-
-    async def _rest_of_body(self, most_bytes: int, timeout: float) -> None:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(timeout) as limit:
-            while not self._is_complete and not self._is_longer_than(most_bytes):
-                await self._take()
-                if self._is_gone:
-                    raise ClientGone
-                limit.reschedule(loop.time() + timeout)
-
-    def _is_longer_than(self, most_bytes: int) -> bool:
-        return max(self._size, self._announced or 0) > most_bytes
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """The server tells of a client that leaves through `receive` alone, so somebody has to wait there. Body bytes that
-        come meanwhile are kept, up to `READ_AHEAD`; with more than that unread, a client that leaves is noticed later.
+        The end of the connection is the end of a body without length or chunks, so only a reset says that it is not the whole.
         """
-        task = asyncio.current_task()
-        assert task is not None
-        watcher = asyncio.create_task(self._watch(task))
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not self._is_gone:
-                raise
-            task.uncancel()
-            raise ClientGone from None
-        finally:
-            watcher.cancel()
+        if self._framing is _Framing.UNTIL_CLOSE and not self._connection.transport.is_closing():
+            kernel.reset_on_close(self._connection.socket)
+            self._connection.transport.abort()
 
-    async def _watch(self, task: asyncio.Task[object]) -> None:
-        while not self._is_gone:
-            if not self._is_complete and self._size > READ_AHEAD:
-                return
-            await self._take()
-        task.cancel()
+    def _pass_on(self, data: bytes, *, is_last: bool) -> bool:
+        """One read of the upstream becomes one write. False: no more for now."""
+        if self._is_gone:
+            return True  # the request's task has been cancelled
+        assert self._tap
+        pieces: list[bytes] = []
+        if data:
+            self._tap(data)
+            self._frame(pieces, data)
+        if is_last and self._framing is _Framing.CHUNKED:
+            pieces.append(b"0\r\n\r\n")
+        self._connection.write(b"".join(pieces))
+        return not self._connection.flow.write_paused
 
-    async def _take(self) -> None:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self._is_gone = True
-        elif not self._is_complete:
-            if part := message.get("body", b""):
-                self._parts.append(part)
-                self._size += len(part)
-            self._is_complete = not message.get("more_body", False)
+    def _frame(self, pieces: list[bytes], data: bytes) -> None:
+        if self._framing is _Framing.CHUNKED:
+            pieces += (b"%x\r\n" % len(data), data, b"\r\n")
+        elif self._framing is not _Framing.NO_BODY:  # an error of our own has a text, which a HEAD must not get
+            pieces.append(data)
 
-    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+    def _head(self, status: int, headers: Headers) -> list[bytes]:
+        cycle = self._cycle
+        if cycle.waiting_for_100_continue and not self.is_complete:
+            # Told not to send its body, or to send it after all, the client decides: what comes next cannot be known.
+            cycle.keep_alive = False
+        cycle.response_started, cycle.waiting_for_100_continue = True, False
+        self._framing = self._framing_of(status, headers)
+        pieces = [STATUS_LINE[status]]
+        pieces += [b"%s: %s\r\n" % header for header in headers]
+        if self._framing is _Framing.CHUNKED:
+            pieces.append(b"transfer-encoding: chunked\r\n")
+        elif self._framing is _Framing.UNTIL_CLOSE:
+            cycle.keep_alive = False
+        pieces.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        return pieces
 
-    async def start(self, status: int, headers: Headers, body: bytes) -> None:
+    def _framing_of(self, status: int, headers: Headers) -> _Framing:
+        scope = self._cycle.scope
+        if scope["method"] == "HEAD" or status in (204, 304):
+            return _Framing.NO_BODY
+        if b"content-length" in dict(headers):
+            return _Framing.LENGTH
+        return _Framing.CHUNKED if scope["http_version"] == "1.1" else _Framing.UNTIL_CLOSE
+
+    def _finish(self) -> None:
+        """What uvicorn does at the end of a response."""
+        cycle = self._cycle
+        cycle.response_complete = True
+        cycle.message_event.set()
         self._parts.clear()
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        if body:
-            await self._send({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def pump(self, answer: Answer, tap: Tap) -> None:
-        is_at_end = False
-        while not is_at_end:
-            chunk = await answer.read()
-            is_at_end = answer.is_at_end
-            tap(chunk)
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": not is_at_end})
-
-    async def last_words(self, words: bytes) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_SECONDS):
-                await self._send({"type": "http.response.body", "body": words, "more_body": True})
-
-
-def announced_length(fields: Mapping[bytes, bytes]) -> int | None:
-    """The length of the body as its head announces it; none for a body that comes in chunks."""
-    if b"transfer-encoding" in fields:
-        return None
-    return int(fields.get(b"content-length", 0))  # the parser has let nothing but digits through
-
-
-def body_is_too_long(most_bytes: int) -> InvalidRequest:
-    return InvalidRequest(f"The request body is longer than {most_bytes} bytes")
-
-
-def body_is_late(timeout: float) -> InvalidRequest:
-    return InvalidRequest(f"The request body did not arrive: nothing came for {timeout:g} s")
+        if cycle.keep_alive:
+            pass
+        elif self.is_complete and not self.refusal:
+            self._connection.transport.close()
+        else:
+            self._connection.close_in_stages()  # more may be on its way
+        cycle.on_response()

@@ -1,56 +1,76 @@
-"""uvicorn's HTTP protocol with a few differences that a proxy needs.
+"""uvicorn's HTTP protocol with the differences that a proxy needs: everything of uvicorn's that is overridden is here.
 
-It tells the application the request target exactly as it was received: ASGI knows a path and a query, from which `/a?`
-and `/a` cannot be told apart. It offers a `TransportClient` beside ASGI's `receive` and `send`. And a request that
-offers an upgrade keeps its body: uvicorn takes what follows the head for the new protocol, although nobody switched to
-it (RFC 9110 7.8: a server may ignore the offer). Java's client, and curl with --http2, make that offer on every request.
-What is not HTTP is answered in the API's error envelope.
+* The application gets a `Client` beside ASGI's `receive` and `send`, and with it the target exactly as it was received:
+  ASGI knows a path and a query, from which `/a?` and `/a` cannot be told apart.
+* A request that offers an upgrade keeps its body: uvicorn takes what follows the head for the new protocol, although
+  nobody switched to it (RFC 9110 7.8: a server may ignore the offer). Java's client, and curl with --http2, make that offer
+  on every request.
+* What is not served is answered in the API's error envelope, and the connection ends in stages (RFC 9112 9.6).
+* What a client may keep busy is bounded: heads, requests ahead of their answers, connections without progress.
 """
 
 import asyncio
-import re
+import socket
+from collections.abc import Iterator
 
 import httptools
-from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from oauth_pool_proxy.downstream.client import AsgiClient, Client
-from oauth_pool_proxy.downstream.transport_client import TransportClient
-from oauth_pool_proxy.errors import InvalidRequest, error_body
-from oauth_pool_proxy.request import new_request_id
+from oauth_pool_proxy.downstream import head, kernel
+from oauth_pool_proxy.downstream.client import Client
+from oauth_pool_proxy.downstream.state import State
+from oauth_pool_proxy.errors import InvalidRequest, MethodNotImplemented, ProxyError, error_body
+from oauth_pool_proxy.observe.request_id import new_request_id
 
 EXTENSION = "oauth_pool_proxy"
 MOST_HEAD_BYTES = 64 * 1024
 """Of a head, of trailers, of what is between two requests: with so much that is not part of a body, a connection is ended."""
+PIECE_BYTES = 16 * 1024
+"""What is parsed at once of a long read, so that what is too long is noticed before all of it is."""
 MOST_PIPELINED = 64
 """Requests of one connection that wait for the answers before theirs. Hardly a client sends a second one."""
-_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
-
-
-class State(ServerState):
-    """What all connections of a server share."""
-
-    is_leaving = False
-    """The server ends soon: each answer is the last of its connection, so that none is closed while a request comes in."""
+KEEP_ALIVE_SECONDS = 130.0
+"""How long a connection stays without a request. Longer than clients keep theirs (Go and reqwest 90 s, Caddy 120 s): who
+closes first never meets a request on its way."""
+DRAIN_SECONDS, MOST_DRAINED_BYTES = 2.0, 1024 * 1024
+"""How long, and how much, a client that was refused is still listened to, so that it can read why."""
 
 
 class HttpProtocol(HttpToolsProtocol):
     server_state: State
-    offers_transport = True
+    is_bounded = True
+    """Whether its connections count as those of clients."""
+    socket: socket.socket
     _is_declining = False
-    _bytes_beside_bodies = 0
+    _is_deaf = False
+    """Nothing is read as HTTP any more; the connection ends after the answers that are due."""
+    _is_ending = False
+    """The last answer is written."""
+    _bytes_beside_bodies = _drained = 0
     """Since the last piece of a body, or the end of a head or of a request."""
-    _unfinished: list[TransportClient]
-    """Requests without a complete answer: the first is being answered, the last is being received."""
+    _written = _taken = 0
+    _receiving: Client | None = None
+    """The request of which more is to come."""
+
+    # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        self._unfinished = []
-        self._idle_since = self.loop.time()
+        self._unfinished: list[Client] = []
+        """Requests without a complete answer; the first is being answered."""
+        self._idle_since = self._taken_at = self.loop.time()
+        self.socket = transport.get_extra_info("socket")
         super().connection_made(transport)
+        if self.is_bounded:
+            self.server_state.clients += 1
+            if self.server_state.clients > self.server_state.most_clients:
+                self.server_state.too_many(self._idle_since)
+                transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self.is_bounded:
+            self.server_state.clients -= 1
         for client in self._unfinished:
             client.lost()
 
@@ -59,18 +79,69 @@ class HttpProtocol(HttpToolsProtocol):
         if self._unfinished:
             self._unfinished[0].resume()
 
-    def data_received(self, data: bytes) -> None:
-        self._bytes_beside_bodies += len(data)
-        try:
-            while data:
-                data = self._feed(data)
-        except httptools.HttpParserError:
-            self.send_400_response("The request is not valid HTTP")
-            return
-        if self._bytes_beside_bodies > MOST_HEAD_BYTES:
-            self.send_400_response(f"The head of the request is longer than {MOST_HEAD_BYTES} bytes")
+    def write(self, data: bytes) -> None:
+        self._written += len(data)
+        self.transport.write(data)
 
-    def _feed(self, data: bytes) -> bytes:
+    def close_in_stages(self) -> None:
+        """Closing with bytes unread makes the kernel send a reset, and that can cost the client the answer (RFC 9112 9.6)."""
+        self._is_deaf = self._is_ending = True
+        if self.transport.is_closing():
+            return
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+
+    def look(self, now: float) -> None:
+        """Called about once a second, in place of a timer for each thing that may take too long."""
+        if self._takes_nothing(now):
+            self.transport.abort()
+            return
+        if self._receiving:
+            self._receiving.check(now)
+        if self._is_ending:
+            if now - self._idle_since > DRAIN_SECONDS:
+                self.transport.close()
+        # With bytes that are not read yet, a request is just arriving.
+        elif self._is_idle and now - self._idle_since > KEEP_ALIVE_SECONDS and not kernel.unread(self.socket):
+            self.transport.close()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _takes_nothing(self, now: float) -> bool:
+        """Whether the client has had something to take for too long, and took no byte of it."""
+        pending = self.transport.get_write_buffer_size()
+        if not self._is_idle:  # else the kernel can be left alone with it
+            pending += kernel.unsent(self.socket)
+        taken = self._written - pending
+        if not pending or taken != self._taken:
+            self._taken, self._taken_at = taken, now
+        return now - self._taken_at >= self.server_state.idle_seconds
+
+    # What comes in
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for piece in (data,) if len(data) <= PIECE_BYTES else _in_pieces(data):
+                if self._is_deaf:
+                    self._drain(len(piece))
+                    continue
+                self._bytes_beside_bodies += len(piece)
+                while piece := self._feed(piece):
+                    pass
+                if self._bytes_beside_bodies > MOST_HEAD_BYTES:
+                    self._refuse(_too_long())
+        except httptools.HttpParserError as error:
+            self._refuse(_refusal(error, data))
+
+    def _drain(self, size: int) -> None:
+        self._drained += size
+        if self._drained > MOST_DRAINED_BYTES:
+            self.transport.abort()
+
+    def _feed(self, data: bytes | memoryview) -> bytes:
         """Parse. What is left over belongs to a request whose offer of an upgrade is declined."""
         try:
             self.parser.feed_data(data)
@@ -81,50 +152,86 @@ class HttpProtocol(HttpToolsProtocol):
         return b""
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+        """uvicorn's own, but for what nobody reads of an application's scope here."""
+        method, version, headers = self.parser.get_method(), self.parser.get_http_version(), self.headers
+        if self.parser.should_upgrade() and method != b"CONNECT":
             self._is_declining = True
             return
-        for name, value in self.headers:
-            if name == b"transfer-encoding" and value.lower() != b"chunked":
-                # Another coding would have to be undone (RFC 9112 7), and the body would not be the client's any more.
-                raise httptools.HttpParserError("unknown transfer coding")
+        if self._bytes_beside_bodies > MOST_HEAD_BYTES:
+            self._check_length(self.url)
         if len(self.pipeline) >= MOST_PIPELINED:
-            raise httptools.HttpParserError("too many requests at once")
-        super().on_headers_complete()
-        if self.server_state.is_leaving:
-            self.cycle.keep_alive = False
+            raise InvalidRequest("Too many requests at once")
+        fields = dict(headers)
+        refusal = head.refusal(method, version, self.url, headers, fields)
+        target = head.origin_form(self.url)
+        keep_alive = version == "1.1" and self.parser.should_keep_alive()
+        cycle = self._new_cycle(
+            method, version, target, keep_alive and not refusal and not self.server_state.is_leaving
+        )
+        client = Client(self, cycle, target, head.body_length(fields), refusal)
+        self.scope["extensions"] = {EXTENSION: client}  # type: ignore[dict-item]  # only ours reads it
         self._bytes_beside_bodies = 0
         self.headers = []  # what comes from now on are trailers, which end at this hop (RFC 9110 6.5.1)
-        client = None
-        if self.offers_transport:
-            client = TransportClient(self.transport, self.flow, self.cycle)
-            self._unfinished.append(client)
-            if self.pipeline:  # the connection is not read from until the first answer is complete
-                self._unfinished[0].look_out()
-        # The application's task has been made but has not run, so it will see this.
-        self.scope["extensions"] = {EXTENSION: {"target": self.url, "client": client}}
+        self._receiving = client
+        self._unfinished.append(client)
+        previous, self.cycle = self.cycle, cycle
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()  # until the first answer is complete
+            self.pipeline.appendleft((cycle, self.app))
+            self._unfinished[0].look_out()
+
+    def _new_cycle(self, method: bytes, version: str, target: bytes, keep_alive: bool) -> RequestResponseCycle:
+        scope = self.scope
+        scope["method"], scope["http_version"] = method.decode("ascii"), version
+        path, _, scope["query_string"] = target.partition(b"?")
+        scope["raw_path"], scope["path"] = path, path.decode("ascii")
+        return RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+
+    def _check_length(self, target: bytes = b"") -> None:
+        """Of a head, or of trailers, to the byte: the count has all that came with them, too."""
+        if len(target) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MOST_HEAD_BYTES:
+            raise _too_long()
 
     def on_body(self, body: bytes) -> None:
         self._bytes_beside_bodies = 0
-        if not self.offers_transport:
-            super().on_body(body)
-        elif self._unfinished:
-            self._unfinished[-1].body_received(body)
+        if self._receiving:
+            self._receiving.body_received(body)
 
     def on_message_complete(self) -> None:
         if self._is_declining:
             return
+        if self._bytes_beside_bodies > MOST_HEAD_BYTES:
+            self._check_length()
         self._bytes_beside_bodies = 0
         super().on_message_complete()
-        if self._unfinished:
-            self._unfinished[-1].body_complete()
+        if self._receiving:
+            client, self._receiving = self._receiving, None
+            client.body_complete()
+            # After a request that is refused nobody knows what the client takes the next bytes for.
+            self._is_deaf = client.refusal is not None
+
+    # What goes out
 
     def on_response_complete(self) -> None:
-        """uvicorn's own without a timer for each pause between two requests: `Server` looks at all connections at times."""
+        """uvicorn's own without a timer for each pause between two requests."""
         if self._unfinished:
             self._unfinished.pop(0)
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_ending:
             return
         self.flow.resume_reading()
         if self.pipeline:
@@ -132,27 +239,29 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self._idle_since = self.loop.time()
 
-    def close_if_idle(self, since: float) -> None:
-        """Close a connection that has had no request since then."""
-        is_idle = self.cycle is None or self.cycle.response_complete
-        if is_idle and self._idle_since < since and not self.transport.is_closing():
-            self.transport.close()
+    def _refuse(self, error: ProxyError) -> None:
+        """What cannot be read as HTTP ends the connection (RFC 9112 6.3), and is answered if the client can tell that it is."""
+        if self._is_deaf:
+            return
+        self._is_deaf = True
+        if self._receiving and not self._receiving.is_answered:
+            self._receiving.refuse(error)  # answered when it is its turn
+        elif self._receiving or self._unfinished:
+            self.transport.close()  # it would be taken for the answer to another request
+        else:
+            self._answer(error)
 
-    def send_400_response(self, msg: str) -> None:
-        """The API's error envelope, which official clients parse, and the end of the connection (RFC 9112 6.3)."""
-        # Not in the middle of an answer, nor in place of one that others wait for.
-        is_answering = self.cycle and self.cycle.response_started and not self.cycle.response_complete
-        if not is_answering and not self.pipeline:
-            request_id = new_request_id()
-            body = error_body(InvalidRequest.type, msg, request_id)
-            if callable(refused := getattr(self.app, "refused", None)):
-                refused(request_id, msg)
-            head = (
-                "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-                f"content-length: {len(body)}\r\nrequest-id: {request_id}\r\n\r\n"
-            )
-            self.transport.write(head.encode() + body)
-        self.transport.close()
+    def _answer(self, error: ProxyError) -> None:
+        """The API's error envelope, which official clients parse."""
+        request_id = new_request_id()
+        body = error_body(error.type, str(error), request_id)
+        self.server_state.refused(request_id, error)
+        lines = (
+            "content-type: application/json\r\nconnection: close\r\n"
+            f"content-length: {len(body)}\r\nrequest-id: {request_id}\r\n\r\n"
+        )
+        self.write(STATUS_LINE[error.status] + lines.encode() + body)
+        self.close_in_stages()
 
     def _head_without_offer(self) -> bytes:
         """The same head again, for a parser that knows of no upgrade."""
@@ -164,23 +273,31 @@ class HttpProtocol(HttpToolsProtocol):
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def client_of(scope: Scope, receive: Receive, send: Send) -> Client:
-    """The client's transport where this protocol serves it, ASGI everywhere else."""
-    extension = scope.get("extensions", {}).get(EXTENSION, {})
-    return extension.get("client") or AsgiClient(scope, receive, send)
+class MonitoringProtocol(HttpProtocol):
+    """For the listener of `metrics_addr`: a traffic port that is full does not keep a scrape out."""
+
+    is_bounded = False
 
 
-def target_of(scope: Scope) -> bytes:
-    """The request target in origin form (RFC 9112 3.2.1), no byte of it changed."""
-    extension = scope.get("extensions", {}).get(EXTENSION)
-    if extension is None:  # another server
-        query: bytes = scope["query_string"]
-        path: bytes = scope["raw_path"]
-        return path + b"?" + query if query else path
-    raw: bytes = extension["target"]
-    if raw.startswith(b"/"):
-        return raw
-    if absolute := _ABSOLUTE.match(raw):
-        raw = raw[absolute.end() :]
-        return raw if raw.startswith(b"/") else b"/" + raw
-    return raw
+def client_of(scope: Scope) -> Client:
+    """Asked once: a scope that went on knowing its client, which knows the scope, would be for the garbage collector."""
+    client: Client = scope["extensions"].pop(EXTENSION)
+    return client
+
+
+def _in_pieces(data: bytes) -> Iterator[memoryview]:
+    view = memoryview(data)
+    for at in range(0, len(data), PIECE_BYTES):
+        yield view[at : at + PIECE_BYTES]
+
+
+def _too_long() -> InvalidRequest:
+    return InvalidRequest(f"The head of the request is longer than {MOST_HEAD_BYTES} bytes")
+
+
+def _refusal(error: httptools.HttpParserError, data: bytes) -> ProxyError:
+    if isinstance(error.__context__, ProxyError):
+        return error.__context__  # raised in a callback
+    if isinstance(error, httptools.HttpParserInvalidMethodError) and head.is_unknown_method(data):
+        return MethodNotImplemented("The method is not one that this proxy knows")
+    return InvalidRequest("The request is not valid HTTP")

@@ -5,6 +5,7 @@ The overridden methods are those of uvicorn's pinned minor version; the life cyc
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import socket
@@ -12,24 +13,27 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from oauth_pool_proxy.app import App
-from oauth_pool_proxy.config import Address
-from oauth_pool_proxy.downstream.protocol import HttpProtocol, State
-from oauth_pool_proxy.downstream.service import FAREWELL_SECONDS, log
-from oauth_pool_proxy.errors import ConfigInvalid
+from oauth_pool_proxy.config import Address, ProxyConfig
+from oauth_pool_proxy.downstream.protocol import HttpProtocol, MonitoringProtocol
+from oauth_pool_proxy.downstream.service import FAREWELL_SECONDS, Service
+from oauth_pool_proxy.downstream.state import State
+from oauth_pool_proxy.errors import ConfigInvalid, ProxyError
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 4096
-KEEP_ALIVE_SECONDS = 75
 TICK_SECONDS = 0.1
 """How long uvicorn sleeps between two ticks."""
-LOOK_TICKS = 50
-"""How many ticks pass between two looks for idle connections."""
+LOOK_SECONDS = 1.0
+"""Between two looks at all connections."""
 
 
-def bind(address: Address) -> socket.socket:
+def bind(address: Address, key: str = "listen_addr") -> socket.socket:
     """A listening socket, or `ConfigInvalid` with the reason: the address is a setting."""
     try:
         family, _, _, _, where = socket.getaddrinfo(
@@ -42,67 +46,102 @@ def bind(address: Address) -> socket.socket:
     except OSError as error:
         # create_server() adds the address to the text, which is said already; a failed look-up has no other text.
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise ConfigInvalid(f"[proxy] listen_addr: cannot listen on {address}: {reason}") from None
+        raise ConfigInvalid(f"[proxy] {key}: cannot listen on {address}: {reason}") from None
+
+
+class Application(Protocol):
+    """What is served."""
+
+    service: Service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+    async def monitoring(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def refused(self, request_id: str, error: ProxyError) -> None:
+        """Something that is no request has been answered with this."""
+
+    def loop_was_late(self, seconds: float) -> None: ...
 
 
 class Server(uvicorn.Server):
-    def __init__(
-        self, app: App, drain_timeout: float, pre_stop_delay: float = 0, http: type[HttpProtocol] = HttpProtocol
-    ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                loop="uvloop",
-                http=http,
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                date_header=False,
-                proxy_headers=False,
-                backlog=BACKLOG,
-            )
-        )
-        self.server_state: State = State()
-        self._service, self._drain_timeout, self._pre_stop_delay = app.service, drain_timeout, pre_stop_delay
-        self._metrics = app.metrics
+    """Serves `app` on the sockets that `run` is given, and `app.monitoring` on `monitoring`, if there is one."""
+
+    server_state: State
+
+    def __init__(self, app: Application, config: ProxyConfig, monitoring: socket.socket | None = None) -> None:
+        super().__init__(_settings(app, HttpProtocol))
+        self.server_state = State(config.max_client_connections, config.idle_timeout, app.refused)
+        self._service, self._loop_was_late = app.service, app.loop_was_late
+        self._drain_timeout, self._pre_stop_delay = config.drain_timeout, config.pre_stop_delay
+        self._leave_at = float("-inf")
         self._next_tick: float | None = None
+        self._monitoring, self._monitoring_settings = monitoring, _settings(app.monitoring, MonitoringProtocol)
+        self._monitoring_server: asyncio.Server | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.starting()
         await super().startup(sockets)
-        host, port = (sockets or self.servers[0].sockets)[0].getsockname()[:2]
+        addresses = {"addr": _address_of((sockets or self.servers[0].sockets)[0])}
+        if self._monitoring:
+            addresses["metrics_addr"] = _address_of(self._monitoring)
+            await self._start_monitoring(self._monitoring)
+        self._looking = asyncio.create_task(self._look_at_connections())
         # What exists by now stays: the garbage collector need not look at it again and again.
         gc.collect()
         gc.freeze()
-        self._service.running(str(Address(host, port)))
+        self._service.running(**addresses)
+
+    async def _start_monitoring(self, listener: socket.socket) -> None:
+        def protocol() -> MonitoringProtocol:
+            return MonitoringProtocol(self._monitoring_settings, self.server_state, self.lifespan.state)
+
+        self._monitoring_server = await asyncio.get_running_loop().create_server(protocol, sock=listener)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._service.linger(self._pre_stop_delay)
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()  # closes it if it is idle, else after its answer
+        self._close_idle()
         await self._service.drain(self._drain_timeout)
+        if self._monitoring_server:  # a long drain can be watched to its end
+            self._monitoring_server.close()
+            self._close_idle()
         await self._flush()
+        self._looking.cancel()
         await self.lifespan.shutdown()
         self._service.stopped()
 
+    def _close_idle(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # closes it if it is idle, else after its answer
+
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; later than that when the loop had other things to do."""
+        """Called ten times a second; later than that when the loop had other things to do. True: it is time to leave.
+
+        Until then everything goes on as before, also after a signal: those who still send requests here learn of it
+        only in a moment.
+        """
         if self._next_tick is not None:
-            self._metrics.loop_was_late(max(0.0, time.monotonic() - self._next_tick))
-        if counter % LOOK_TICKS == 0:
-            since = asyncio.get_running_loop().time() - KEEP_ALIVE_SECONDS
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, HttpProtocol):
-                    connection.close_if_idle(since)
+            self._loop_was_late(max(0.0, time.monotonic() - self._next_tick))
         should_exit = await super().on_tick(counter)
         self._next_tick = time.monotonic() + TICK_SECONDS
-        return should_exit
+        return should_exit and (self._service.is_forced or time.monotonic() >= self._leave_at)
+
+    async def _look_at_connections(self) -> None:
+        """One look at all of them in place of timers for each; to the very end."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                self.look(asyncio.get_running_loop().time())
+            except Exception:  # a bug; the next look may do better than none
+                log.exception("cannot look at the connections")
+
+    def look(self, now: float) -> None:
+        """End the connections that are idle or make no progress, by the loop's clock."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HttpProtocol):
+                connection.look(now)
 
     async def _flush(self) -> None:
         """A connection is gone when its last bytes are; a client that does not read them cannot hold up the exit."""
@@ -133,4 +172,26 @@ class Server(uvicorn.Server):
         log.info("received %s, shutting down", number.name)
         self._service.leave()
         self.server_state.is_leaving = True
+        self._leave_at = time.monotonic() + self._pre_stop_delay
         self.should_exit = True
+
+
+def _settings(app: ASGIApp, protocol: type[HttpProtocol]) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        interface="asgi3",
+        loop="uvloop",
+        http=protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+    )
+
+
+def _address_of(listener: socket.socket) -> str:
+    return str(Address(*listener.getsockname()[:2]))

@@ -6,7 +6,6 @@ Initializing -> Starting -> Running -> Draining -> Stopped
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from enum import Enum
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,8 @@ class Service:
         self.started_at = time.monotonic()
         self._tasks: set[asyncio.Task[object]] = set()
         self._changed = asyncio.Event()
-        self._is_forced = False
+        self.is_forced = False
+        """Whoever ends the service does not want to wait."""
 
     @property
     def in_flight(self) -> int:
@@ -48,9 +48,9 @@ class Service:
         if self._move(ServiceState.STARTING):
             log.info("state: Starting")
 
-    def running(self, address: str) -> None:
+    def running(self, **addresses: str) -> None:
         if self._move(ServiceState.RUNNING):
-            log.info("state: Running — accepting requests", extra={"fields": {"addr": address}})
+            log.info("state: Running — accepting requests", extra={"fields": addresses})
 
     def stopped(self) -> None:
         if self._move(ServiceState.STOPPED):
@@ -68,21 +68,13 @@ class Service:
         self._changed.set()
 
     def force(self) -> None:
-        """A second signal: whoever sent it does not want to wait."""
-        self._is_forced = True
+        """A second signal."""
+        self.is_forced = True
         self._changed.set()
 
     def leave(self) -> None:
         """From now on the proxy is not ready any more."""
         self._move(ServiceState.DRAINING)
-
-    async def linger(self, seconds: float) -> None:
-        """Go on as before for a while: those who still send requests here learn of it only in a moment."""
-        deadline = time.monotonic() + seconds
-        while not self._is_forced and (remaining := deadline - time.monotonic()) > 0:
-            self._changed.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), remaining)
 
     async def drain(self, timeout: float) -> None:
         """Wait for the requests in flight, as long as that; then cancel the survivors, who tell their clients."""
@@ -91,7 +83,7 @@ class Service:
             return
         try:
             async with asyncio.timeout(timeout):
-                while self._tasks and not self._is_forced:
+                while self._tasks and not self.is_forced:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:

@@ -8,10 +8,13 @@ import asyncio
 import logging
 import os
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
+
+AGAIN_SECONDS = 0.05
+"""When standard output is a pipe that does not block, and is full."""
+MOST_HELD_BYTES = 1024 * 1024
 
 _logger = logging.getLogger(__name__)
 _encoder = msgspec.json.Encoder()
@@ -43,6 +46,8 @@ class AccessLog:
         self._descriptor = descriptor
         self._second, self._prefix = -1, b""
         self._lines: list[bytes] = []
+        self._held = b""
+        """What could not be written yet: it may begin in the middle of a line."""
 
     @property
     def is_on(self) -> bool:
@@ -54,11 +59,23 @@ class AccessLog:
         self._lines.append(b"%s%s\n" % (self._beginning(time.time()), _encoder.encode(line)[1:]))
 
     def flush(self) -> None:
-        data = b"".join(self._lines)
+        data = self._held
+        if len(data) < MOST_HELD_BYTES:  # else whole lines are lost, never the rest of one
+            data += b"".join(self._lines)
         self._lines.clear()
-        with suppress(OSError):  # nobody reads it any more; that is no reason not to serve
+        self._held = self._rest_of(data)
+
+    def _rest_of(self, data: bytes) -> bytes:
+        """Write, and return what the other side has no room for."""
+        try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
+        except BlockingIOError:
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.flush)
+            return data
+        except OSError:  # nobody reads it any more; that is no reason not to serve
+            pass
+        return b""
 
     def _beginning(self, now: float) -> bytes:
         """What every log line begins with."""

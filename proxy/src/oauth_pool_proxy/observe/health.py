@@ -6,8 +6,13 @@ from oauth_pool_proxy.pool.account import State
 from oauth_pool_proxy.pool.pool import Pool
 
 
-def health(mode: str, uptime: float, served: int, errors: int, pool: Pool | None, now: float) -> dict[str, object]:
-    """Always about the pool's state, never about whether the proxy runs: whoever gets an answer knows that it does."""
+def health(
+    mode: str, uptime: float, served: int, errors: int, pool: Pool | None, now: float, *, names: bool = True
+) -> dict[str, object]:
+    """Always about the pool's state, never about whether the proxy runs: whoever gets an answer knows that it does.
+
+    Without `names` the accounts are counted and not listed.
+    """
     counts = pool.counts(now) if pool else None
     document: dict[str, object] = {
         "status": _status(counts),
@@ -17,7 +22,7 @@ def health(mode: str, uptime: float, served: int, errors: int, pool: Pool | None
         "errors_total": errors,
     }
     if pool and counts:
-        document["pool"] = {**counts, "accounts": _accounts(pool, now)}
+        document["pool"] = {**counts, "accounts": _accounts(pool, now)} if names else counts
     return document
 
 

@@ -5,15 +5,16 @@ when somebody scrapes (`pool_metrics.py`), so it is never older than that.
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from oauth_pool_proxy.config import Verdict
-from oauth_pool_proxy.observe.instruments import CounterTally, HistogramTally
+from oauth_pool_proxy.observe.exposition import pieces
+from oauth_pool_proxy.observe.instruments import Counter, Histogram
 from oauth_pool_proxy.observe.usage import Usage
 from oauth_pool_proxy.pool.affinity import Outcome as AffinityOutcome
 
@@ -59,7 +60,7 @@ class Metrics:
         self._benchings = self._counter(
             "pool_account_benched", "Times an account was left alone for what it answered", "account_id", "reason"
         )
-        self._queue_wait = self._histogram("proxy_queue_wait_seconds", "Time that requests waited for a slot")
+        self._queue_wait = self._histogram("proxy_queue_wait_seconds", "Time that requests waited in line")
         self._loop_delay = self._histogram(
             "proxy_event_loop_delay_seconds", "How late the proxy got to what was due, looked at ten times a second"
         )
@@ -135,24 +136,25 @@ class Metrics:
         return model
 
     def watch_queue(self, in_flight: Callable[[], float], queued: Callable[[], float]) -> None:
-        self.add(_Gauge("proxy_requests_in_flight", "Requests that have a slot or wait for one", in_flight))
-        self.add(_Gauge("proxy_requests_queued", "Requests that wait for a slot", queued))
+        self.add(_Gauge("proxy_requests_in_flight", "Requests that are not finished", in_flight))
+        self.add(_Gauge("proxy_requests_queued", "Requests that wait in line", queued))
 
     def add(self, collector: Collector) -> None:
         self._registry.register(collector)
 
-    def render(self) -> bytes:
-        return generate_latest(self._registry)
+    def pieces(self) -> Iterator[bytes]:
+        """The text of all of them."""
+        return pieces(self._registry)
 
-    def _counter(self, name: str, text: str, *labels: str) -> CounterTally:
-        tally = CounterTally(name, text, *labels)
-        self.add(tally)
-        return tally
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        counter = Counter(name, text, *labels)
+        self.add(counter)
+        return counter
 
-    def _histogram(self, name: str, text: str, *labels: str) -> HistogramTally:
-        tally = HistogramTally(name, text, BUCKETS, *labels)
-        self.add(tally)
-        return tally
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        histogram = Histogram(name, text, BUCKETS, *labels)
+        self.add(histogram)
+        return histogram
 
 
 class _Gauge(Collector):

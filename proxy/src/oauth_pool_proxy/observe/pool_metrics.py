@@ -5,9 +5,14 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from oauth_pool_proxy.observe.instruments import in_parts
 from oauth_pool_proxy.pool.account import Account, State
+from oauth_pool_proxy.pool.limits import Window
 from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.upstream.upstream import Upstream
+
+_WINDOWS = 10
+"""What an account has of them, or more than that; reading them from its headers takes time, too."""
 
 
 class PoolCollector(Collector):
@@ -20,23 +25,35 @@ class PoolCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        yield self._statuses()
-        yield _per_account(
-            "pool_account_in_flight", "Requests under way with the account", self._pool, lambda a: a.in_flight
+        accounts = list(self._pool.accounts)  # in parts: the pool may be another one between two of them
+        yield from self._statuses(accounts)
+        yield from _per_account(
+            "pool_account_in_flight", "Requests under way with the account", accounts, lambda a: a.in_flight
         )
-        yield _per_account(
+        yield from _per_account(
             "pool_account_token_expiry_timestamp_seconds",
             "When the access token at hand expires",
-            self._pool,
+            accounts,
             lambda a: a.token.expires_at if a.token else 0,
         )
-        yield _per_account(
+        yield from _per_account(
             "pool_account_token_age_seconds",
             "How long the access token has been in use here",
-            self._pool,
+            accounts,
             lambda a: max(0.0, self._now() - a.token.read_at) if a.token else 0,
         )
-        yield from self._windows()
+        yield from _windows(
+            "pool_account_window_utilization_ratio",
+            "Use of a rate limit window; 1 is all of it",
+            accounts,
+            lambda window: window.utilization,
+        )
+        yield from _windows(
+            "pool_account_window_reset_timestamp_seconds",
+            "When a rate limit window is reset",
+            accounts,
+            lambda window: window.resets_at,
+        )
         last_success, lists = self._index()
         yield _single(
             "pool_index_last_success_timestamp_seconds", "When the pool index was last seen", last_success or 0
@@ -47,34 +64,23 @@ class PoolCollector(Collector):
         relists.add_metric([], lists)
         yield relists
 
-    def _statuses(self) -> Metric:
+    def _statuses(self, accounts: Iterable[Account]) -> Iterator[Metric]:
         # Every status has a series, 1 for the current one: an alert on a sum needs the zeros.
-        family = GaugeMetricFamily(
-            "pool_account_status", "1 for the account's current status", labels=["account_id", "status"]
-        )
         now = self._now()
-        for account in self._pool.accounts:
+
+        def add(family: GaugeMetricFamily, account: Account) -> None:
             current = account.state(now)
             for state in State:
                 family.add_metric([account.name, state.value], float(state is current))
-        return family
 
-    def _windows(self) -> Iterator[Metric]:
-        labels = ["account_id", "window"]
-        used = GaugeMetricFamily(
-            "pool_account_window_utilization_ratio", "Use of a rate limit window; 1 is all of it", labels=labels
+        return in_parts(
+            lambda: GaugeMetricFamily(
+                "pool_account_status", "1 for the account's current status", labels=["account_id", "status"]
+            ),
+            accounts,
+            add,
+            samples=len(State),
         )
-        reset = GaugeMetricFamily(
-            "pool_account_window_reset_timestamp_seconds", "When a rate limit window is reset", labels=labels
-        )
-        for account in self._pool.accounts:
-            for window in account.windows:
-                if window.utilization is not None:
-                    used.add_metric([account.name, window.name], window.utilization)
-                if window.resets_at is not None:
-                    reset.add_metric([account.name, window.name], window.resets_at)
-        yield used
-        yield reset
 
 
 class UpstreamCollector(Collector):
@@ -100,11 +106,27 @@ class UpstreamCollector(Collector):
         yield requests
 
 
-def _per_account(name: str, text: str, pool: Pool, value: Callable[[Account], float]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=["account_id"])
-    for account in pool.accounts:
-        family.add_metric([account.name], value(account))
-    return family
+def _per_account(
+    name: str, text: str, accounts: Iterable[Account], value: Callable[[Account], float]
+) -> Iterator[Metric]:
+    return in_parts(
+        lambda: GaugeMetricFamily(name, text, labels=["account_id"]),
+        accounts,
+        lambda family, account: family.add_metric([account.name], value(account)),
+    )
+
+
+def _windows(
+    name: str, text: str, accounts: Iterable[Account], value: Callable[[Window], float | None]
+) -> Iterator[Metric]:
+    def add(family: GaugeMetricFamily, account: Account) -> None:
+        for window in account.windows:
+            if (number := value(window)) is not None:
+                family.add_metric([account.name, window.name], number)
+
+    return in_parts(
+        lambda: GaugeMetricFamily(name, text, labels=["account_id", "window"]), accounts, add, samples=_WINDOWS
+    )
 
 
 def _single(name: str, text: str, value: float) -> Metric:

@@ -9,11 +9,9 @@ from math import inf
 
 from oauth_pool_proxy.config import Strategy
 from oauth_pool_proxy.pool.account import Account
-from oauth_pool_proxy.pool.limits import Window
+from oauth_pool_proxy.pool.limits import ACCOUNT_WINDOWS, Window
 
 WEEK = "7d"
-ACCOUNT_WINDOWS = frozenset(("5h", WEEK))
-"""The windows that count all that an account does; every other one counts a model only."""
 
 
 @dataclass(frozen=True, slots=True)

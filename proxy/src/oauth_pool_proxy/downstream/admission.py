@@ -1,0 +1,129 @@
+"""Who may go on now: so many bytes of bodies are held at once, so many requests run, so many wait. First come, first served.
+
+A body has its room before it is read, and a request takes its slot after that, so that a slow upload costs nobody a slot.
+Whoever announces a length needs that much. A body in chunks needs room for the longest one: if it took room as it grew,
+two of them could wait for each other for ever. What it did not need is given back as soon as it has arrived. A body that
+is read ahead anyway is counted and does not wait: a short question is not held up by somebody's uploads.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from oauth_pool_proxy.errors import Overloaded
+
+READ_AHEAD = 64 * 1024
+"""How much of a body is read before there is room for it. With more than that the client is not read from."""
+
+
+class Watched(Protocol):
+    """Somebody who may leave while he waits: `ClientGone` is raised in the block then."""
+
+    def watched(self) -> AbstractContextManager[None]: ...
+
+
+class WeightedSemaphore:
+    """At most `capacity` at once, in shares of any size. Strictly first come, first served: nobody small overtakes."""
+
+    def __init__(self, capacity: int) -> None:
+        self.free = capacity
+        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._line)
+
+    def take_now(self, amount: int) -> bool:
+        """Without waiting, unless there is not enough or somebody waits already."""
+        if self._line or self.free < amount:
+            return False
+        self.free -= amount
+        return True
+
+    def take_anyway(self, amount: int) -> None:
+        """For what is there already; the others wait until that much more is given back."""
+        self.free -= amount
+
+    async def take(self, amount: int) -> None:
+        """Wait for it. Whoever is cancelled leaves the line and takes nothing along."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place = amount, turn
+        self._line.append(place)
+        self._serve()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_back(amount)  # it was handed over in the same moment
+            elif place in self._line:
+                self._line.remove(place)
+                self._serve()  # there may be enough for the next one
+            raise
+
+    def give_back(self, amount: int) -> None:
+        self.free += amount
+        if self._line:
+            self._serve()
+
+    def _serve(self) -> None:
+        while self._line and (self._line[0][1].done() or self._line[0][0] <= self.free):
+            amount, turn = self._line.popleft()
+            if not turn.done():  # else he has left, and has not noticed yet
+                self.free -= amount
+                turn.set_result(None)
+
+
+class Share:
+    """What one request has of a semaphore. Giving it back again does nothing."""
+
+    __slots__ = ("_amount", "_of")
+
+    def __init__(self, of: WeightedSemaphore, amount: int) -> None:
+        self._of, self._amount = of, amount
+
+    def shrink_to(self, amount: int) -> None:
+        """Give back what is more than that."""
+        if amount < self._amount:
+            excess, self._amount = self._amount - amount, amount
+            self._of.give_back(excess)
+
+    def give_back(self) -> None:
+        if self._amount:
+            self.shrink_to(0)
+
+
+class Admission:
+    def __init__(self, requests: int, body_bytes: int, most_waiting: int, on_waited: Callable[[float], None]) -> None:
+        self.slots, self.memory = WeightedSemaphore(requests), WeightedSemaphore(body_bytes)
+        self._most_waiting, self._on_waited = most_waiting, on_waited
+
+    @property
+    def waiting(self) -> int:
+        return self.slots.waiting + self.memory.waiting
+
+    async def room(self, size: int, client: Watched) -> Share:
+        """Room for a body. `Overloaded` if too many wait already, `ClientGone` if the client leaves the line."""
+        if size <= READ_AHEAD:
+            self.memory.take_anyway(size)
+        elif not self.memory.take_now(size):
+            await self._wait(self.memory, size, client)
+        return Share(self.memory, size)
+
+    async def enter(self, client: Watched) -> None:
+        """Take a slot. Raises what `room` does."""
+        if not self.slots.take_now(1):
+            await self._wait(self.slots, 1, client)
+
+    def leave(self) -> None:
+        self.slots.give_back(1)
+
+    async def _wait(self, semaphore: WeightedSemaphore, amount: int, client: Watched) -> None:
+        if self.waiting >= self._most_waiting:
+            raise Overloaded(f"{self.waiting} requests wait already")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with client.watched():
+            await semaphore.take(amount)
+        self._on_waited(loop.time() - began)

@@ -1,0 +1,181 @@
+"""What comes from the client of one request: its body, and the news that it has left."""
+
+import asyncio
+import socket
+from types import TracebackType
+from typing import Protocol, Self
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from oauth_pool_proxy.downstream import kernel
+from oauth_pool_proxy.downstream.admission import READ_AHEAD
+from oauth_pool_proxy.errors import ClientGone, ProxyError, RequestTimeout, RequestTooLarge
+
+POLL_SECONDS = 0.05
+"""How often a connection that is not read from is asked whether its client has left."""
+
+
+class Connection(Protocol):
+    """What a request's client knows of the connection that it came on."""
+
+    transport: asyncio.Transport
+    flow: FlowControl
+    socket: socket.socket
+
+    def write(self, data: bytes) -> None: ...
+    def close_in_stages(self) -> None: ...
+
+
+class Upload:
+    """One request of a connection. `body_received` to `check` are called by its protocol.
+
+    `target` is in origin form, `announced` the length of the body, none for one in chunks; `refusal` is why the request is not
+    served, if it is not.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        cycle: RequestResponseCycle,
+        target: bytes,
+        announced: int | None,
+        refusal: ProxyError | None,
+    ) -> None:
+        self._connection, self._cycle, self._announced = connection, cycle, announced
+        self.target, self.refusal = target, refusal
+        self._parts: list[bytes] = []
+        self._size = self._most_bytes = 0
+        self.is_complete = False
+        """Whether the whole request is there."""
+        self._is_wanted = self._is_gone = self._is_looking = False
+        self._limit = self._seconds_left = self._deadline = 0.0
+        self._waiter: asyncio.Future[None] | None = None
+        self._watched: asyncio.Task[object] | None = None
+
+    async def body_size(self, most_bytes: int, seconds: float) -> int:
+        """How long the body is at the most. Known when it is there or more than `READ_AHEAD` of it has come, so that
+        whoever only announces one needs no room for it.
+
+        Of here and in `body`: `RequestTooLarge` as soon as it is longer than `most_bytes`, `RequestTimeout` when it takes longer
+        than `seconds`, `ClientGone` if the client leaves.
+        """
+        announced = self._announced
+        if announced == 0:
+            return 0
+        self._most_bytes = most_bytes
+        self._limit = self._seconds_left = seconds
+        if announced is not None and announced > most_bytes:
+            raise self._too_large()
+        if not self._cycle.waiting_for_100_continue:
+            await self._until(READ_AHEAD)
+        if self._size > most_bytes:
+            raise self._too_large()
+        return self._size if self.is_complete else announced or most_bytes
+
+    async def body(self) -> bytes:
+        """All of it, once there is room."""
+        if self._announced != 0 and not self.is_complete:
+            self._is_wanted = True
+            if self._cycle.waiting_for_100_continue:
+                self._cycle.waiting_for_100_continue = False
+                self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._connection.flow.resume_reading()
+            await self._until(self._most_bytes)
+        if self._size > self._most_bytes:
+            raise self._too_large()
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        return body
+
+    def _too_large(self) -> RequestTooLarge:
+        self._parts.clear()
+        return RequestTooLarge(f"The request body is longer than {self._most_bytes} bytes")
+
+    async def _until(self, size: int) -> None:
+        """Until the request is complete, or more than `size` of its body is there. The time in between is its client's."""
+        if self.is_complete or self._size > size:
+            return
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self._deadline = began + self._seconds_left
+        while not self.is_complete and self._size <= size:
+            if self._is_gone:
+                raise ClientGone
+            if self.refusal:
+                raise self.refusal
+            self._waiter = loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._seconds_left -= loop.time() - began
+
+    def body_received(self, part: bytes) -> None:
+        if self._cycle.response_complete:
+            return
+        self._parts.append(part)
+        self._size += len(part)
+        if self._size > READ_AHEAD and not self._is_wanted:
+            self._connection.flow.pause_reading()
+            self.look_out()
+        self._wake()
+
+    def body_complete(self) -> None:
+        self.is_complete = True
+        self._wake()
+
+    def refuse(self, error: ProxyError) -> None:
+        """The rest of the request will not come, or cannot be read. Answered with this, and then the connection ends."""
+        self.refusal, self._cycle.keep_alive = error, False
+        self._wake()
+
+    def check(self, now: float) -> None:
+        """Called at times."""
+        if self._waiter and now >= self._deadline:
+            self.refuse(RequestTimeout(f"The request body did not arrive within {self._limit:g} s"))
+
+    def watched(self) -> Self:
+        """Run the block only as long as the client is there: `ClientGone` is raised in it the moment it leaves."""
+        return self
+
+    def __enter__(self) -> None:
+        if self._is_gone:
+            raise ClientGone
+        self._watched = asyncio.current_task()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        task, self._watched = self._watched, None
+        if self._is_gone and task and isinstance(error, asyncio.CancelledError):
+            task.uncancel()
+            raise ClientGone from None
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._is_gone = self._cycle.disconnected = True
+        self._wake()
+        if self._watched:
+            self._watched.cancel()
+
+    def look_out(self) -> None:
+        """A connection that is not read from does not say that the client has left: ask the kernel, as long as it lasts."""
+        if not self._is_looking:
+            self._is_looking = True
+            asyncio.get_running_loop().call_later(POLL_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._is_looking = False
+        transport = self._connection.transport
+        if self._is_gone or not self._connection.flow.read_paused or transport.is_closing():
+            return
+        if kernel.has_left(self._connection.socket):
+            self.lost()
+            transport.abort()
+        else:
+            self.look_out()
+
+    def _wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)

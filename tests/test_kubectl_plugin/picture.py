@@ -13,8 +13,8 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
 
-from oauth_pool_operator.kubectl.account import AccountView
-from oauth_pool_operator.kubectl.table import picture
+from kubectl_oauthaccount.account import AccountView
+from kubectl_oauthaccount.table import picture
 
 FILE = Path(__file__).parents[2] / "docs/kubectl-top.svg"
 NOW = datetime(2026, 11, 20, 18, 0, tzinfo=UTC)

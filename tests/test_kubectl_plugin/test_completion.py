@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from oauth_pool_operator.kubectl.cli import build_parser
-from oauth_pool_operator.kubectl.completion import FILES, NO_FILES, suggest
+from kubectl_oauthaccount.cli import build_parser
+from kubectl_oauthaccount.completion import FILES, NO_FILES, suggest
 from tests.support.pseudo_terminal import on_terminal
 from tests.test_kubectl_plugin.conftest import Objects, Plugin, condition
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from urllib3.util.ssl_ import create_urllib3_context
 
-from oauth_pool_operator.kubectl import cluster, kubeconfig
+from kubectl_oauthaccount import cluster, kubeconfig
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.test_kubectl_plugin.conftest import Objects, Plugin
 

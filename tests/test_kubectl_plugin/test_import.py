@@ -29,7 +29,7 @@ CREDENTIAL = "".join(map(chr, range(1, 128))) * 1000
 def run(
     kubeconfig: Path, capfdbinary: pytest.CaptureFixture[bytes], *arguments: str, stdin: str = CREDENTIAL
 ) -> Outcome:
-    from oauth_pool_operator.kubectl.cli import main
+    from kubectl_oauthaccount.cli import main
 
     before = sys.stdin
     sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()))

@@ -31,8 +31,8 @@ def test_the_operator_starts_without_the_plugin_s_packages() -> None:
 
 def test_the_plugin_loads_nothing_of_the_operator_s_server_side() -> None:
     code = (
-        "import json; import oauth_pool_operator.kubectl.kubeconfig, oauth_pool_operator.kubectl.operator_pod; "
-        "from oauth_pool_operator.kubectl.cli import build_parser; build_parser(); print(json.dumps(sorted(sys.modules)))"
+        "import json; import kubectl_oauthaccount.kubeconfig, kubectl_oauthaccount.operator_pod; "
+        "from kubectl_oauthaccount.cli import build_parser; build_parser(); print(json.dumps(sorted(sys.modules)))"
     )
     ended = run(code, "kopf", "lightkube", "authlib", "httpx2", "prometheus_client")
     loaded = json.loads(ended.stdout)
@@ -42,15 +42,15 @@ def test_the_plugin_loads_nothing_of_the_operator_s_server_side() -> None:
 
 def test_help_comes_without_the_client_library() -> None:
     """It takes half a second, for every Tab that is pressed."""
-    code = "from oauth_pool_operator.kubectl.cli import complete; complete(['lo'])"
+    code = "from kubectl_oauthaccount.cli import complete; complete(['lo'])"
     assert run(code, "kubernetes").stdout == "login\tlog an account in\n:4\n"
 
 
 @pytest.mark.parametrize("missing", ["kubernetes", "rich"])
 def test_without_the_extra_the_plugin_says_how_to_install_it(missing: str) -> None:
-    ended = run("from oauth_pool_operator.kubectl.cli import main; sys.exit(main(['top']))", missing)
+    ended = run("from kubectl_oauthaccount.cli import main; sys.exit(main(['top']))", missing)
     assert ended.returncode == 1
-    assert ended.stderr == f"error: {missing} is missing: pip install 'oauth-pool-operator[plugin]'\n"
+    assert ended.stderr == f"error: {missing} is missing: pip install kubectl-oauthaccount\n"
 
 
 def test_the_images_get_none_of_the_plugin_s_packages() -> None:

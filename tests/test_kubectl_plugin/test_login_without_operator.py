@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from oauth_pool_operator.kubectl.account import AccountView
-from oauth_pool_operator.kubectl.kubeconfig import connect
-from oauth_pool_operator.kubectl.login import judge
+from kubectl_oauthaccount.account import AccountView
+from kubectl_oauthaccount.kubeconfig import connect
+from kubectl_oauthaccount.login import judge
 from tests.support.control_plane import wait_until
 from tests.test_kubectl_plugin.conftest import Objects, Plugin, condition
 

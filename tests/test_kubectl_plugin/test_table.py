@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from oauth_pool_operator.kubectl.account import AccountView
-from oauth_pool_operator.kubectl.display import Gauge, span
-from oauth_pool_operator.kubectl.table import by_urgency, picture, rows
+from kubectl_oauthaccount.account import AccountView
+from kubectl_oauthaccount.display import Gauge, span
+from kubectl_oauthaccount.table import by_urgency, picture, rows
 from tests.test_kubectl_plugin.conftest import condition
 from tests.test_kubectl_plugin.picture import FILE, draw
 

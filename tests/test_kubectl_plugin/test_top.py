@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from oauth_pool_operator.kubectl.kubeconfig import connect
-from oauth_pool_operator.kubectl.top import Pool
+from kubectl_oauthaccount.kubeconfig import connect
+from kubectl_oauthaccount.top import Pool
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.support.pseudo_terminal import on_terminal
 from tests.test_kubectl_plugin.conftest import Objects, Plugin, condition

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from rich.console import ConsoleDimensions
 from rich.live import Live
 
-from oauth_pool_operator.kubectl.account import AccountView
-from oauth_pool_operator.kubectl.errors import PluginError, UsageError
-from oauth_pool_operator.kubectl.options import Commands, add_command, add_output, session
-from oauth_pool_operator.kubectl.table import by_urgency, picture, rows
-from oauth_pool_operator.kubectl.terminal import Terminal
+from kubectl_oauthaccount.account import AccountView
+from kubectl_oauthaccount.errors import PluginError, UsageError
+from kubectl_oauthaccount.options import Commands, add_command, add_output, session
+from kubectl_oauthaccount.table import by_urgency, picture, rows
+from kubectl_oauthaccount.terminal import Terminal
 
 if TYPE_CHECKING:
-    from oauth_pool_operator.kubectl.cluster import Cluster
+    from kubectl_oauthaccount.cluster import Cluster
 
 
 SHORTEST_PAUSE = 0.2  # between two drawings, however much changes

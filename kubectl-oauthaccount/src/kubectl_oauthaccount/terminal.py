@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console, RenderableType
 
-from oauth_pool_operator.kubectl.errors import PluginError
+from kubectl_oauthaccount.errors import PluginError
 
 LONGEST_CODE = 16 * 1024
 PIPE_WIDTH = 250  # a line in a file is not cut to the width of a terminal that is not there

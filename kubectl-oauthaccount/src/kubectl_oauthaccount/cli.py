@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from oauth_pool_operator.kubectl.errors import PluginError
+from kubectl_oauthaccount.errors import PluginError
 
 INTERRUPTED = 130
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except ModuleNotFoundError as error:  # the script is there without the extra, too
         sys.stderr.write(
-            f"error: {(error.name or '').partition('.')[0]} is missing: pip install 'oauth-pool-operator[plugin]'\n"
+            f"error: {(error.name or '').partition('.')[0]} is missing: pip install kubectl-oauthaccount\n"
         )
         return 1
     except KeyboardInterrupt:
@@ -47,7 +47,7 @@ def complete(arguments: Sequence[str] | None = None) -> int:
     """The console script `kubectl_complete-oauthaccount`, which kubectl runs to complete arguments."""
     words = sys.argv[1:] if arguments is None else arguments
     parser = build_parser()
-    from oauth_pool_operator.kubectl.completion import answer
+    from kubectl_oauthaccount.completion import answer
 
     sys.stdout.write(answer(parser, words))
     return 0
@@ -55,8 +55,8 @@ def complete(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The commands, each from its module."""
-    from oauth_pool_operator.kubectl import clear, completion, describe, importing, login, suspend, top
-    from oauth_pool_operator.kubectl.options import add_cluster_options
+    from kubectl_oauthaccount import clear, completion, describe, importing, login, suspend, top
+    from kubectl_oauthaccount.options import add_cluster_options
 
     parser = argparse.ArgumentParser(
         prog="kubectl oauthaccount",
@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version('oauth-pool-operator')}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('kubectl-oauthaccount')}")
     add_cluster_options(parser)
     parser.set_defaults(namespace=None, context=None, kubeconfig=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from kubectl_oauthaccount.terminal import Terminal
 from oauth_pool_operator.account.spec import parse_duration
-from oauth_pool_operator.kubectl.terminal import Terminal
 
 if TYPE_CHECKING:
-    from oauth_pool_operator.kubectl.cluster import Cluster
+    from kubectl_oauthaccount.cluster import Cluster
 
 Commands = argparse._SubParsersAction  # what `add_subparsers` gives has no public name
 Run = Callable[[argparse.Namespace], int]
@@ -69,7 +69,7 @@ def _seconds(text: str) -> float:
 @contextmanager
 def session(options: argparse.Namespace) -> Iterator[tuple[Cluster, Terminal]]:
     """The cluster that the options name, and the terminal."""
-    from oauth_pool_operator.kubectl.kubeconfig import (
+    from kubectl_oauthaccount.kubeconfig import (
         connect,  # half a second, which --help and completion should not take
     )
 

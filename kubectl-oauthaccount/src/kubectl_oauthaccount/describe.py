@@ -13,14 +13,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from kubectl_oauthaccount.account import AccountView, instant, windows_in
+from kubectl_oauthaccount.display import Gauge, age, clock, countdown, status_text
+from kubectl_oauthaccount.options import Commands, add_command, add_output, session
 from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account.spec import rfc3339
-from oauth_pool_operator.kubectl.account import AccountView, instant, windows_in
-from oauth_pool_operator.kubectl.display import Gauge, age, clock, countdown, status_text
-from oauth_pool_operator.kubectl.options import Commands, add_command, add_output, session
 
 if TYPE_CHECKING:
-    from oauth_pool_operator.kubectl.cluster import Body
+    from kubectl_oauthaccount.cluster import Body
 
 
 ABNORMAL = (c.LOGIN_REQUIRED, c.RECONCILING, c.STALLED)  # True is the unpleasant status of these

@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from oauth_pool_operator.kubectl.errors import UsageError
-from oauth_pool_operator.kubectl.options import Commands, add_command, session
+from kubectl_oauthaccount.errors import UsageError
+from kubectl_oauthaccount.options import Commands, add_command, session
 
 LARGEST_BYTES = 1024 * 1024
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     if options.create is not (options.provider is not None) or (options.create and not options.all):
         raise UsageError("--all, --create and --provider go together")
     given = _read(options.file)
-    from oauth_pool_operator.kubectl.operator_pod import CONTAINER, find_pod, run_in_pod
+    from kubectl_oauthaccount.operator_pod import CONTAINER, find_pod, run_in_pod
 
     with session(options) as (cluster, _):
         if options.name is not None:

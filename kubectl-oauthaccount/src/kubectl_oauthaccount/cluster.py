@@ -17,9 +17,9 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.watch import Watch
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from kubectl_oauthaccount.account import AccountView
+from kubectl_oauthaccount.errors import Forbidden, NotFound, PluginError, Unreachable
 from oauth_pool_operator.account.spec import CODE_ANNOTATION, GROUP, KIND, PLURAL, VERSION
-from oauth_pool_operator.kubectl.account import AccountView
-from oauth_pool_operator.kubectl.errors import Forbidden, NotFound, PluginError, Unreachable
 
 FIELD_MANAGER = "kubectl-oauthaccount"
 TIMEOUTS = (5.0, 30.0)  # connect, read

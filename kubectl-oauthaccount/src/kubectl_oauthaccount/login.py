@@ -15,17 +15,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from kubectl_oauthaccount.account import AccountView, Login
+from kubectl_oauthaccount.errors import PluginError, TimedOut
+from kubectl_oauthaccount.options import Commands, add_command, add_output, add_timeout, session
+from kubectl_oauthaccount.table import pool_table, rows
+from kubectl_oauthaccount.terminal import Terminal
 from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account.spec import LOGIN_ANNOTATION, rfc3339
-from oauth_pool_operator.kubectl.account import AccountView, Login
-from oauth_pool_operator.kubectl.errors import PluginError, TimedOut
-from oauth_pool_operator.kubectl.options import Commands, add_command, add_output, add_timeout, session
-from oauth_pool_operator.kubectl.table import pool_table, rows
-from oauth_pool_operator.kubectl.terminal import Terminal
 from oauth_pool_operator.oauth.login import parse_pasted
 
 if TYPE_CHECKING:
-    from oauth_pool_operator.kubectl.cluster import Cluster
+    from kubectl_oauthaccount.cluster import Cluster
 
 
 ATTEMPTS = 3
@@ -102,7 +102,7 @@ class Dialogue:
                     raise PluginError(f"{self._name} cannot be logged in: {stalled.get('message')}")
                 if account.status.get("lastHandledLoginRequest") == request and account.login is not None:
                     return account
-        from oauth_pool_operator.kubectl.operator_pod import why_silent
+        from kubectl_oauthaccount.operator_pod import why_silent
 
         raise TimedOut(f"the operator opened no login for {self._name}: {why_silent(self._cluster)}")
 

@@ -23,8 +23,8 @@ from kubernetes.stream.ws_client import (
 from urllib3.exceptions import HTTPError
 from websocket import WebSocketBadStatusException, WebSocketException
 
-from oauth_pool_operator.kubectl.cluster import TIMEOUTS, Cluster
-from oauth_pool_operator.kubectl.errors import NotFound, PluginError, Unreachable
+from kubectl_oauthaccount.cluster import TIMEOUTS, Cluster
+from kubectl_oauthaccount.errors import NotFound, PluginError, Unreachable
 
 SELECTOR = "app.kubernetes.io/name=oauth-pool-operator"
 CONTAINER = "operator"

@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.account.spec import CLEAR_ANNOTATION, rfc3339
-from oauth_pool_operator.kubectl.account import AccountView
-from oauth_pool_operator.kubectl.errors import TimedOut, UsageError
-from oauth_pool_operator.kubectl.options import (
+from kubectl_oauthaccount.account import AccountView
+from kubectl_oauthaccount.errors import TimedOut, UsageError
+from kubectl_oauthaccount.options import (
     Commands,
     add_command,
     add_names_or_all,
@@ -22,11 +20,13 @@ from oauth_pool_operator.kubectl.options import (
     add_timeout,
     session,
 )
-from oauth_pool_operator.kubectl.table import rows
-from oauth_pool_operator.kubectl.terminal import Terminal
+from kubectl_oauthaccount.table import rows
+from kubectl_oauthaccount.terminal import Terminal
+from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.spec import CLEAR_ANNOTATION, rfc3339
 
 if TYPE_CHECKING:
-    from oauth_pool_operator.kubectl.cluster import Cluster
+    from kubectl_oauthaccount.cluster import Cluster
 
 EXAMPLE = """\
   kubectl oauthaccount clear claude-1
@@ -80,6 +80,6 @@ def _answered(cluster: Cluster, name: str, request: str, deadline: float) -> Acc
     for account in cluster.follow(name, max(0.0, deadline - time.monotonic())):
         if account.status.get("lastHandledClearRequest") == request:
             return account
-    from oauth_pool_operator.kubectl.operator_pod import why_silent
+    from kubectl_oauthaccount.operator_pod import why_silent
 
     raise TimedOut(f"the operator did not answer for {name}: {why_silent(cluster)}")

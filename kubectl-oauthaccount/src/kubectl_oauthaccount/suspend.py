@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from oauth_pool_operator.kubectl.account import AccountView
-from oauth_pool_operator.kubectl.options import Commands, add_command, add_output, session
-from oauth_pool_operator.kubectl.table import rows
-from oauth_pool_operator.kubectl.terminal import Terminal
+from kubectl_oauthaccount.account import AccountView
+from kubectl_oauthaccount.options import Commands, add_command, add_output, session
+from kubectl_oauthaccount.table import rows
+from kubectl_oauthaccount.terminal import Terminal
 
 if TYPE_CHECKING:
-    from oauth_pool_operator.kubectl.cluster import Cluster
+    from kubectl_oauthaccount.cluster import Cluster
 
 
 TRACKING_ANNOTATION = "argocd.argoproj.io/tracking-id"

@@ -12,8 +12,8 @@ import contextlib
 import sys
 from collections.abc import Iterable, Sequence
 
-from oauth_pool_operator.kubectl.errors import PluginError
-from oauth_pool_operator.kubectl.options import Commands, add_cluster_options, add_command
+from kubectl_oauthaccount.errors import PluginError
+from kubectl_oauthaccount.options import Commands, add_cluster_options, add_command
 
 NO_FILES, FILES = 4, 0  # Cobra's ShellCompDirectiveNoFileComp, ShellCompDirectiveDefault
 
@@ -122,7 +122,7 @@ def _values_of(option: argparse.Action, before: Sequence[str]) -> tuple[list[str
     if option.choices is not None:
         return [str(choice) for choice in option.choices], NO_FILES
     if option.dest == "context":
-        from oauth_pool_operator.kubectl.kubeconfig import contexts
+        from kubectl_oauthaccount.kubeconfig import contexts
 
         return contexts(_cluster_options(before[:-1]).kubeconfig), NO_FILES
     return [], FILES if option.dest in ("kubeconfig", "file") else NO_FILES
@@ -144,7 +144,7 @@ def _arguments_of(parser: argparse.ArgumentParser, given: Sequence[str], words: 
     if named and positional.nargs not in ("*", "+"):
         return []
     options = _cluster_options(words)
-    from oauth_pool_operator.kubectl.kubeconfig import connect
+    from kubectl_oauthaccount.kubeconfig import connect
 
     cluster = connect(options.kubeconfig, options.context, options.namespace)
     return [f"{one.name}\t{one.status_word}" for one in cluster.accounts() if one.name not in named]

@@ -11,9 +11,9 @@ from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
 from urllib3.util.ssl_ import create_urllib3_context
 
+from kubectl_oauthaccount.cluster import Cluster
+from kubectl_oauthaccount.errors import PluginError
 from oauth_pool_operator.certificates import as_others_verify
-from oauth_pool_operator.kubectl.cluster import Cluster
-from oauth_pool_operator.kubectl.errors import PluginError
 
 DEFAULT = "~/.kube/config"
 

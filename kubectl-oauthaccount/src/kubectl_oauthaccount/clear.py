@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from kubectl_oauthaccount import conditions as c
 from kubectl_oauthaccount.account import AccountView
 from kubectl_oauthaccount.errors import TimedOut, UsageError
+from kubectl_oauthaccount.instants import rfc3339
+from kubectl_oauthaccount.names import CLEAR
 from kubectl_oauthaccount.options import (
     Commands,
     add_command,
@@ -22,8 +25,6 @@ from kubectl_oauthaccount.options import (
 )
 from kubectl_oauthaccount.table import rows
 from kubectl_oauthaccount.terminal import Terminal
-from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.account.spec import CLEAR_ANNOTATION, rfc3339
 
 if TYPE_CHECKING:
     from kubectl_oauthaccount.cluster import Cluster
@@ -66,7 +67,7 @@ def _cleared(
     """The accounts as they are when the operator has answered for each."""
     request = f"{rfc3339(datetime.now(UTC))}-{secrets.token_hex(4)}"
     for account in accounts:
-        cluster.annotate(account.name, CLEAR_ANNOTATION, request)
+        cluster.annotate(account.name, CLEAR.annotation, request)
     deadline = time.monotonic() + seconds
     with terminal.waiting("the operator"):
         return [_answered(cluster, account.name, request, deadline) for account in accounts]
@@ -78,7 +79,7 @@ def is_cooling_down(account: AccountView) -> bool:
 
 def _answered(cluster: Cluster, name: str, request: str, deadline: float) -> AccountView:
     for account in cluster.follow(name, max(0.0, deadline - time.monotonic())):
-        if account.status.get("lastHandledClearRequest") == request:
+        if account.status.get(CLEAR.answer) == request:
             return account
     from kubectl_oauthaccount.operator_pod import why_silent
 

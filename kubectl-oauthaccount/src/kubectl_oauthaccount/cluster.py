@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from kubectl_oauthaccount.account import AccountView
 from kubectl_oauthaccount.errors import Forbidden, NotFound, PluginError, Unreachable
-from oauth_pool_operator.account.spec import CODE_ANNOTATION, GROUP, KIND, PLURAL, VERSION
+from kubectl_oauthaccount.names import CODE_ANNOTATION, GROUP, KIND, PLURAL, VERSION
 
 FIELD_MANAGER = "kubectl-oauthaccount"
 TIMEOUTS = (5.0, 30.0)  # connect, read

@@ -13,11 +13,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kubectl_oauthaccount.account import AccountView, instant, windows_in
+from kubectl_oauthaccount import conditions as c
+from kubectl_oauthaccount.account import AccountView, windows_in
 from kubectl_oauthaccount.display import Gauge, age, clock, countdown, status_text
+from kubectl_oauthaccount.instants import instant, rfc3339
 from kubectl_oauthaccount.options import Commands, add_command, add_output, session
-from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.account.spec import rfc3339
 
 if TYPE_CHECKING:
     from kubectl_oauthaccount.cluster import Body

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from kubectl_oauthaccount.errors import UsageError
+from kubectl_oauthaccount.names import OPERATOR_CONTAINER, OPERATOR_PROGRAM
 from kubectl_oauthaccount.options import Commands, add_command, session
 
 LARGEST_BYTES = 1024 * 1024
@@ -44,20 +45,20 @@ def run(options: argparse.Namespace) -> int:
     if options.create is not (options.provider is not None) or (options.create and not options.all):
         raise UsageError("--all, --create and --provider go together")
     given = _read(options.file)
-    from kubectl_oauthaccount.operator_pod import CONTAINER, find_pod, run_in_pod
+    from kubectl_oauthaccount.operator_pod import find_pod, run_in_pod
 
     with session(options) as (cluster, _):
         if options.name is not None:
             cluster.account(options.name)  # for its message, should the name be wrong
         pod = options.pod or find_pod(cluster)
         return run_in_pod(
-            cluster, pod, CONTAINER, command_for(options), given, out=sys.stdout.buffer, err=sys.stderr.buffer
+            cluster, pod, OPERATOR_CONTAINER, command_for(options), given, out=sys.stdout.buffer, err=sys.stderr.buffer
         )
 
 
 def command_for(options: argparse.Namespace) -> list[str]:
     """What runs in the pod. No part of the credential is in it."""
-    command = ["oauth-pool-operator", "import", "--all" if options.all else options.name]
+    command = [OPERATOR_PROGRAM, "import", "--all" if options.all else options.name]
     if options.entry is not None:
         command += ["--entry", options.entry]
     if options.replace:

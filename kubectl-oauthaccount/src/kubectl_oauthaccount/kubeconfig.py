@@ -1,6 +1,7 @@
 """Which cluster and namespace: the kubeconfig, read as kubectl reads it."""
 
 import os
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,6 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from kubectl_oauthaccount.cluster import Cluster
 from kubectl_oauthaccount.errors import PluginError
-from oauth_pool_operator.certificates import as_others_verify
 
 DEFAULT = "~/.kube/config"
 
@@ -32,9 +32,21 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
         config.load_kube_config(path, context=chosen["name"], client_configuration=settings)
     client = ApiClient(settings)
     if settings.verify_ssl:  # which urllib3 would make as strict as Python's own
-        client.rest_client.pool_manager.connection_pool_kw["ssl_context"] = as_others_verify(create_urllib3_context())
+        client.rest_client.pool_manager.connection_pool_kw["ssl_context"] = as_kubectl_verifies(
+            create_urllib3_context()
+        )
     client.user_agent = "kubectl-oauthaccount"
     return Cluster(client, namespace or chosen["context"].get("namespace") or "default")
+
+
+def as_kubectl_verifies(context: ssl.SSLContext) -> ssl.SSLContext:
+    """The same context, which verifies as kubectl and every Go program do.
+
+    Python 3.13 and newer also demand the extensions that RFC 5280 asks of an authority. Many a cluster's own CA has not
+    got them, and whoever runs the cluster cannot always change that.
+    """
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 def contexts(kubeconfig: str | None) -> list[str]:

@@ -15,14 +15,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from kubectl_oauthaccount import conditions as c
 from kubectl_oauthaccount.account import AccountView, Login
 from kubectl_oauthaccount.errors import PluginError, TimedOut
+from kubectl_oauthaccount.instants import rfc3339
+from kubectl_oauthaccount.names import LOGIN
 from kubectl_oauthaccount.options import Commands, add_command, add_output, add_timeout, session
+from kubectl_oauthaccount.pasted import parse_pasted
 from kubectl_oauthaccount.table import pool_table, rows
 from kubectl_oauthaccount.terminal import Terminal
-from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.account.spec import LOGIN_ANNOTATION, rfc3339
-from oauth_pool_operator.oauth.login import parse_pasted
 
 if TYPE_CHECKING:
     from kubectl_oauthaccount.cluster import Cluster
@@ -94,13 +95,13 @@ class Dialogue:
     def _ask_for_login(self) -> AccountView:
         """The account with the login that answers our request."""
         request = f"{rfc3339(datetime.now(UTC))}-{secrets.token_hex(4)}"
-        self._cluster.annotate(self._name, LOGIN_ANNOTATION, request)
+        self._cluster.annotate(self._name, LOGIN.annotation, request)
         with self._terminal.waiting("the operator to open a login"):
             for account in self._cluster.follow(self._name, min(ANSWER_SECONDS, self._seconds_left())):
                 stalled = account.condition(c.STALLED)
                 if stalled.get("reason") in _HOPELESS:
                     raise PluginError(f"{self._name} cannot be logged in: {stalled.get('message')}")
-                if account.status.get("lastHandledLoginRequest") == request and account.login is not None:
+                if account.status.get(LOGIN.answer) == request and account.login is not None:
                     return account
         from kubectl_oauthaccount.operator_pod import why_silent
 

@@ -25,9 +25,8 @@ from websocket import WebSocketBadStatusException, WebSocketException
 
 from kubectl_oauthaccount.cluster import TIMEOUTS, Cluster
 from kubectl_oauthaccount.errors import NotFound, PluginError, Unreachable
+from kubectl_oauthaccount.names import OPERATOR_SELECTOR
 
-SELECTOR = "app.kubernetes.io/name=oauth-pool-operator"
-CONTAINER = "operator"
 CHUNK_BYTES = 32 * 1024
 
 
@@ -39,18 +38,20 @@ def find_pod(cluster: Cluster) -> str:
             return str(pod.metadata.name)
     if pods:
         raise NotFound(f"the operator's pod {pods[0].metadata.name} is not ready: {_phase(pods[0])}")
-    raise NotFound(f"no operator runs in namespace {cluster.namespace} (no pod has {SELECTOR}): --pod names another")
+    raise NotFound(
+        f"no operator runs in namespace {cluster.namespace} (no pod has {OPERATOR_SELECTOR}): --pod names another"
+    )
 
 
 def why_silent(cluster: Cluster) -> str:
     """What to look at when the operator does not answer: for the end of an error message, so it never fails."""
-    log = f"kubectl -n {cluster.namespace} logs -l {SELECTOR}"
+    log = f"kubectl -n {cluster.namespace} logs -l {OPERATOR_SELECTOR}"
     try:
         pods = _pods(cluster)
     except PluginError:
         return f"is the operator running? see {log}"
     if not pods:
-        return f"no operator runs in namespace {cluster.namespace} (no pod has {SELECTOR})"
+        return f"no operator runs in namespace {cluster.namespace} (no pod has {OPERATOR_SELECTOR})"
     if not any(map(_is_ready, pods)):
         return f"the operator's pod {pods[0].metadata.name} is not ready: {_phase(pods[0])}"
     return f"the operator is running; see {log}"
@@ -136,7 +137,7 @@ def _pods(cluster: Cluster) -> list[Any]:
     """Those that are not going away."""
     try:
         answer = client.CoreV1Api(cluster.client).list_namespaced_pod(
-            cluster.namespace, label_selector=SELECTOR, _request_timeout=TIMEOUTS
+            cluster.namespace, label_selector=OPERATOR_SELECTOR, _request_timeout=TIMEOUTS
         )
     except ApiException as error:
         cluster.explain(error.status, error.body, "list", "pods")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from kubectl_oauthaccount.instants import parse_duration
 from kubectl_oauthaccount.terminal import Terminal
-from oauth_pool_operator.account.spec import parse_duration
 
 if TYPE_CHECKING:
     from kubectl_oauthaccount.cluster import Cluster

@@ -8,10 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kubectl_oauthaccount.account import AccountView, count_by_status
+from kubectl_oauthaccount import conditions as c
+from kubectl_oauthaccount.account import AccountView, Window, count_by_status
 from kubectl_oauthaccount.display import NOTHING, Gauge, countdown, status_style, status_text, urgency
-from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.account.spec import Window, rfc3339
+from kubectl_oauthaccount.instants import rfc3339
 
 USUAL_WINDOWS = ("5h", "7d")
 HEADER_LINES = 4  # the summary, an empty line, the column names, and the line that says what is left out

@@ -1,0 +1,65 @@
+"""The kubectl plugin and the operator share no code: that they mean the same by their names is compared here."""
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from kubectl_oauthaccount import conditions, names
+from kubectl_oauthaccount.pasted import parse_pasted
+from oauth_pool_operator.account import conditions as operators_conditions
+from oauth_pool_operator.account import spec
+from oauth_pool_operator.account.status import OWNED
+from oauth_pool_operator.oauth.login import parse_pasted as operators_parse_pasted
+from tests.support.stack import ROOT
+
+
+def constants(module: ModuleType) -> dict[str, str]:
+    return {name: value for name, value in vars(module).items() if name.isupper() and isinstance(value, str)}
+
+
+def test_every_condition_type_and_reason_is_one_of_the_operator_s() -> None:
+    ours, theirs = constants(conditions), constants(operators_conditions)
+    assert len(ours) > 10
+    assert ours == {name: theirs.get(name) for name in ours}
+
+
+def test_the_kind_and_the_annotations_are_the_operator_s() -> None:
+    for name in ("GROUP", "VERSION", "KIND", "PLURAL", "CODE_ANNOTATION"):
+        assert getattr(names, name) == getattr(spec, name)
+    assert names.LOGIN == names.Request(spec.LOGIN_ANNOTATION, "lastHandledLoginRequest")
+    assert names.CLEAR == names.Request(spec.CLEAR_ANNOTATION, "lastHandledClearRequest")
+
+
+@pytest.mark.parametrize("request_", [names.LOGIN, names.CLEAR], ids=lambda request: request.answer)
+def test_where_a_request_is_answered_the_operator_writes_and_the_kind_has_room(request_: names.Request) -> None:
+    crd = yaml.safe_load((ROOT / "crds/oauthaccount.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    assert request_.answer in OWNED
+    assert request_.annotation in schema[request_.answer]["description"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a-code#a-state", "  a-code#a-state\n", "a-code", "", "#", "a#b#c"),
+        *("https://x.example/cb?code=a&state=b", "http://127.0.0.1:1455/cb?code=a&state=b", "myapp:/cb?code=a&state=b"),
+        *("https://x.example/cb?error=access_denied&state=b", "https://x.example/", "https://[", "myapp:/cb"),
+    ],
+)
+def test_what_is_pasted_is_read_in_the_same_way(text: str) -> None:
+    ours, theirs = parse_pasted(text), operators_parse_pasted(text)
+    assert (ours.code, ours.state, ours.refused) == (theirs.code, theirs.state, theirs.refused)
+
+
+def test_the_operator_s_pod_is_found_by_the_labels_that_are_shipped() -> None:
+    template = operator_deployment()["spec"]["template"]
+    name, _, value = names.OPERATOR_SELECTOR.partition("=")
+    assert template["metadata"]["labels"][name] == value
+    assert names.OPERATOR_CONTAINER in [container["name"] for container in template["spec"]["containers"]]
+
+
+def operator_deployment() -> dict[str, Any]:
+    documents = yaml.safe_load_all((ROOT / "k8s/base/operator.yaml").read_text())
+    return next(one for one in documents if one["kind"] == "Deployment")

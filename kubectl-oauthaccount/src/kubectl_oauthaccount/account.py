@@ -118,6 +118,11 @@ class AccountView:
     def cooldown_until(self) -> datetime | None:
         return instant((self.status.get("cooldown") or {}).get("untilTime"))
 
+    @property
+    def quota_seen(self) -> datetime | None:
+        """When a proxy last told of the quota: the windows are as old as that."""
+        return instant((self.status.get("quota") or {}).get("observedTime"))
+
     def resets(self, now: datetime) -> datetime | None:
         """When the cooldown ends; with none on, when the next quota window starts anew."""
         if self.cooldown_until is not None:

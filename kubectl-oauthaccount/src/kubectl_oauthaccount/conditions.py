@@ -7,6 +7,11 @@ READY = "Ready"
 LOGIN_REQUIRED = "LoginRequired"
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
+# There only while it is so. Stalled and Reconciling sum them up.
+LOGIN_FAILING = "LoginFailing"
+REFRESH_FAILING = "RefreshFailing"
+INDEX_FAILING = "IndexFailing"
+PROVIDER_HELD = "ProviderHeld"  # the provider has asked the operator to wait
 
 # Ready: the word shown as STATUS
 AVAILABLE = "Available"
@@ -21,6 +26,9 @@ STORAGE_UNAVAILABLE = "StorageUnavailable"
 NOT_REQUIRED = "NotRequired"
 AWAITING_CODE = "AwaitingAuthorizationCode"
 AWAITING_APPROVAL = "AwaitingDeviceApproval"
+
+# Reconciling
+EXCHANGING = "Exchanging"
 
 # Stalled
 UNKNOWN_PROVIDER = "UnknownProvider"

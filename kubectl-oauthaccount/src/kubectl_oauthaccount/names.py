@@ -20,6 +20,8 @@ class Request:
 
 LOGIN = Request(f"{GROUP}/login-requested", "lastHandledLoginRequest")
 CLEAR = Request(f"{GROUP}/cooldown-cleared", "lastHandledClearRequest")
+REFRESH = Request(f"{GROUP}/refresh-requested", "lastHandledRefreshRequest")
+LOGOUT = Request(f"{GROUP}/logout-requested", "lastHandledLogoutRequest")
 
 OPERATOR_SELECTOR = "app.kubernetes.io/name=oauth-pool-operator"
 OPERATOR_CONTAINER = "operator"

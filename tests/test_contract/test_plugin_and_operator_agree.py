@@ -1,5 +1,6 @@
 """The kubectl plugin and the operator share no code: that they mean the same by their names is compared here."""
 
+from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
@@ -7,11 +8,11 @@ import pytest
 import yaml
 
 from kubectl_oauthaccount import conditions, names
-from kubectl_oauthaccount.pasted import parse_pasted
+from kubectl_oauthaccount.pasted import problem_with
 from oauth_pool_operator.account import conditions as operators_conditions
 from oauth_pool_operator.account import spec
 from oauth_pool_operator.account.status import OWNED
-from oauth_pool_operator.oauth.login import parse_pasted as operators_parse_pasted
+from oauth_pool_operator.oauth.login import judge, open_session
 from tests.support.stack import ROOT
 
 
@@ -56,17 +57,45 @@ def test_the_kind_has_room_for_every_answer(request_: names.Request) -> None:
     assert request_.annotation in schema[request_.answer]["description"]
 
 
+NOW = datetime(2026, 11, 20, 18, 0, tzinfo=UTC)
+PASTED = {
+    "code and state": "a-code#{state}",
+    "with white space": "  a-code#{state}\n",
+    "in two lines": "a-co\nde#{state}",
+    "in quotes": "'a-code#{state}'",
+    "with characters that have no width": "a-code\u200b#{state}\ufeff",
+    "encoded": "a-code%23{state}",
+    "a code alone": "a-code",
+    "the redirect URL": "https://x.example/cb?code=a-code&state={state}&iss=https%3A%2F%2Fx.example",
+    "to this machine": "http://127.0.0.1:1455/cb?state={state}&code=a-code",
+    "of a program": "myapp:/cb?code=a-code&state={state}",
+    "in the fragment": "https://x.example/cb#code=a-code&state={state}",
+    "without the address": "code=a-code&state={state}",
+    "an error beside a code": "https://x.example/cb?code=a-code&state={state}&error=",
+}
+
+
+@pytest.mark.parametrize("pasted", PASTED.values(), ids=PASTED)
+def test_what_the_operator_takes_of_a_paste_the_plugin_does_not_refuse(pasted: str) -> None:
+    session = open_session(NOW, "")
+    text = pasted.format(state=session.state)
+    is_taken = judge(session, text, NOW, "alice", allow_without_state=True).problem is None
+    assert problem_with(text, session.state) == "" or not is_taken
+    assert is_taken or pasted not in (PASTED["code and state"], PASTED["the redirect URL"], PASTED["a code alone"])
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        *("a-code#a-state", "  a-code#a-state\n", "a-code", "", "#", "a#b#c"),
-        *("https://x.example/cb?code=a&state=b", "http://127.0.0.1:1455/cb?code=a&state=b", "myapp:/cb?code=a&state=b"),
-        *("https://x.example/cb?error=access_denied&state=b", "https://x.example/", "https://[", "myapp:/cb"),
+        *("a-code#another-state", "https://x.example/cb?code=a&state=b", "https://x.example/cb?error=access_denied"),
+        *("#", "https://x.example/", "http://127.0.0.1:1455/cb?error=x&state={state}"),
     ],
 )
-def test_what_is_pasted_is_read_in_the_same_way(text: str) -> None:
-    ours, theirs = parse_pasted(text), operators_parse_pasted(text)
-    assert (ours.code, ours.state, ours.refused) == (theirs.code, theirs.state, theirs.refused)
+def test_what_the_plugin_refuses_of_a_paste_the_operator_would_not_take(text: str) -> None:
+    session = open_session(NOW, "")
+    text = text.format(state=session.state)
+    assert problem_with(text, session.state) != ""
+    assert judge(session, text, NOW, "alice", allow_without_state=True).problem is not None
 
 
 def test_the_operator_s_pod_is_found_by_the_labels_that_are_shipped() -> None:

@@ -1,8 +1,6 @@
 """A login whose page sends the browser back to this machine: real sockets, and the real operator and simulator."""
 
-import os
 import socket
-import sys
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -14,6 +12,7 @@ from tests.support.control_plane import wait_until
 from tests.support.control_plane.plane import free_port
 from tests.support.pseudo_terminal import on_terminal
 from tests.support.stack import Stack
+from tests.test_kubectl_plugin.browser import environment_with_browser, opened
 from tests.test_kubectl_plugin.conftest import Plugin
 
 STATE = "a-state"
@@ -122,21 +121,7 @@ def namespace(stack: Stack) -> str:
 
 @pytest.fixture
 def environment(stack: Stack, tmp_path: Path) -> dict[str, str]:
-    """With a browser that writes down what it opens."""
-    browser = tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/opened\n')
-    browser.chmod(0o755)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    kubeconfig = str(stack.control_plane.kubeconfig)
-    return os.environ | {"PATH": path, "KUBECONFIG": kubeconfig, "BROWSER": f"{browser} %s"}
-
-
-def opened(folder: Path, number: int) -> str:
-    file = folder / "opened"
-    lines = wait_until(
-        lambda: lines if file.exists() and len(lines := file.read_text().split()) >= number else None, "the browser"
-    )
-    return lines[number - 1]
+    return environment_with_browser(stack, tmp_path)
 
 
 def command(stack: Stack, *arguments: str) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ the request or of the answer.
 from __future__ import annotations
 
 import difflib
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from kubectl_oauthaccount.account import AccountView
 from kubectl_oauthaccount.errors import Forbidden, NotFound, PluginError, Unreachable
+from kubectl_oauthaccount.harmless import clean, decoded
 from kubectl_oauthaccount.names import CODE_ANNOTATION, GROUP, KIND, PLURAL, VERSION
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Cluster:
         """The accounts by namespace and name, and the version to watch from."""
         with self._explained("list", PLURAL, None if everywhere else self.namespace):
             call, where = self._list_call(everywhere)
-            answer = _clean(call(*where, label_selector=selector, _request_timeout=self.timeouts))
+            answer = clean(call(*where, label_selector=selector, _request_timeout=self.timeouts))
         accounts = sorted(map(AccountView, answer["items"]), key=lambda account: (account.namespace, account.name))
         return accounts, str(answer["metadata"]["resourceVersion"])
 
@@ -102,7 +102,7 @@ class Cluster:
             )
             try:
                 for event in stream:
-                    yield event["type"], AccountView(_clean(event["object"]))
+                    yield event["type"], AccountView(clean(event["object"]))
             except ReadTimeoutError:
                 return
 
@@ -132,7 +132,7 @@ class Cluster:
                 field_selector=f"regarding.kind={KIND},regarding.name={account.name}",
                 _request_timeout=self.timeouts,
             )
-            return list(_clean(answer)["items"])
+            return list(clean(answer)["items"])
 
     def _list_call(self, everywhere: bool, namespace: str | None = None) -> tuple[Callable[..., Any], tuple[str, ...]]:
         if everywhere:
@@ -154,7 +154,7 @@ class Cluster:
 
     def _patch(self, account: AccountView, patch: Body) -> AccountView:
         with self._explained("patch", PLURAL, account.namespace or self.namespace):
-            return AccountView(_clean(self._send_patch(account, patch)))
+            return AccountView(clean(self._send_patch(account, patch)))
 
     def _send_patch(self, account: AccountView, patch: Body) -> Any:
         return self._api.patch_namespaced_custom_object(
@@ -169,7 +169,7 @@ class Cluster:
             answer = self._api.get_namespaced_custom_object(
                 GROUP, VERSION, namespace, PLURAL, name, _request_timeout=self.timeouts
             )
-            return dict(_clean(answer))
+            return dict(clean(answer))
 
     # --- errors ------------------------------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class Cluster:
         self, status: int | None, body: str | None, verb: str, resource: str, where: str, *, is_secret: bool = False
     ) -> NoReturn:
         """Raise what an error answer means for the person; `from None`, because the library's exception has the body."""
-        answer = _decoded(body)
+        answer = decoded(body)
         if status == 0 or status is None:  # a TLS failure, in this library
             raise self._untrusted() from None
         if status == 401:
@@ -242,25 +242,3 @@ def _no_such_account(name: str, names: list[str], namespace: str) -> str:
     if names:
         return f"{start}; there are: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
     return f"{start}, which has none at all: -n names another namespace"
-
-
-def _decoded(body: str | None) -> Body:
-    try:
-        answer = json.loads(body or "")
-    except ValueError:
-        return {}
-    return _clean(answer) if isinstance(answer, dict) else {}
-
-
-# Text of the cluster is printed on a terminal, which must not take any of it for a command.
-_HARMLESS = {code: "�" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.translate(_HARMLESS)
-    if isinstance(value, dict):
-        return {key: _clean(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_clean(inner) for inner in value]
-    return value

@@ -10,13 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
 
 from kubectl_oauthaccount import conditions as c
 from kubectl_oauthaccount.errors import PluginError, TimedOut
-from kubectl_oauthaccount.loopback import Callback, PortTaken, callback_of, listening
+from kubectl_oauthaccount.loopback import Callback, PortTaken, callback_of, listening, state_of
 from kubectl_oauthaccount.names import LOGIN
-from kubectl_oauthaccount.pasted import parse_pasted
+from kubectl_oauthaccount.pasted import problem_with
 from kubectl_oauthaccount.requests import new_value
 from kubectl_oauthaccount.verdict import judge, obstacle
 
@@ -132,7 +131,7 @@ class Dialogue:
         return came
 
     def _hand_over(self, login: Login, code: str) -> str:
-        if problem := _problem_with(code, login):
+        if problem := problem_with(code, state_of(login.url)):
             return problem
         if code == self._refused:  # the operator would not answer the same a second time
             return "that is what was refused before: copy all that the page shows"
@@ -153,16 +152,3 @@ class Dialogue:
 
     def _seconds_left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
-
-
-def _problem_with(code: str, login: Login) -> str:
-    pasted = parse_pasted(code)
-    if pasted.refused:
-        return "the page refused the login: open the URL again and approve"
-    if not pasted.code:
-        return "that is not what the page shows, nor the URL that the browser ended at"
-    expected = parse_qs(urlsplit(login.url).query).get("state")
-    # a code without its state is for the operator to judge: there are providers whose page shows no more
-    if expected and pasted.state and pasted.state != expected[0]:
-        return "that code is of another login: open the URL above, and copy what its page shows"
-    return ""

@@ -51,7 +51,7 @@ class Callback:
 
     def take(self, url: SplitResult) -> bool:
         """Whether this is the answer that is waited for; the first such is kept."""
-        given = parse_qs(url.query).get("state", [""])[0]
+        given = _parameter(url.geturl(), "state")
         if url.path != (self.where.path or "/") or not hmac.compare_digest(given.encode(), self.state.encode()):
             return False
         with suppress(queue.Full):  # the page was loaded again
@@ -61,14 +61,22 @@ class Callback:
 
 def callback_of(authorization_url: str) -> Callback | None:
     """Of a login whose redirect URI is on this machine; None if the page shows the code instead."""
-    query = parse_qs(urlsplit(authorization_url).query)
-    redirect_uri, state = (query.get(name, [""])[0] for name in ("redirect_uri", "state"))
+    redirect_uri, state = _parameter(authorization_url, "redirect_uri"), state_of(authorization_url)
     try:
         where = urlsplit(redirect_uri)
         is_here = where.scheme == "http" and where.hostname in ADDRESSES and where.port != 0
     except ValueError:
         return None
     return Callback(redirect_uri, state) if is_here and state else None
+
+
+def state_of(authorization_url: str) -> str:
+    """What tells one login from another (RFC 6749 4.1.1)."""
+    return _parameter(authorization_url, "state")
+
+
+def _parameter(url: str, name: str) -> str:
+    return parse_qs(urlsplit(url).query).get(name, [""])[0]
 
 
 @contextmanager

@@ -1,30 +1,30 @@
-"""What a person copies from the provider's page, as the operator will read it. Nothing pasted is in a message or a repr."""
+"""What a person copied from the provider's page: whether it is surely wrong, which is told before it leaves this machine.
 
-from dataclasses import dataclass, field
-from urllib.parse import parse_qs, urlsplit
+Everything else the operator judges: it forgives what copying adds, and nothing that it would take is refused here. No
+message repeats anything that was pasted.
+"""
+
+import re
+import unicodedata
+from urllib.parse import unquote
+
+REFUSED = "the page refused the login: open the URL again and approve"
+OF_ANOTHER_LOGIN = "that code is of another login: open the URL above, and copy what its page shows"
+WITHOUT_CODE = "that is not what the page shows, nor the URL that the browser ended at"
+
+_ERROR, _CODE = re.compile(r"[?&#]error="), re.compile(r"[?&#]code=")
 
 
-@dataclass(frozen=True)
-class Pasted:
-    """A code and the state it came with, or the provider's own refusal."""
+def problem_with(pasted: str, state: str) -> str:
+    """Why it cannot be the answer to a login with that `state`; empty when it may be.
 
-    code: str = field(default="", repr=False)
-    state: str = field(default="", repr=False)
-    refused: bool = False
-
-
-def parse_pasted(text: str) -> Pasted:
-    """`code#state`, or the whole redirect URL with `code` and `state` in its query, or a code alone (`state` is empty)."""
-    text = text.strip()
-    try:
-        url = urlsplit(text)
-        query = parse_qs(url.query)
-    except ValueError:
-        return Pasted()
-    # whatever its scheme: programs may have one of their own (RFC 8252 7.1)
-    if url.scheme in ("https", "http") or (url.scheme and query.keys() & {"code", "error"}):
-        if "error" in query:
-            return Pasted(refused=True)
-        return Pasted(code=query.get("code", [""])[0], state=query.get("state", [""])[0])
-    code, _, state = text.partition("#")
-    return Pasted(code=code, state=state)
+    A code may come without its state, from providers whose page shows no more.
+    """
+    text = unquote("".join(one for one in pasted if not one.isspace() and unicodedata.category(one) != "Cf"))
+    is_url = text.startswith(("https:", "http:"))
+    if _ERROR.search(text) and not _CODE.search(text):
+        return REFUSED
+    if not any(map(str.isalnum, text)) or (is_url and not _CODE.search(text)):
+        return WITHOUT_CODE
+    has_state = "#" in text or "state=" in text
+    return OF_ANOTHER_LOGIN if state and has_state and state not in text else ""

@@ -22,6 +22,13 @@ REFUSED = READY | {
         condition("Stalled", "True", "ExchangeRejected", "the provider said no"),
     ]
 }
+OUT_OF_REACH = READY | {
+    "conditions": [
+        condition("Ready", "True", "Available"),
+        condition("RefreshFailing", "True", "Refreshing", "the token endpoint does not answer"),
+        condition("Reconciling", "True", "Refreshing", "the token endpoint does not answer"),
+    ]
+}
 LOGGED_OUT = READY | {
     "conditions": [condition("Ready", "False", "LoginRequired"), condition("LoginRequired", "True", "LoggedOut")]
 }
@@ -56,26 +63,22 @@ def test_every_request_for_a_refresh_has_a_value_of_its_own(objects: Objects, pl
     assert plugin("refresh", "alice", "--timeout", "1s").code == 3
 
 
-def test_an_answer_with_a_refresh_still_under_way_is_not_taken_for_its_end(objects: Objects, plugin: Plugin) -> None:
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        pytest.param(REFUSED, "the provider said no", id="refused"),
+        pytest.param(OUT_OF_REACH, "the token endpoint does not answer", id="out of reach"),
+        pytest.param(READY, "the operator gives no reason; it is Available", id="nobody knows"),
+    ],
+)
+def test_a_refresh_that_brought_no_token_says_why_and_is_a_failure(
+    objects: Objects, plugin: Plugin, status: dict[str, Any], why: str
+) -> None:
     objects.create("alice", READY)
-    at_work = condition("Reconciling", "True", "Refreshing")
-
-    def work() -> None:
-        answer(
-            objects, "refresh", READY | {"conditions": [condition("Ready", "False", "Refreshing"), at_work]}, "alice"
-        )
-        objects.set_status("alice", REFRESHED)
-
-    with in_background(work):
-        assert plugin("refresh", "alice").out == "alice: refreshed; it is Available\n"
-
-
-def test_a_refresh_that_brought_no_token_says_why_and_is_a_failure(objects: Objects, plugin: Plugin) -> None:
-    objects.create("alice", READY)
-    with in_background(lambda: answer(objects, "refresh", REFUSED, "alice")):
+    with in_background(lambda: answer(objects, "refresh", status, "alice")):
         outcome = plugin("refresh", "alice")
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err.splitlines()[-1] == "error: alice: not refreshed: the provider said no"
+    assert outcome.err.splitlines()[-1] == f"error: alice: not refreshed: {why}"
 
 
 def test_all_are_refreshed_but_those_that_are_suspended(objects: Objects, plugin: Plugin) -> None:

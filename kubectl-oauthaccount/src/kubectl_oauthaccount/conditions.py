@@ -27,9 +27,6 @@ NOT_REQUIRED = "NotRequired"
 AWAITING_CODE = "AwaitingAuthorizationCode"
 AWAITING_APPROVAL = "AwaitingDeviceApproval"
 
-# Reconciling
-EXCHANGING = "Exchanging"
-
 # Stalled
 UNKNOWN_PROVIDER = "UnknownProvider"
 INVALID_PROFILE = "InvalidProfile"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from kubectl_oauthaccount.requests import ask
 
 if TYPE_CHECKING:
     from kubectl_oauthaccount.account import AccountView
-    from kubectl_oauthaccount.cluster import Cluster
 
 EXAMPLES = """\
 kubectl oauthaccount refresh claude-1
@@ -29,14 +27,12 @@ kubectl oauthaccount refresh --all --timeout 5m"""
 def refresh(options: ClusterOptions, which: Selection, timeout: float, output: str | None) -> int:
     from kubectl_oauthaccount.table import rows
 
-    deadline = time.monotonic() + timeout
     with session(options) as (cluster, terminal):
         accounts = which.accounts(cluster)
         if which.names:
             _refuse_what_is_in_vain(accounts)
         accounts = [account for account in accounts if not account.is_suspended]
-        answered = ask(cluster, terminal, accounts, REFRESH, timeout) if accounts else []
-        refreshed = [_settled(cluster, *pair, deadline) for pair in zip(accounts, answered, strict=True)]
+        refreshed = ask(cluster, terminal, accounts, REFRESH, timeout) if accounts else []
         problems = [_problem(before, after) for before, after in zip(accounts, refreshed, strict=True)]
         if output == "json":
             terminal.show_json(json.dumps(rows(refreshed, datetime.now(UTC)), indent=2))
@@ -56,24 +52,8 @@ def _refuse_what_is_in_vain(accounts: list[AccountView]) -> None:
             raise PluginError(f"{account.name} is suspended: kubectl oauthaccount resume {account.name}")
 
 
-def _settled(cluster: Cluster, before: AccountView, answered: AccountView, deadline: float) -> AccountView:
-    """The account when it has a new token, or when nobody is at work on one."""
-    if _is_settled(before, answered):
-        return answered
-    account = answered
-    for account in cluster.follow(answered, max(0.0, deadline - time.monotonic())):
-        if _is_settled(before, account):
-            break
-    return account
-
-
-def _is_settled(before: AccountView, after: AccountView) -> bool:
-    is_at_work = after.condition(c.RECONCILING).get("reason") in (c.REFRESHING, c.EXCHANGING)
-    return after.token_generation > before.token_generation or not is_at_work
-
-
 def _problem(before: AccountView, after: AccountView) -> str:
-    """Why there is no new token, if there is none."""
+    """Why there is no new token, if there is none: the operator answers when the refresh is over, however it ended."""
     if after.token_generation > before.token_generation:
         return ""
     failing, login = (after.condition(kind).get("message") for kind in (c.REFRESH_FAILING, c.LOGIN_REQUIRED))

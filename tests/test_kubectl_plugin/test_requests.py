@@ -30,7 +30,7 @@ OUT_OF_REACH = READY | {
     ]
 }
 LOGGED_OUT = READY | {
-    "conditions": [condition("Ready", "False", "LoginRequired"), condition("LoginRequired", "True", "LoggedOut")]
+    "conditions": [condition("Ready", "False", "Disabled"), condition("LoginRequired", "True", "LoggedOut")]
 }
 
 
@@ -108,7 +108,7 @@ def test_a_logout_is_asked_for_and_waited_for(objects: Objects, plugin: Plugin) 
     with in_background(lambda: answer(objects, "logout", LOGGED_OUT, "alice", "bob")):
         outcome = plugin("logout", "alice", "bob", "--yes")
     assert outcome.code == 0
-    assert outcome.out == "alice: logged out; it is LoginRequired\nbob: logged out; it is LoginRequired\n"
+    assert outcome.out == "alice: logged out; it is Disabled\nbob: logged out; it is Disabled\n"
 
 
 def test_nobody_is_logged_out_without_a_yes(objects: Objects, plugin: Plugin) -> None:

@@ -50,6 +50,14 @@ def test_all_namespaces_and_labels_say_which_accounts(control_plane: ControlPlan
     assert there.namespace in plugin("top", "--once", "-A").out
 
 
+def test_who_may_not_look_at_all_namespaces_is_told_what_to_ask_for(plugin: Plugin) -> None:
+    outcome = plugin("top", "-A", "--as", "eve")
+    expected = (
+        "you may not list oauthaccounts.oauthpool.dev in all namespaces as eve: ask for a ClusterRole with that verb"
+    )
+    assert (outcome.code, outcome.err) == (1, f"error: {expected}\n")
+
+
 def test_somebody_else_s_permissions_can_be_tried_with_as_and_as_group(
     control_plane: ControlPlane, objects: Objects, plugin: Plugin
 ) -> None:

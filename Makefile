@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 p
 # The locks are always written by the pinned uv: versions word the same lock differently. Each lock begins with its command,
 # which Renovate reads and runs: hence no path of this machine in it, and `=` before every value.
 LOCK := $(CURDIR)/.tools/bin/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes
-LOCKED := requirements pyproject.toml proxy/pyproject.toml operator/pyproject.toml
+LOCKED := requirements pyproject.toml proxy/pyproject.toml operator/pyproject.toml kubectl-oauthaccount/pyproject.toml
 # A client of the end-to-end tests. To update it: npm update --prefix tests/e2e/typescript
 TYPESCRIPT := tests/e2e/typescript
 # The two images. BASE is what both are built on.
@@ -83,12 +83,14 @@ format: setup ## Format the code and mend what lint can mend
 lock: .tools/bin/uv ## Write the locks in requirements/ anew (ARGS=--upgrade for newer versions)
 	@$(MAKE) --no-print-directory lock-in DIR=.
 
-# dev.txt decides the versions; the two images' locks are subsets of it, so that what is tested is what is shipped.
+# dev.txt decides the versions; the locks of the two images and of the plugin are subsets of it, so that what is tested is
+# what is shipped.
 .PHONY: lock-in
 lock-in: .tools/bin/uv
-	cd $(DIR) && $(LOCK) $(ARGS) proxy/pyproject.toml operator/pyproject.toml --extra=plugin --group=pyproject.toml:dev --output-file=requirements/dev.txt
+	cd $(DIR) && $(LOCK) $(ARGS) proxy/pyproject.toml operator/pyproject.toml kubectl-oauthaccount/pyproject.toml --group=pyproject.toml:dev --output-file=requirements/dev.txt
 	cd $(DIR) && $(LOCK) --constraints=requirements/dev.txt proxy/pyproject.toml --output-file=requirements/proxy.txt
 	cd $(DIR) && $(LOCK) --constraints=requirements/dev.txt operator/pyproject.toml --output-file=requirements/operator.txt
+	cd $(DIR) && $(LOCK) --constraints=requirements/dev.txt kubectl-oauthaccount/pyproject.toml --output-file=requirements/plugin.txt
 
 bench: setup ## Measure the proxy beside nginx and a direct connection (ARGS=--help; docs/performance.md)
 	@$(BIN)/python -m tests.bench.run $(ARGS)
@@ -133,12 +135,12 @@ clean: ## Remove everything that these commands made below the repository
 	@$(PYTHON) -m venv .tools
 	@.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-$(VENV)/.installed: $(UV) requirements/dev.txt proxy/pyproject.toml operator/pyproject.toml
+$(VENV)/.installed: $(UV) requirements/dev.txt proxy/pyproject.toml operator/pyproject.toml kubectl-oauthaccount/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer with venv (PYTHON=… names one)" >&2; exit 1; }
 	@echo "installing into $(VENV)/ with $$($(PYTHON) --version)"
 	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e proxy -e operator
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e proxy -e operator -e kubectl-oauthaccount
 	@touch $@
 
 # Without npm nothing is installed, and the tests that need it fail and say so.

@@ -126,9 +126,18 @@ class SimulatorClient:
 
     def approve(self, authorization_url: str, subject: str) -> str:
         """Log in as `subject` and approve; returns `code#state`, what the provider's page shows."""
-        answer = self.call("POST", "approve", {"authorization_url": authorization_url, "subject": subject})
-        pasted: str = answer["pasted"]
+        pasted: str = self._approved(authorization_url, subject)["pasted"]
         return pasted
+
+    def redirect_of(self, authorization_url: str, subject: str) -> str:
+        """Log in as `subject` and approve; returns where the browser is sent then."""
+        url: str = self._approved(authorization_url, subject)["redirect_url"]
+        return url
+
+    def _approved(self, authorization_url: str, subject: str) -> dict[str, Any]:
+        given = {"authorization_url": authorization_url, "subject": subject}
+        answer: dict[str, Any] = self.call("POST", "approve", given)
+        return answer
 
     def approve_device(self, user_code: str, subject: str) -> None:
         """Enter the code on the provider's page as `subject`, and approve."""
@@ -196,6 +205,7 @@ class Stack:
         self.proxy_url = f"http://127.0.0.1:{free_port()}"
         self.metrics_url = f"http://127.0.0.1:{free_port()}"
         self.health_url = f"http://127.0.0.1:{free_port()}"
+        self.loopback_uri = f"http://localhost:{free_port()}/callback"
         self.state_dir, self.access_dir = folder / "state", folder / "access"
         self._log_level = log_level
         self._on_line = on_line
@@ -336,6 +346,7 @@ class Stack:
             [
                 *(sys.executable, "-m", "tests.simulator", "--port", str(port)),
                 *("--client-id", CLIENT_ID, "--redirect-uri", f"{self._simulator_url}/oauth/callback"),
+                *("--redirect-uri", self.loopback_uri),
                 *("--issuer", self.control_plane.server, "--issuer-ca-file", str(self.control_plane.ca_file)),
                 *("--scope", "inference", "--audience", self._simulator_url),
                 *("--federation-rule", f"id={RULE},organization={ORGANIZATION},subject={subject}"),
@@ -447,6 +458,16 @@ health_listen_addr = "{self.health_url.removeprefix("http://")}"
 metrics_listen_addr = "{self.metrics_url.removeprefix("http://")}"
 
 {grants_of_simulator(url)}
+# one whose page sends the browser back to the person's machine
+[providers.loopback.authorization_code]
+client_id = "{CLIENT_ID}"
+authorization_endpoint = "{url}/oauth/authorize"
+token_endpoint = "{url}/v1/oauth/token"
+redirect_uri = "{self.loopback_uri}"
+scopes = ["inference"]
+token_body = "json"
+send_state = true
+
 # one that an operator has to live with
 [providers.broken.authorization_code]
 client_id = "{CLIENT_ID}"

@@ -32,6 +32,7 @@ class Repository:
                 "CHANGELOG.md": "# Changelog\n\n## [0.1.0]\n",
                 "proxy/pyproject.toml": '[project]\nversion = "0.1.0"\n',
                 "operator/pyproject.toml": '[project]\nversion = "0.1.0"\n',
+                "kubectl-oauthaccount/pyproject.toml": '[project]\nversion = "0.1.0"\n',
                 "k8s/kustomization.yaml": (ROOT / "k8s" / "kustomization.yaml").read_text(),
             },
         )

@@ -22,6 +22,11 @@ def test_the_tag_is_on_the_newest_commit_that_ci_builds(repository: Repository) 
         pytest.param(
             {"operator/pyproject.toml": 'version = "0.2.0"\n'}, "proxy is 0.1.0, operator is not", id="two versions"
         ),
+        pytest.param(
+            {"kubectl-oauthaccount/pyproject.toml": 'version = "0.2.0"\n'},
+            "proxy is 0.1.0, kubectl-oauthaccount is not",
+            id="another version of the plugin",
+        ),
         pytest.param({"CHANGELOG.md": "## [Unreleased]\n"}, "no section for 0.1.0", id="nothing to read about it"),
     ],
 )

@@ -14,8 +14,11 @@ def run(repository: Repository, ref: str, program: str = "proxy", owner: str = "
     return result.returncode, result.stdout, result.stderr
 
 
-def set_version(repository: Repository, **versions: str) -> None:
-    files = {f"{name}/pyproject.toml": f'[project]\nversion = "{version}"\n' for name, version in versions.items()}
+PROGRAMS = ("proxy", "operator", "kubectl-oauthaccount")
+
+
+def set_version(repository: Repository, version: str, *programs: str) -> None:
+    files = {f"{name}/pyproject.toml": f'[project]\nversion = "{version}"\n' for name in programs or PROGRAMS}
     repository.commit("Version", files)
 
 
@@ -37,30 +40,26 @@ def test_main_is_tagged_with_its_commit(repository: Repository, program: str) ->
     ],
 )
 def test_a_release_is_tagged_with_its_version(repository: Repository, version: str, tags: list[str]) -> None:
-    set_version(repository, proxy=version, operator=version)
+    set_version(repository, version)
     images = ",".join(f"ghcr.io/team/oauth-pool-proxy:{tag}" for tag in tags)
     assert run(repository, f"refs/tags/v{version}") == (0, f"tags={images}\n", "")
 
 
-@pytest.mark.parametrize(
-    ("proxy", "operator"), [pytest.param("0.1.0", "0.2.0", id="proxy"), pytest.param("0.2.0", "0.1.0", id="operator")]
-)
-def test_a_release_that_a_program_knows_nothing_of_is_refused(
-    repository: Repository, proxy: str, operator: str
-) -> None:
-    set_version(repository, proxy=proxy, operator=operator)
+@pytest.mark.parametrize("behind", PROGRAMS)
+def test_a_release_that_a_program_knows_nothing_of_is_refused(repository: Repository, behind: str) -> None:
+    set_version(repository, "0.2.0", *(program for program in PROGRAMS if program != behind))
     code, output, error = run(repository, "refs/tags/v0.2.0")
     assert (code, output) == (1, "")
-    assert 'version = "0.1.0"' in error
+    assert f'{behind}/pyproject.toml: version = "0.1.0"' in error
 
 
 def test_a_version_is_not_a_pattern(repository: Repository) -> None:
-    set_version(repository, proxy="0x1x0", operator="0x1x0")
+    set_version(repository, "0x1x0")
     assert run(repository, "refs/tags/v0.1.0")[0] == 1
 
 
 def test_another_setting_is_not_the_version(repository: Repository) -> None:
-    for program in ("proxy", "operator"):
+    for program in PROGRAMS:
         repository.commit("Setting", {f"{program}/pyproject.toml": 'version = "0.1.0"\nminimum-version = "0.0.9"\n'})
     assert run(repository, "refs/tags/v0.0.9")[0] == 1
 

@@ -292,6 +292,7 @@ STATUS = {
     "observedGeneration": 1,
     "subject": "someone@example.com",
     "token": {"generation": 17, "fingerprint": "9f86d081884c7d65", "expirationTime": "2126-11-20T20:00:00Z"},
+    "quota": {"windows": [{"name": "5h", "utilization": 0.28}], "observedTime": "2025-01-01T00:00:00Z"},
     "columns": {
         "fiveHour": "28%",
         "sevenDay": "108%",
@@ -334,13 +335,16 @@ def test_the_wide_table_adds_where_it_is_from_and_why(accounts: Accounts) -> Non
     accounts.apply(account())
     accounts.write_status(STATUS)
     header, row = accounts.table("-o", "wide")
-    assert dict(zip(header, row, strict=True)) | {"AGE": ""} == {
+    shown = dict(zip(header, row, strict=True))
+    assert shown["QUOTA-SEEN"][0].isdecimal()  # an age, as 5m or 3d2h
+    assert shown | {"AGE": "", "QUOTA-SEEN": ""} == {
         "NAME": "claude-1",
         "STATUS": "CoolingDown",
         "5H": "28%",
         "7D": "108%",
         "RESETS": "2126-11-20T21:00Z",
         "TOKEN-EXPIRES": "2126-11-20T20:00Z",
+        "QUOTA-SEEN": "",
         "PROVIDER": "anthropic",
         "GRANT": "AuthorizationCode",
         "SUBJECT": "someone@example.com",

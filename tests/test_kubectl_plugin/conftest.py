@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import pytest
 
-from oauth_pool_operator.kubectl.cli import main
+from kubectl_oauthaccount.cli import main
 from tests.support.control_plane import ControlPlane
 from tests.support.stack import Stack, running_stack
 

@@ -13,8 +13,8 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
 
-from oauth_pool_operator.kubectl.account import AccountView
-from oauth_pool_operator.kubectl.table import picture
+from kubectl_oauthaccount.account import AccountView
+from kubectl_oauthaccount.table import picture
 
 FILE = Path(__file__).parents[2] / "docs/kubectl-top.svg"
 NOW = datetime(2026, 11, 20, 18, 0, tzinfo=UTC)
@@ -69,6 +69,7 @@ def account(
     if five_hours is not None:
         windows = [("5h", five_hours, after(hours=2, minutes=41)), ("7d", seven_days, after(days=3, hours=6))]
         status["quota"] = {"windows": [{"name": n, "utilization": u, "resetTime": r} for n, u, r in windows]}
+        status["quota"]["observedTime"] = after(seconds=-30 if rate else -3 * 3600)
         status["token"] = {"expirationTime": after(hours=5, minutes=3)}
     if rate is not None:
         status["reports"] = [{"reporter": "proxy-0", "observedTime": after(), "requestsPerMinute": rate}]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from oauth_pool_operator.kubectl.cli import build_parser
-from oauth_pool_operator.kubectl.completion import FILES, NO_FILES, suggest
+from kubectl_oauthaccount.cli import cli
+from kubectl_oauthaccount.completion import for_kubectl, suggest
 from tests.support.pseudo_terminal import on_terminal
 from tests.test_kubectl_plugin.conftest import Objects, Plugin, condition
 
@@ -28,8 +28,8 @@ def shell(name: str) -> str:
 
 
 def words_of(plugin: Plugin, *words: str) -> list[str]:
-    found, _ = suggest(build_parser(), ["--kubeconfig", str(plugin.kubeconfig), "-n", plugin.namespace, *words])
-    return [one.partition("\t")[0] for one in found]
+    found = suggest(cli, ["--kubeconfig", str(plugin.kubeconfig), "-n", plugin.namespace, *words])
+    return [str(item.value) for item in found]
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ def test_bash_completes_with_the_script(objects: Objects, plugin: Plugin, enviro
     script = (
         f"source <({BIN}/kubectl-oauthaccount completion bash)\n"
         f"COMP_WORDS=(kubectl-oauthaccount -n {plugin.namespace} describe al) COMP_CWORD=4\n"
-        "_kubectl_oauthaccount 2>/dev/null\n"  # compopt complains outside of a real completion
+        "_kubectl_oauthaccount_completion kubectl-oauthaccount 2>/dev/null\n"  # compopt complains outside of a real completion
         'printf "%s\\n" "${COMPREPLY[@]}"\n'
         "complete -p kubectl-oauthaccount\n"
     )
     printed = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert printed.stdout.splitlines() == [
         "alice",
-        "complete -o default -F _kubectl_oauthaccount kubectl-oauthaccount",
+        "complete -o nosort -F _kubectl_oauthaccount_completion kubectl-oauthaccount",
     ]
 
 
@@ -71,7 +71,7 @@ def test_zsh_completes_with_the_script(
     with on_terminal(shell("zsh"), "-f", "-i", environment=environment) as terminal:
         terminal.type("autoload -U compinit; compinit -u -D; source <(kubectl-oauthaccount completion zsh)\n")
         # completed like the plugin, and shows what became of the line
-        terminal.type('show() { echo "<$*>" }; compdef _kubectl_oauthaccount show\n')
+        terminal.type('show() { echo "<$*>" }; compdef _kubectl_oauthaccount_completion show\n')
         terminal.type(f"show -n {plugin.namespace} describe al\t")
         terminal.wait_for("-- LoginRequired")  # two, with what they are
         terminal.type("i\t\n")
@@ -108,10 +108,13 @@ def test_commands_options_and_values_are_suggested(objects: Objects, plugin: Plu
     for name in ("alice", "bob"):
         objects.create(name)
     assert words_of(plugin, "s") == ["suspend"]
+    assert words_of(plugin, "log") == ["login", "logout"]
     assert words_of(plugin, "login", "--no") == ["--no-browser"]
     assert words_of(plugin, "top", "--once", "-o", "") == ["json"]
     assert words_of(plugin, "completion", "") == ["bash", "fish", "zsh"]
     assert words_of(plugin, "top", "--context", "") == ["control-plane"]
+    assert words_of(plugin, "top", "--cluster", "con") == ["control-plane"]
+    assert words_of(plugin, "--user", "") == ["control-plane"]
     # several names, none of them twice; one where there can be only one
     assert words_of(plugin, "suspend", "bob", "") == ["alice"]
     assert words_of(plugin, "login", "--timeout", "5m", "") == ["alice", "bob"]
@@ -119,8 +122,8 @@ def test_commands_options_and_values_are_suggested(objects: Objects, plugin: Plu
 
 
 def test_files_are_completed_where_a_file_is_wanted() -> None:
-    assert suggest(build_parser(), ["import", "alice", "-f", ""]) == ([], FILES)
-    assert suggest(build_parser(), ["import", "--pod", ""]) == ([], NO_FILES)
+    assert for_kubectl(cli, ["import", "alice", "-f", ""]) == ":0\n"
+    assert for_kubectl(cli, ["import", "alice", "--entry", ""]) == ":4\n"
 
 
 def test_without_a_cluster_there_is_nothing_to_suggest(tmp_path: Path) -> None:

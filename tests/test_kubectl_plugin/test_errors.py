@@ -1,6 +1,7 @@
 """What a person reads when something is in the way: one line that says what to do. All answers are a real API server's."""
 
 import base64
+import os
 import ssl
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import pytest
 import yaml
 from urllib3.util.ssl_ import create_urllib3_context
 
-from oauth_pool_operator.kubectl import cluster, kubeconfig
+from kubectl_oauthaccount import cluster, kubeconfig
+from kubectl_oauthaccount.cli import cli
+from kubectl_oauthaccount.options import ClusterOptions
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.test_kubectl_plugin.conftest import Objects, Plugin
 
@@ -131,7 +134,7 @@ def test_a_cluster_s_own_authority_is_trusted_as_kubectl_trusts_it(
         return context
 
     monkeypatch.setattr(kubeconfig, "create_urllib3_context", of_newer_python)
-    connected = kubeconfig.connect(str(plugin.kubeconfig), None, plugin.namespace)
+    connected = kubeconfig.connect(ClusterOptions(kubeconfig=str(plugin.kubeconfig), namespace=plugin.namespace))
     context = connected.client.rest_client.pool_manager.connection_pool_kw["ssl_context"]
     assert connected.accounts() == []
     assert not context.verify_flags & ssl.VERIFY_X509_STRICT
@@ -152,15 +155,55 @@ def test_a_certificate_that_is_not_trusted(control_plane: ControlPlane, plugin: 
     )
 
 
-@pytest.mark.parametrize("command", ["login", "import", "top", "describe", "clear", "suspend", "resume", "completion"])
+@pytest.mark.parametrize("command", list(cli.commands))
 def test_every_command_has_help_with_an_example(plugin: Plugin, command: str) -> None:
     outcome = plugin(command, "--help")
     assert outcome.code == 0
-    assert f"kubectl oauthaccount {command}" in outcome.out[outcome.out.index("examples:") :]
+    assert f"kubectl oauthaccount {command}" in outcome.out[outcome.out.index("Examples:") :]
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("dance",), ("login",), ("login", "a", "--timeout", "soon"), ("top", "-o", "x")]
+    ("arguments", "says"),
+    [
+        pytest.param(("dance",), "No such command 'dance': see kubectl oauthaccount --help", id="no such command"),
+        pytest.param(("login",), "Missing argument 'NAME': see kubectl oauthaccount login --help", id="no name"),
+        pytest.param(("login", "a", "--timeout", "soon"), "'--timeout': 'soon' is not a duration", id="no duration"),
+        pytest.param(("top", "-o", "x"), "'--output': 'x' is not 'json'", id="no such output"),
+        pytest.param(("top", "--nope"), "'--nope'", id="no such option"),
+        pytest.param(("top", "alice"), "unexpected extra argument", id="one name too many"),
+    ],
 )
-def test_wrong_usage_ends_with_2(plugin: Plugin, arguments: tuple[str, ...]) -> None:
-    assert plugin(*arguments).code == 2
+def test_wrong_usage_ends_with_2_and_one_line_that_says_where(
+    plugin: Plugin, arguments: tuple[str, ...], says: str
+) -> None:
+    outcome = plugin(*arguments)
+    assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (2, "", 1)
+    assert outcome.err.startswith("error: ")
+    assert says in outcome.err
+    assert "--help" in outcome.err
+
+
+def test_without_a_command_the_help_is_shown_and_it_is_wrong_usage(plugin: Plugin) -> None:
+    ended = subprocess.run(
+        [str(Path(sys.executable).with_name("kubectl-oauthaccount"))], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("Usage: kubectl oauthaccount")
+
+
+def test_a_reader_that_has_enough_is_no_error(objects: Objects, plugin: Plugin) -> None:
+    """`… | head -1`"""
+    for number in range(3):
+        objects.create(f"account-{number}")
+    program = Path(sys.executable).with_name("kubectl-oauthaccount")
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [str(program), "--kubeconfig", str(plugin.kubeconfig), "-n", plugin.namespace, "top"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")

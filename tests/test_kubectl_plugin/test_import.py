@@ -1,4 +1,4 @@
-"""`import`: how a credential gets into the operator's pod.
+"""`import` and `adopt`: how a credential gets into the operator's pod.
 
 There is no kubelet here. The WebSocket part runs against a server that speaks the exec subprotocol, which runs the
 operator's real command where that matters; what the API server itself answers is from a real one. That the two work
@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from kubectl_oauthaccount import handover
+from kubectl_oauthaccount.cli import main
+from oauth_pool_operator.handover import commands
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.support.stack import Stack
 from tests.test_kubectl_plugin.conftest import Objects, Outcome, Plugin
@@ -27,14 +30,16 @@ CREDENTIAL = "".join(map(chr, range(1, 128))) * 1000
 
 
 def run(
-    kubeconfig: Path, capfdbinary: pytest.CaptureFixture[bytes], *arguments: str, stdin: str = CREDENTIAL
+    kubeconfig: Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    *arguments: str,
+    stdin: str = CREDENTIAL,
+    command: str = "import",
 ) -> Outcome:
-    from oauth_pool_operator.kubectl.cli import main
-
     before = sys.stdin
     sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()))
     try:
-        code = main(["--kubeconfig", str(kubeconfig), "import", *arguments])
+        code = main(["--kubeconfig", str(kubeconfig), command, *arguments])
     finally:
         sys.stdin = before
     printed = capfdbinary.readouterr()
@@ -122,6 +127,57 @@ def test_manifests_of_missing_accounts_come_on_standard_output_and_can_be_applie
     assert (outcome.code, outcome.out.startswith("peter: Available")) == (0, True), outcome
 
 
+def test_an_account_adopts_what_a_deleted_one_left(
+    stack: Stack, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    stack.apply(stack.account("ruth", deletionPolicy="Retain"))
+    stack.log_in("ruth", "ruth@example.com")
+    uid = stack.get("ruth")["metadata"]["uid"]
+    stack.kubectl("delete", "oauthaccount", "ruth", "--timeout=20s")
+    stack.apply(stack.account("ruth"))
+    with operator_pod(stack) as server:
+        outcome = run(
+            server.kubeconfig(tmp_path), capfdbinary, "ruth", "--from", uid, "--timeout", "1m", command="adopt"
+        )
+    assert (outcome.code, outcome.out.startswith("ruth: Available")) == (0, True), outcome
+    assert server.commands == [["oauth-pool-operator", "adopt", "ruth", "--from", uid, "--timeout", "60"]]
+    assert stack.get("ruth")["status"]["subject"] == "ruth@example.com"
+
+
+def test_what_cannot_be_adopted_is_told_in_the_operator_s_words(
+    stack: Stack, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    stack.apply(stack.account("sybil"))
+    with operator_pod(stack) as server:
+        outcome = run(server.kubeconfig(tmp_path), capfdbinary, "sybil", command="adopt")
+    assert (outcome.code, "nothing is retained for an account sybil" in outcome.err) == (1, True)
+
+
+def test_claude_code_s_own_login_is_called_by_its_name_and_not_taken(
+    stack: Stack, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    stack.apply(stack.account("oscar"))
+    given = document(claudeAiOauth={"accessToken": "secret-a", "refreshToken": "secret-b", "expiresAt": 1}).decode()
+    with operator_pod(stack) as server:
+        outcome = run(server.kubeconfig(tmp_path), capfdbinary, "oscar", stdin=given)
+    assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
+    assert "it is Claude Code's own login (claudeAiOauth), which is not taken" in outcome.err
+    assert "secret" not in outcome.err
+
+
+@pytest.mark.parametrize(("given", "passed"), [("10m", "600"), ("90", "90"), ("1.5s", "1.5")])
+def test_the_operator_waits_as_long_as_the_person_says(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], given: str, passed: str
+) -> None:
+    with exec_server(*ECHO) as server:
+        assert run(server.kubeconfig(tmp_path), capfdbinary, "claude-1", "--timeout", given).code == 0
+    assert server.commands == [["oauth-pool-operator", "import", "claude-1", "--timeout", passed]]
+
+
+def test_both_sides_take_files_of_the_same_size() -> None:
+    assert handover.LARGEST_BYTES == commands.LARGEST_FILE
+
+
 def test_what_the_operator_does_not_take_is_told_and_is_no_success(
     stack: Stack, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -199,7 +255,7 @@ def test_who_may_not_exec_is_told_so(control_plane: ControlPlane, objects: Objec
         pytest.param(("--all", "--provider", "p"), "{}", "go together", id="a provider for nothing"),
         pytest.param(("alice", "--create", "--provider", "p"), "{}", "go together", id="one to create"),
         pytest.param(("alice",), " \n", "is empty", id="nothing given"),
-        pytest.param(("alice",), "x" * (1024 * 1024 + 1), "larger than 1 MiB", id="too large"),
+        pytest.param(("alice",), "x" * (4 * 1024 * 1024 + 1), "larger than 4 MiB", id="too large"),
         pytest.param(("alice", "-f", "/nowhere"), "", "/nowhere cannot be read", id="no such file"),
     ],
 )

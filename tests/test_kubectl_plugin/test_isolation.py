@@ -1,9 +1,9 @@
-"""The plugin and the operator share a distribution and names, but not what they import."""
+"""The plugin and the operator are distributions of their own: neither needs what the other does."""
 
-import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -23,41 +23,66 @@ def run(code: str, *missing: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
 
+def packages(lock: str) -> set[str]:
+    """What the lock of that name has installed."""
+    return set(re.findall(r"^([a-z0-9-]+)==", (ROOT / f"requirements/{lock}.txt").read_text(), re.MULTILINE))
+
+
 def test_the_operator_starts_without_the_plugin_s_packages() -> None:
     code = "from oauth_pool_operator.cli import main; main(['--version'])"
     ended = run(code, "kubernetes", "rich", "urllib3", "websocket")
     assert ended.stdout.startswith("oauth-pool-operator "), ended.stderr
 
 
-def test_the_plugin_loads_nothing_of_the_operator_s_server_side() -> None:
+def test_the_plugin_starts_where_nothing_of_the_operator_is_installed() -> None:
+    """Every module of it is imported, and a command run."""
     code = (
-        "import json; import oauth_pool_operator.kubectl.kubeconfig, oauth_pool_operator.kubectl.operator_pod; "
-        "from oauth_pool_operator.kubectl.cli import build_parser; build_parser(); print(json.dumps(sorted(sys.modules)))"
+        "import importlib, pkgutil; import kubectl_oauthaccount as plugin; "
+        "[importlib.import_module(f'kubectl_oauthaccount.{m.name}') for m in pkgutil.iter_modules(plugin.__path__)]; "
+        "from kubectl_oauthaccount.cli import main; sys.exit(main(['--version']))"
     )
-    ended = run(code, "kopf", "lightkube", "authlib", "httpx2", "prometheus_client")
-    loaded = json.loads(ended.stdout)
-    assert "kubernetes" in loaded
-    assert "oauth_pool_operator.cli" not in loaded
+    operators = (
+        "oauth_pool_operator",
+        "oauth_pool_proxy",
+        "kopf",
+        "lightkube",
+        "authlib",
+        "httpx2",
+        "msgspec",
+    )
+    ended = run(code, *operators, "prometheus_client")
+    assert (ended.returncode, ended.stdout) == (0, f"kubectl oauthaccount {version('kubectl-oauthaccount')}\n"), (
+        ended.stderr
+    )
 
 
-def test_help_comes_without_the_client_library() -> None:
+def test_the_plugin_installs_nothing_that_only_the_operator_needs() -> None:
+    of_plugin, of_operator = packages("plugin"), packages("operator")
+    assert {"kubernetes", "click", "rich"} <= of_plugin
+    assert {"kopf", "authlib", "lightkube", "msgspec", "prometheus-client"} <= of_operator - of_plugin
+
+
+def test_help_and_completion_come_without_the_client_library() -> None:
     """It takes half a second, for every Tab that is pressed."""
-    code = "from oauth_pool_operator.kubectl.cli import complete; complete(['lo'])"
-    assert run(code, "kubernetes").stdout == "login\tlog an account in\n:4\n"
+    code = "from kubectl_oauthaccount.cli import complete; complete(['logi'])"
+    assert run(code, "kubernetes", "rich").stdout == "login\tlog an account in\n:4\n"
+    ended = run("from kubectl_oauthaccount.cli import main; sys.exit(main(['top', '--help']))", "kubernetes", "rich")
+    assert (ended.returncode, ended.stdout.startswith("Usage: kubectl oauthaccount top")) == (0, True)
 
 
 @pytest.mark.parametrize("missing", ["kubernetes", "rich"])
-def test_without_the_extra_the_plugin_says_how_to_install_it(missing: str) -> None:
-    ended = run("from oauth_pool_operator.kubectl.cli import main; sys.exit(main(['top']))", missing)
+def test_half_an_installation_says_how_to_mend_it(missing: str) -> None:
+    ended = run("from kubectl_oauthaccount.cli import main; sys.exit(main(['top']))", missing)
     assert ended.returncode == 1
-    assert ended.stderr == f"error: {missing} is missing: pip install 'oauth-pool-operator[plugin]'\n"
+    assert ended.stderr == (
+        f"error: the package {missing} is missing: install this anew (uv tool install --reinstall kubectl-oauthaccount)\n"
+    )
 
 
 def test_the_images_get_none_of_the_plugin_s_packages() -> None:
     for lock in ("operator", "proxy"):
-        packages = re.findall(r"^([a-z0-9-]+)==", (ROOT / f"requirements/{lock}.txt").read_text(), re.MULTILINE)
-        assert len(packages) > 5
-        assert {"kubernetes", "rich", "websocket-client"}.isdisjoint(packages)
+        assert len(packages(lock)) > 5
+        assert {"kubernetes", "rich", "websocket-client"}.isdisjoint(packages(lock))
 
 
 def test_the_operator_logs_in_to_the_api_server_by_its_own_handler_although_kubernetes_is_here() -> None:

@@ -1,15 +1,13 @@
 """`login` from beginning to end: the real operator, and the provider's simulator, which is also the browser."""
 
 import io
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.control_plane import wait_until
 from tests.support.pseudo_terminal import on_terminal
 from tests.support.stack import Stack
+from tests.test_kubectl_plugin.browser import environment_with_browser, opened
 from tests.test_kubectl_plugin.conftest import Plugin
 
 PROMPT = "What the page shows (not echoed): "
@@ -28,13 +26,7 @@ def command(stack: Stack) -> tuple[str, ...]:
 
 @pytest.fixture
 def environment(stack: Stack, tmp_path: Path) -> dict[str, str]:
-    """With a browser that writes down what it opens."""
-    browser = tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/opened\n')
-    browser.chmod(0o755)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    kubeconfig = str(stack.control_plane.kubeconfig)
-    return os.environ | {"PATH": path, "KUBECONFIG": kubeconfig, "BROWSER": f"{browser} %s"}
+    return environment_with_browser(stack, tmp_path)
 
 
 class Person(io.StringIO):
@@ -47,15 +39,6 @@ class Person(io.StringIO):
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # typeshed takes StringIO's for bytes
         url = self._stack.get(self._name)["status"]["login"]["authorizationURL"]
         return self._stack.simulator.approve(url, self._subject) + "\n"
-
-
-def opened(folder: Path, number: int) -> str:
-    """The URL that was opened as the `number`-th."""
-    file = folder / "opened"
-    lines = wait_until(
-        lambda: lines if file.exists() and len(lines := file.read_text().split()) >= number else None, "the browser"
-    )
-    return lines[number - 1]
 
 
 def test_a_person_logs_in_at_a_terminal_and_the_code_is_seen_nowhere(

@@ -1,6 +1,8 @@
 """`login` where a test is the operator, or nobody is: what cannot be had from the operator and simulator at will."""
 
 import json
+import os
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -12,10 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
-from oauth_pool_operator.kubectl.account import AccountView
-from oauth_pool_operator.kubectl.kubeconfig import connect
-from oauth_pool_operator.kubectl.login import judge
+from kubectl_oauthaccount.account import AccountView
+from kubectl_oauthaccount.dialogue import OPEN_SECONDS
+from kubectl_oauthaccount.kubeconfig import connect
+from kubectl_oauthaccount.options import ClusterOptions
+from kubectl_oauthaccount.verdict import Obstacle, judge, obstacle
 from tests.support.control_plane import wait_until
+from tests.support.pseudo_terminal import on_terminal
 from tests.test_kubectl_plugin.conftest import Objects, Plugin, condition
 
 CODE = "a-code-of-a-person#a-state"
@@ -56,6 +61,82 @@ def test_an_account_that_is_deleted_meanwhile_ends_the_wait(objects: Objects, pl
         outcome = plugin("login", "alice")
     assert (outcome.code, outcome.out) == (1, "")
     assert "alice" in outcome.err.splitlines()[-1]
+
+
+def test_what_keeps_a_login_from_being_opened_is_told_while_it_is_waited_for(objects: Objects, plugin: Plugin) -> None:
+    objects.create("alice", {"conditions": [condition("Ready", "False", "LoginRequired")]})
+    command = (str(Path(sys.executable).with_name("kubectl-oauthaccount")), "-n", plugin.namespace, "login", "alice")
+    environment = os.environ | {"KUBECONFIG": str(plugin.kubeconfig)}
+    with on_terminal(*command, "--no-browser", environment=environment) as terminal:
+        request = wait_until(lambda: objects.annotation("alice", "login-requested"), "the request")
+        terminal.wait_for("waiting for the operator to open a login, for at most 90 s")
+        slow = condition("LoginFailing", "True", "TokenEndpointUnavailable", "the provider does not answer")
+        objects.set_status("alice", {"conditions": [slow]})
+        terminal.wait_for("the operator says: the provider does not answer")
+        objects.set_status("alice", awaiting("1", lastHandledLoginRequest=request))
+        terminal.wait_for("https://provider.example/?s=1")  # the wait went on
+        terminal.press_ctrl_c()
+        assert terminal.wait() == 130
+
+
+@pytest.mark.parametrize("also", [(), ("LoginFailing",)], ids=["in sum", "by its own condition"])
+def test_a_login_that_the_provider_refuses_ends_at_once_with_what_it_said(
+    objects: Objects, plugin: Plugin, also: tuple[str, ...]
+) -> None:
+    objects.create("alice", grant="DeviceCode")
+
+    def operator() -> None:
+        wait_until(lambda: objects.annotation("alice", "login-requested"), "the request")
+        kinds = ("Stalled", *also)
+        refused = [condition(kind, "True", "ExchangeRejected", "the client is unknown") for kind in kinds]
+        objects.set_status("alice", {"conditions": refused})
+
+    with in_background(operator):
+        outcome = plugin("login", "alice")
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (
+        1,
+        "error: alice cannot be logged in: the client is unknown",
+    )
+
+
+def test_a_login_that_is_never_opened_ends_with_what_the_operator_said_last(objects: Objects, plugin: Plugin) -> None:
+    held = condition("ProviderHeld", "True", "AskedToWait", "provider simulator is held until noon")
+    objects.create("alice", {"conditions": [held]})
+    outcome = plugin("login", "alice", "--timeout", "1s")
+    assert outcome.code == 3
+    assert outcome.err.endswith(
+        "error: the operator opened no login for alice in 1 s: provider simulator is held until noon\n"
+    )
+
+
+def test_the_operator_has_longer_than_it_waits_for_a_provider() -> None:
+    """A provider may take a minute to open a login, and the operator waits for it so long."""
+    assert OPEN_SECONDS > 60
+
+
+REFUSED = condition("Stalled", "True", "ExchangeRejected", "the client is unknown")
+OF_A_REFRESH = condition("RefreshFailing", "True", "ExchangeRejected", "the client is unknown")
+NO_PROVIDER = condition("Stalled", "True", "UnknownProvider", "no such provider")
+NO_ANSWER = condition("LoginRequired", "True", "AwaitingAuthorizationCode", "a login is about to be opened: timed out")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        pytest.param([], [], None, id="nothing"),
+        pytest.param([REFUSED], [REFUSED], Obstacle("the client is unknown", False), id="of before: tried again"),
+        pytest.param([], [REFUSED], Obstacle("the client is unknown", True), id="new: the answer"),
+        pytest.param([REFUSED, OF_A_REFRESH], [REFUSED, OF_A_REFRESH], None, id="a refresh holds no login"),
+        pytest.param([], [REFUSED, OF_A_REFRESH], None, id="nor does a new one"),
+        pytest.param([NO_PROVIDER], [NO_PROVIDER], Obstacle("no such provider", True), id="waiting is in vain"),
+        pytest.param(
+            [], [NO_ANSWER], Obstacle("a login is about to be opened: timed out", False), id="told to the person"
+        ),
+    ],
+)
+def test_what_is_in_the_way_of_a_login(before: list[Any], now: list[Any], expected: Obstacle | None) -> None:
+    was, current = (AccountView({"status": {"conditions": conditions}}) for conditions in (before, now))
+    assert obstacle(was, current) == expected
 
 
 NEW_TOKEN = {"generation": 2}
@@ -122,9 +203,9 @@ def test_a_refusal_that_quotes_the_code_does_not_repeat_it(
         "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
     }
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
-    cluster = connect(str(tmp_path / "kubeconfig"), None, "here")
+    cluster = connect(ClusterOptions(kubeconfig=str(tmp_path / "kubeconfig"), namespace="here"))
     with cluster.client, pytest.raises(Exception) as caught:
-        cluster.hand_over_code("alice", CODE)
+        cluster.hand_over_code(AccountView({"metadata": {"name": "alice"}}), CODE)
     server.shutdown()
     server.server_close()
     printed = capfd.readouterr()

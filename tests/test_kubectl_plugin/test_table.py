@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from oauth_pool_operator.kubectl.account import AccountView
-from oauth_pool_operator.kubectl.display import Gauge, span
-from oauth_pool_operator.kubectl.table import by_urgency, picture, rows
+from kubectl_oauthaccount.account import AccountView
+from kubectl_oauthaccount.display import Gauge, span
+from kubectl_oauthaccount.table import by_urgency, picture, rows
 from tests.test_kubectl_plugin.conftest import condition
 from tests.test_kubectl_plugin.picture import FILE, draw
 
@@ -64,13 +64,35 @@ def test_a_row_says_what_the_object_says() -> None:
     )
     assert text.splitlines()[0].startswith("pool  1 account: 1 CoolingDown  42 requests/min")
     assert text.splitlines()[2].split() == [
-        *("NAME", "STATUS", "5H", "7D", "7D_OPUS", "RESETS", "TOKEN", "TIER/WEIGHT", "REQ/MIN", "MESSAGE")
+        *("NAME", "STATUS", "5H", "7D", "7D_OPUS", "SEEN", "RESETS", "TOKEN", "TIER/WEIGHT", "REQ/MIN", "MESSAGE")
     ]
     row = cells(text, "alice")
     assert row[1:] == [
         *("CoolingDown", "██████████", "108%", "██████░░░░", "61%", "█░░░░░░░░░", "10%"),
-        *("1h30m", "expired", "0/1", "42", "CoolingDown,", "it", "says"),
+        *("-", "1h30m", "expired", "0/1", "42", "CoolingDown,", "it", "says"),
     ]
+
+
+def test_an_old_reading_of_the_quota_shows_its_age() -> None:
+    """An account that was idle for a day is not 28 % used: that is what was seen a day ago."""
+    yesterday = (NOW - timedelta(days=1)).isoformat()
+    idle = account("alice", quota=quota(_5h=0.28) | {"observedTime": yesterday})
+    heads, row = (cells(drawn(idle, width=100), start) for start in ("NAME", "alice"))
+    assert row[heads.index("SEEN")] == "1d"
+    assert rows([idle], NOW)[0]["quotaObservedTime"] == "2026-11-19T18:00:00Z"
+
+
+def test_of_all_namespaces_each_row_names_its_own() -> None:
+    waiting = condition("LoginRequired", "True", "GrantRevoked")
+    body = {"metadata": {"name": "alice", "namespace": "pool-b"}, "status": {"conditions": [waiting]}}
+    console = Console(width=200, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(picture([AccountView(body)], NOW, namespace=None, width=200))
+    lines = captured.get().splitlines()
+    assert lines[0].startswith("all namespaces  1 account")
+    assert lines[2].split()[:2] == ["NAMESPACE", "NAME"]
+    assert lines[3].split()[:2] == ["pool-b", "alice"]
+    assert "kubectl oauthaccount login -n pool-b alice (GrantRevoked)" in lines[3]
 
 
 def test_who_waits_for_a_person_gets_the_command() -> None:

@@ -1,13 +1,21 @@
 """`top`, live on a terminal and printed once, fed by a real API server."""
 
+import json
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
-from oauth_pool_operator.kubectl.kubeconfig import connect
-from oauth_pool_operator.kubectl.top import Pool
+from kubectl_oauthaccount.cluster import Cluster
+from kubectl_oauthaccount.kubeconfig import connect
+from kubectl_oauthaccount.options import ClusterOptions
+from kubectl_oauthaccount.pool import Pool
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.support.pseudo_terminal import on_terminal
 from tests.test_kubectl_plugin.conftest import Objects, Plugin, condition
@@ -79,7 +87,7 @@ def test_an_api_server_that_goes_away_is_told_and_followed_again(control_plane: 
     objects = Objects(control_plane, namespace)
     objects.create("alice", ready("Available"))
     objects.create("bob", ready("Available"))
-    cluster = connect(str(control_plane.kubeconfig), None, namespace)
+    cluster = connect(ClusterOptions(kubeconfig=str(control_plane.kubeconfig), namespace=namespace))
     pool = Pool(cluster)
     pool.start()
     control_plane.kill_api_server()
@@ -100,4 +108,114 @@ def test_an_api_server_that_goes_away_is_told_and_followed_again(control_plane: 
     finally:
         pool.stop()
         objects.delete("alice")  # the event that ends it
-        cluster.client.close()
+        cluster.client.rest_client.pool_manager.clear()
+
+
+BROKEN_WATCHES = (
+    b"<html>a gateway's page</html>\n",
+    b'{"type": "ADDED"}\n',
+    b'{"type": "ADDED", "object": 7}\n',
+    b'{"object": {}}\n',
+    b"[]\n",
+    b'{"type": "ERROR", "object": {}}\n',
+    b'{"type": "ERROR", "object": {"code": 410, "reason": "Expired", "message": "too old"}}\n',
+    b'{"type": "MODIFIED", "object": {"metadata": null, "status": []}}\n',
+    b"\xff\xfe\x00",
+)
+
+
+class BrokenServer:
+    """What stands before an API server, whose lists are good and whose watches are each broken in another way."""
+
+    def __init__(self) -> None:
+        self.watches = iter(BROKEN_WATCHES)
+        self.names = ["alice"]
+
+    def answer(self, path: str) -> bytes:
+        if "watch=true" not in path.lower():
+            items = [{"metadata": {"name": name, "namespace": "here"}} for name in self.names]
+            return json.dumps({"metadata": {"resourceVersion": "1"}, "items": items}).encode()
+        watch = next(self.watches, None)
+        if watch is None:
+            self.names = ["alice", "bob"]  # to be seen by those who still look
+        return watch or b""
+
+
+@contextmanager
+def serving(server: BrokenServer, folder: Path) -> Iterator[Cluster]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+        def do_GET(self) -> None:
+            body = server.answer(self.path)
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+    config = {
+        "current-context": "here",
+        "clusters": [{"name": "here", "cluster": {"server": f"http://127.0.0.1:{http.server_port}"}}],
+        "contexts": [{"name": "here", "context": {"cluster": "here"}}],
+    }
+    (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+    try:
+        yield connect(ClusterOptions(kubeconfig=str(folder / "kubeconfig"), namespace="here"))
+    finally:
+        http.shutdown()
+        http.server_close()
+
+
+def test_whatever_the_watch_does_the_pool_is_followed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A screen that stands still without a word looks like a pool where nothing happens."""
+    monkeypatch.setattr("kubectl_oauthaccount.pool.LAST_RETRY", 0.05)
+    monkeypatch.setattr("kubectl_oauthaccount.pool.FIRST_RETRY", 0.05)
+    told = set()
+    with serving(BrokenServer(), tmp_path) as cluster:
+        pool = Pool(cluster)
+        pool.start()
+
+        def has_seen_it_all() -> bool:
+            accounts, trouble = pool.state()
+            told.add(trouble)
+            return [account.name for account in accounts] == ["alice", "bob"]
+
+        wait_until(has_seen_it_all, "what came after all that was broken")
+        pool.stop()
+    assert "the watch failed (KeyError) and is begun anew (shown is what was seen 0s ago)" in told
+
+
+def test_a_server_that_has_fallen_silent_is_told_with_the_age_of_what_is_shown(tmp_path: Path) -> None:
+    clock = [1000.0]
+    with serving(BrokenServer(), tmp_path) as cluster:
+        pool = Pool(cluster, clock=lambda: clock[0])
+        pool.reload()
+        clock[0] += 60  # bookmarks may take so long
+        assert pool.state()[1] == ""
+        clock[0] += 61
+        accounts, trouble = pool.state()
+        assert trouble == "the API server is silent (shown is what was seen 2m1s ago)"
+        assert [account.name for account in accounts] == ["alice"]
+
+
+def test_accounts_of_all_namespaces_are_followed(control_plane: ControlPlane, namespace: str) -> None:
+    here, there = Objects(control_plane, namespace), Objects(control_plane, control_plane.namespace())
+    for objects in (here, there):
+        objects.create("alice", ready("Available"))
+        objects.set_metadata("alice", {"labels": {"of": namespace}})
+    cluster = connect(ClusterOptions(kubeconfig=str(control_plane.kubeconfig), namespace=namespace))
+    pool = Pool(cluster, selector=f"of={namespace}", everywhere=True)
+    pool.start()
+    assert pool.namespace is None
+    there.set_status("alice", ready("CoolingDown"))
+
+    def words() -> dict[str, str]:
+        return {account.namespace: account.status_word for account in pool.state()[0]}
+
+    wait_until(lambda: words() == {here.namespace: "Available", there.namespace: "CoolingDown"}, "the change elsewhere")
+    pool.stop()
+    there.delete("alice")  # the event that ends it

@@ -122,5 +122,20 @@ def test_what_is_no_such_file_is_not_repeated(content: bytes, says: str) -> None
     assert caught.value.__cause__ is None
 
 
+def test_claude_code_s_own_login_is_called_by_its_name_and_not_taken() -> None:
+    login = {
+        "accessToken": "secret-access",
+        "refreshToken": "secret-refresh",
+        "expiresAt": 1,
+        "scopes": ["user:inference"],
+    }
+    for document in ({"claudeAiOauth": login}, {"claudeAiOauth": login, "other": GOOD}):
+        with pytest.raises(
+            CredentialFileInvalid, match=r"Claude Code's own login .* log the account in instead"
+        ) as caught:
+            parse(json.dumps(document).encode())
+        assert "secret" not in str(caught.value)
+
+
 def test_an_id_is_shown_so_that_it_cannot_move_the_cursor() -> None:
     assert (shown("claude-1"), shown("a\x1b[2J")) == ("claude-1", "'a\\x1b[2J'")

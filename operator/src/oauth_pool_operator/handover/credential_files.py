@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+# Where Claude Code keeps its login in .credentials.json.
+CLAUDE_CODE = "claudeAiOauth"
+
 # An instant further away than this is not one: somebody took milliseconds for seconds.
 LAST_YEAR = 2200
 
@@ -44,6 +47,11 @@ class Found:
 def parse(content: bytes) -> Found:
     """Everything that can be used; `CredentialFileInvalid` when the whole makes no sense."""
     document = _document(content)
+    if CLAUDE_CODE in document:
+        raise CredentialFileInvalid(
+            "it is Claude Code's own login (claudeAiOauth), which is not taken: Claude Code goes on refreshing it, and each of "
+            "its refresh tokens is good for one use; log the account in instead (kubectl oauthaccount login NAME)"
+        )
     if "access_token" in document or document.get("type") == "oauth_token":
         candidates, read = {"": document}, _sdk_entry
     elif any(isinstance(document.get(name), str) for name in ("refresh", "access")):

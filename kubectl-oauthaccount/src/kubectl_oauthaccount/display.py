@@ -9,8 +9,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.kubectl.account import NEW
+from kubectl_oauthaccount import conditions as c
+from kubectl_oauthaccount.account import NEW
 
 NOTHING = "-"
 

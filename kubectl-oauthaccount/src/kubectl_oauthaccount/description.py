@@ -1,11 +1,9 @@
-"""`describe`: one account, whole: what is asked, what is so, and what happened, in the order of time."""
+"""All about one account, as it is printed: what is asked, what is so, and what happened, in the order of time. Pure."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -13,38 +11,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.account.spec import rfc3339
-from oauth_pool_operator.kubectl.account import AccountView, instant, windows_in
-from oauth_pool_operator.kubectl.display import Gauge, age, clock, countdown, status_text
-from oauth_pool_operator.kubectl.options import Commands, add_command, add_output, session
+from kubectl_oauthaccount import conditions as c
+from kubectl_oauthaccount.account import AccountView, windows_in
+from kubectl_oauthaccount.display import Gauge, age, clock, countdown, status_text
+from kubectl_oauthaccount.instants import instant, rfc3339
 
 if TYPE_CHECKING:
-    from oauth_pool_operator.kubectl.cluster import Body
-
+    from kubectl_oauthaccount.cluster import Body
 
 ABNORMAL = (c.LOGIN_REQUIRED, c.RECONCILING, c.STALLED)  # True is the unpleasant status of these
-
-EXAMPLE = """\
-  kubectl oauthaccount describe claude-1
-  kubectl oauthaccount describe claude-1 -o json"""
-
-
-def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = add_command(commands, "describe", "show all about an account, and its history", EXAMPLE, run)
-    parser.add_argument("name", metavar="NAME", help="the account")
-    add_output(parser)
-
-
-def run(options: argparse.Namespace) -> int:
-    with session(options) as (cluster, terminal):
-        account = cluster.account(options.name)
-        happened = history(account, cluster.events(options.name))
-        if options.output == "json":
-            terminal.show_json(json.dumps(as_json(account, happened), indent=2))
-        else:
-            terminal.show(describe(account, happened, datetime.now(UTC)))
-    return 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +58,7 @@ def _is_bad(condition: dict[str, Any]) -> bool:
     return bool((condition["status"] == "True") == (condition["type"] in ABNORMAL))
 
 
-def describe(account: AccountView, happened: list[Happening], now: datetime) -> RenderableType:
+def picture(account: AccountView, happened: list[Happening], now: datetime) -> RenderableType:
     """The sections that have something to say."""
     sections: list[tuple[str, RenderableType | None]] = [
         ("", _summary(account, now)),
@@ -150,7 +125,7 @@ def _quota(account: AccountView, now: datetime) -> Table | None:
     for window in account.windows:
         resets = f"resets in {countdown(window.reset_time, now, 'no time')}" if window.reset_time else ""
         table.add_row(window.name, Gauge(window.utilization, 10), Text(window.status or ""), resets)
-    table.add_row("seen", f"{age(instant((account.status.get('quota') or {}).get('observedTime')), now)} ago")
+    table.add_row("seen", f"{age(account.quota_seen, now)} ago")
     return table
 
 

@@ -8,14 +8,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
-
-from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.account.spec import Window
+from kubectl_oauthaccount import conditions as c
+from kubectl_oauthaccount.instants import instant
 
 NEW = "New"  # the operator has not looked at it yet
 # A proxy tells its rate once a minute while it has requests: an older figure is of a proxy that is idle or gone.
 RATE_IS_FRESH = timedelta(minutes=3)
+
+
+@dataclass(frozen=True)
+class Window:
+    """One quota window as the upstream's headers describe it; `utilization` is a fraction and may exceed 1."""
+
+    name: str
+    utilization: float | None = None
+    status: str | None = None
+    reset_time: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,11 @@ class AccountView:
     def cooldown_until(self) -> datetime | None:
         return instant((self.status.get("cooldown") or {}).get("untilTime"))
 
+    @property
+    def quota_seen(self) -> datetime | None:
+        """When a proxy last told of the quota: the windows are as old as that."""
+        return instant((self.status.get("quota") or {}).get("observedTime"))
+
     def resets(self, now: datetime) -> datetime | None:
         """When the cooldown ends; with none on, when the next quota window starts anew."""
         if self.cooldown_until is not None:
@@ -155,23 +168,25 @@ class AccountView:
 
 
 def windows_in(holder: dict[str, Any] | None) -> list[Window]:
-    """The quota windows of `status.quota` or of a report; one that makes no sense is left out."""
+    """The quota windows of `status.quota` or of a report; one without a name is left out."""
     found = []
     for raw in (holder or {}).get("windows") or ():
-        try:
-            found.append(msgspec.convert(raw, Window))
-        except msgspec.ValidationError:
-            continue
+        window = _window(raw)
+        if window is not None:
+            found.append(window)
     return found
 
 
-def instant(text: object) -> datetime | None:
-    """An RFC 3339 instant of the API, if that is what it is."""
-    try:
-        parsed = datetime.fromisoformat(str(text))
-    except ValueError:
+def _window(raw: Any) -> Window | None:
+    if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
         return None
-    return parsed if parsed.tzinfo is not None else None
+    used, status = raw.get("utilization"), raw.get("status")
+    return Window(
+        raw["name"],
+        utilization=used if isinstance(used, int | float) else None,
+        status=status if isinstance(status, str) else None,
+        reset_time=instant(raw.get("resetTime")),
+    )
 
 
 def count_by_status(accounts: Sequence[AccountView]) -> dict[str, int]:

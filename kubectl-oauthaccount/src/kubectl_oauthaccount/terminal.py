@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console, RenderableType
 
-from oauth_pool_operator.kubectl.errors import PluginError
+from kubectl_oauthaccount.errors import PluginError, UsageError
 
 LONGEST_CODE = 16 * 1024
 PIPE_WIDTH = 250  # a line in a file is not cut to the width of a terminal that is not there
@@ -69,6 +69,13 @@ class Terminal:
             except EOFError:
                 raise PluginError("nothing was typed") from None
 
+    def confirms(self, question: str) -> bool:
+        """Whether the person says yes. Where there is nobody to ask, `UsageError`: --yes says it beforehand."""
+        if not self.is_interactive:
+            raise UsageError("standard input is no terminal, so nobody can be asked: --yes goes on without that")
+        self._err.print(f"{question} [y/N] ", end="", soft_wrap=True, markup=False, highlight=False)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
     def open_browser(self, url: str) -> bool:
         """Open it, if it is a web address and there is a browser that has a window of its own."""
         if urlsplit(url).scheme not in ("https", "http"):
@@ -83,6 +90,13 @@ class Terminal:
         return browser.open(url)
 
 
+class _Console(Console):
+    """Leaves it to the caller what an end of the reader means, where rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console(file: TextIO) -> Console:
     width = None if file.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(file=file, width=width)
+    return _Console(file=file, width=width)

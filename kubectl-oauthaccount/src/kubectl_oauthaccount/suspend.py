@@ -2,46 +2,52 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
-from oauth_pool_operator.kubectl.account import AccountView
-from oauth_pool_operator.kubectl.options import Commands, add_command, add_output, session
-from oauth_pool_operator.kubectl.table import rows
-from oauth_pool_operator.kubectl.terminal import Terminal
+from kubectl_oauthaccount.options import ClusterOptions, Selection, command, output, selection, session
 
 if TYPE_CHECKING:
-    from oauth_pool_operator.kubectl.cluster import Cluster
-
+    from kubectl_oauthaccount.account import AccountView
+    from kubectl_oauthaccount.cluster import Cluster
+    from kubectl_oauthaccount.terminal import Terminal
 
 TRACKING_ANNOTATION = "argocd.argoproj.io/tracking-id"
 INSTANCE_LABEL = (
     "app.kubernetes.io/instance"  # Helm sets it as well, so it counts only with ArgoCD's hand on the object
 )
 
-
-def add_to(commands: Commands[argparse.ArgumentParser]) -> None:
-    for word, help_text, suspend in (
-        ("suspend", "take accounts out of use: no traffic, no refresh", True),
-        ("resume", "put suspended accounts to use again", False),
-    ):
-        example = f"  kubectl oauthaccount {word} claude-1 claude-2"
-        parser = add_command(commands, word, help_text, example, partial(run, suspend=suspend))
-        parser.add_argument("names", metavar="NAME", nargs="+", help="the accounts")
-        add_output(parser)
+EXAMPLES = """\
+kubectl oauthaccount {word} claude-1 claude-2
+kubectl oauthaccount {word} --all
+kubectl oauthaccount {word} -l team=research -A"""
 
 
-def run(options: argparse.Namespace, *, suspend: bool) -> int:
+@command("suspend", "take accounts out of use: no traffic, no refresh", EXAMPLES.format(word="suspend"))
+@selection("every account")
+@output
+def suspend(options: ClusterOptions, which: Selection, output: str | None) -> None:
+    _set_all(options, which, output, suspend=True)
+
+
+@command("resume", "put suspended accounts to use again", EXAMPLES.format(word="resume"))
+@selection("every account")
+@output
+def resume(options: ClusterOptions, which: Selection, output: str | None) -> None:
+    _set_all(options, which, output, suspend=False)
+
+
+def _set_all(options: ClusterOptions, which: Selection, output: str | None, *, suspend: bool) -> None:
+    from kubectl_oauthaccount.table import rows
+
     with session(options) as (cluster, terminal):
-        # all are looked up before any is changed: a mistyped name changes nothing
-        found = [cluster.account(name) for name in options.names]
-        changed = [_set(cluster, terminal, account, suspend, quiet=options.output == "json") for account in found]
-        if options.output == "json":
+        found = which.accounts(cluster)
+        changed = [_set(cluster, terminal, account, suspend, quiet=output == "json") for account in found]
+        if output == "json":
             terminal.show_json(json.dumps(rows(changed, datetime.now(UTC)), indent=2))
-    return 0
+        elif not found:
+            terminal.show("there are no such accounts")
 
 
 def _set(cluster: Cluster, terminal: Terminal, account: AccountView, suspend: bool, *, quiet: bool) -> AccountView:
@@ -49,7 +55,7 @@ def _set(cluster: Cluster, terminal: Terminal, account: AccountView, suspend: bo
     if account.is_suspended == suspend:
         said, changed = "is suspended already" if suspend else "is not suspended", account
     else:
-        said, changed = "suspended" if suspend else "resumed", cluster.set_suspend(account.name, suspend)
+        said, changed = "suspended" if suspend else "resumed", cluster.set_suspend(account, suspend)
     if not quiet:
         terminal.show(f"{account.name} {said}")
     if changed is not account and is_managed_by_argocd(account):

@@ -23,34 +23,36 @@ from kubernetes.stream.ws_client import (
 from urllib3.exceptions import HTTPError
 from websocket import WebSocketBadStatusException, WebSocketException
 
-from oauth_pool_operator.kubectl.cluster import TIMEOUTS, Cluster
-from oauth_pool_operator.kubectl.errors import NotFound, PluginError, Unreachable
+from kubectl_oauthaccount.cluster import Cluster
+from kubectl_oauthaccount.errors import NotFound, PluginError, Unreachable
+from kubectl_oauthaccount.names import OPERATOR_SELECTOR
 
-SELECTOR = "app.kubernetes.io/name=oauth-pool-operator"
-CONTAINER = "operator"
 CHUNK_BYTES = 32 * 1024
 
 
 def find_pod(cluster: Cluster) -> str:
     """The name of the pod that works as the operator."""
-    pods = _pods(cluster)
+    pods = _pods(cluster, cluster.namespace)
     for pod in pods:
         if _is_ready(pod):
             return str(pod.metadata.name)
     if pods:
         raise NotFound(f"the operator's pod {pods[0].metadata.name} is not ready: {_phase(pods[0])}")
-    raise NotFound(f"no operator runs in namespace {cluster.namespace} (no pod has {SELECTOR}): --pod names another")
+    raise NotFound(
+        f"no operator runs in namespace {cluster.namespace} (no pod has {OPERATOR_SELECTOR}): --pod names another"
+    )
 
 
-def why_silent(cluster: Cluster) -> str:
+def why_silent(cluster: Cluster, namespace: str) -> str:
     """What to look at when the operator does not answer: for the end of an error message, so it never fails."""
-    log = f"kubectl -n {cluster.namespace} logs -l {SELECTOR}"
+    namespace = namespace or cluster.namespace
+    log = f"kubectl -n {namespace} logs -l {OPERATOR_SELECTOR}"
     try:
-        pods = _pods(cluster)
+        pods = _pods(cluster, namespace)
     except PluginError:
         return f"is the operator running? see {log}"
     if not pods:
-        return f"no operator runs in namespace {cluster.namespace} (no pod has {SELECTOR})"
+        return f"no operator runs in namespace {namespace} (no pod has {OPERATOR_SELECTOR})"
     if not any(map(_is_ready, pods)):
         return f"the operator's pod {pods[0].metadata.name} is not ready: {_phase(pods[0])}"
     return f"the operator is running; see {log}"
@@ -60,11 +62,15 @@ def run_in_pod(
     cluster: Cluster, pod: str, container: str, command: Sequence[str], given: bytes, out: BinaryIO, err: BinaryIO
 ) -> int:
     """Run it with `given` as its standard input, pass on what it prints as it comes; returns its exit code."""
+    by_hand = f"-n {cluster.namespace} exec -i {pod} -c {container} -- {' '.join(command)}"
+    if cluster.client.as_user is not None:  # which the client library would not pass on here
+        raise PluginError(f"exec as somebody else is not for this plugin; use kubectl --as=… {by_hand} < FILE")
     channel = _open(cluster, pod, container, command)
     try:
         if channel.subprotocol != V5_CHANNEL_PROTOCOL:
-            program = f"kubectl -n {cluster.namespace} exec -i {pod} -c {container} -- {' '.join(command)}"
-            raise PluginError(f"this API server cannot end the input of an exec (before 1.30); use {program} < FILE")
+            raise PluginError(
+                f"this API server cannot end the input of an exec (before 1.30); use kubectl {by_hand} < FILE"
+            )
         _give(channel, given)
         while channel.is_open():
             channel.update(timeout=1)
@@ -96,9 +102,9 @@ def _open(cluster: Cluster, pod: str, container: str, command: Sequence[str]) ->
         cause = error.__context__
         if isinstance(cause, WebSocketBadStatusException):
             body = cause.resp_body.decode(errors="replace") if cause.resp_body else None
-            cluster.explain(cause.status_code, body, "create", "pods/exec")
+            cluster.explain(cause.status_code, body, "create", "pods/exec", _where(cluster.namespace))
         if isinstance(cause, ssl.SSLError):
-            cluster.explain(0, None, "create", "pods/exec")
+            cluster.explain(0, None, "create", "pods/exec", _where(cluster.namespace))
         raise cluster.unreachable(error) from None
 
 
@@ -132,14 +138,14 @@ def _exit_code(raw: bytes) -> int:
     raise PluginError(f"the command did not run: {status.get('message', 'no reason given')}")
 
 
-def _pods(cluster: Cluster) -> list[Any]:
+def _pods(cluster: Cluster, namespace: str) -> list[Any]:
     """Those that are not going away."""
     try:
         answer = client.CoreV1Api(cluster.client).list_namespaced_pod(
-            cluster.namespace, label_selector=SELECTOR, _request_timeout=TIMEOUTS
+            namespace, label_selector=OPERATOR_SELECTOR, _request_timeout=cluster.timeouts
         )
     except ApiException as error:
-        cluster.explain(error.status, error.body, "list", "pods")
+        cluster.explain(error.status, error.body, "list", "pods", _where(namespace))
     except HTTPError as error:
         raise cluster.unreachable(error) from None
     return [pod for pod in answer.items if pod.metadata is None or pod.metadata.deletion_timestamp is None]
@@ -156,3 +162,7 @@ def _phase(pod: Any) -> str:
         if status.state is not None and status.state.waiting is not None and status.state.waiting.reason:
             return str(status.state.waiting.reason)
     return str((pod.status.phase if pod.status else None) or "Unknown")
+
+
+def _where(namespace: str) -> str:
+    return f"in namespace {namespace}"

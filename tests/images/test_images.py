@@ -95,7 +95,7 @@ def test_what_it_says_about_itself(image: Image) -> None:
 
 
 def test_each_listens_on_the_ports_it_declares(proxy: Image, operator: Image) -> None:
-    assert set(proxy.config["ExposedPorts"]) == {"8080/tcp"}
+    assert set(proxy.config["ExposedPorts"]) == {"8080/tcp", "9090/tcp"}
     assert set(operator.config["ExposedPorts"]) == {"8081/tcp", "9090/tcp"}
 
 

@@ -94,9 +94,10 @@ def test_files_are_where_the_programs_look_for_them(name: str) -> None:
 @every_overlay
 def test_ports_are_those_that_the_programs_listen_on(name: str) -> None:
     templates = pod_templates(overlay(name))
-    listen = tomllib.loads(toml_of(overlay(name), PROXY))["proxy"]["listen_addr"]
-    assert _ports(templates[PROXY]) == {"http": split_address(listen)[1]}
-    assert _scraped(templates[PROXY]) == ("true", str(split_address(listen)[1]), "/metrics")
+    proxy = tomllib.loads(toml_of(overlay(name), PROXY))["proxy"]
+    listen, metrics = (split_address(proxy[key])[1] for key in ("listen_addr", "metrics_addr"))
+    assert _ports(templates[PROXY]) == {"http": listen, "metrics": metrics}
+    assert _scraped(templates[PROXY]) == ("true", str(metrics), "/metrics")
     if name in POOLS:
         settings = OperatorSettings()
         ports = {
@@ -178,9 +179,9 @@ def test_network_policies_let_in_who_is_named_and_nobody_else(name: str) -> None
     }
     for deployment, template in pod_templates(objects).items():
         spec = one(objects, "NetworkPolicy", deployment)["spec"]
-        (rule,) = spec["ingress"]
-        assert all(set(source) == {"namespaceSelector"} and source["namespaceSelector"] for source in rule["from"])
-        assert {port["port"] for port in rule["ports"]} <= set(_ports(template))
+        for rule in spec["ingress"]:
+            assert all(set(source) == {"namespaceSelector"} and source["namespaceSelector"] for source in rule["from"])
+            assert {port["port"] for port in rule["ports"]} <= set(_ports(template))
         assert {port["port"] for egress in spec["egress"] for port in egress["ports"]} == {53, 443, 6443}
 
 

@@ -28,6 +28,6 @@ def test_operator_and_proxy_share_files_by_their_user_alone(product: Product) ->
 
 
 def test_the_proxy_says_in_health_that_it_has_no_accounts_yet(product: Product) -> None:
-    with product.kubectl.forwarded(f"service/{PROXY}", 80) as port:
+    with product.kubectl.forwarded(f"deployment/{PROXY}", 9090) as port:
         health = httpx2.get(f"http://127.0.0.1:{port}/health").json()
     assert health["status"] == "unhealthy", health

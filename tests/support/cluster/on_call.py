@@ -16,7 +16,7 @@ from tests.support.cluster.shell import Shell
 from tests.support.control_plane import wait_until
 
 PROXY_PORT = 18080
-FORWARDS = {PROXY_PORT: "/health", 19090: "/metrics"}  # those of the runbook's first commands
+FORWARDS = {PROXY_PORT: "/health", 18090: "/health", 19090: "/metrics"}  # those of the runbook's first commands
 PATIENCE = 60.0  # seconds for which a command that only looks is typed again
 _LOOKS = re.compile(r"(kubectl (get|auth|logs|describe|exec \S+ -- (find|grep))|curl|ask)\b")
 

@@ -65,6 +65,7 @@ ca_file = "/etc/oauth-pool-operator/ca.pem"
             [
                 "[proxy]",
                 'listen_addr = "0.0.0.0:8080"',
+                'metrics_addr = "0.0.0.0:9090"',
                 f'upstream_url = "{URL}"',
                 'upstream_ca_file = "/etc/anthropic-oauth-proxy/ca.pem"',
                 "pre_stop_delay_secs = 5",

@@ -101,7 +101,9 @@ def test_every_setting_is_documented_and_no_other() -> None:
     proxy = {words(row[0])[0] for row in rows(section(PROXY, "### `[proxy]`"))}
     assert proxy == known_keys("[proxy]")
     oauth, kubernetes = section(PROXY, "### `[oauth]` (pool mode)").split("\n`[oauth.kubernetes]`", 1)
-    assert {words(row[0])[0] for row in rows(oauth)} - {"[[oauth.headers]]", "[[oauth.rules]]"} == known_keys("[oauth]") - OLD - INNER
+    assert {words(row[0])[0] for row in rows(oauth)} - {"[[oauth.headers]]", "[[oauth.rules]]"} == known_keys(
+        "[oauth]"
+    ) - OLD - INNER
     of_kubernetes = {words(row[0])[0] for row in rows(kubernetes)}
     assert of_kubernetes == known_keys("[oauth.kubernetes]")
     assert all(f"`{key}`" in kubernetes for key in OLD)

@@ -200,7 +200,7 @@ async def test_a_stream_that_never_begins_is_an_answer_that_did_not_come(
 ) -> None:
     folder.account("a", maxConcurrentRequests=1)
     folder.account("b")
-    proxy = start(timeout_secs=1, attempts=3, oauth=folder.oauth())
+    proxy = start(idle_timeout_secs=1, attempts=3, oauth=folder.oauth())
     answers(upstream, {"a": SSE_HEAD + beginning})
     answer = await proxy.request()
     assert (answer.status, answer.json()["error"]["type"]) == (504, "timeout")  # type: ignore[index]

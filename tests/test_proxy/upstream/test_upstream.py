@@ -10,7 +10,9 @@ import pytest
 
 from oauth_pool_proxy.config import UpstreamUrl
 from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
-from oauth_pool_proxy.upstream.connection import HIGH_WATER, IDLE_SECONDS, MOST_HEAD_BYTES
+from oauth_pool_proxy.upstream.answer import HIGH_WATER
+from oauth_pool_proxy.upstream.connection import IDLE_SECONDS
+from oauth_pool_proxy.upstream.exchange import MOST_HEAD_BYTES
 from oauth_pool_proxy.upstream.upstream import Answer, Upstream
 from tests.support.proxy_server import Clock, until
 from tests.support.upstream_server import UpstreamConnection, UpstreamServer, json_answer
@@ -186,13 +188,13 @@ async def test_silence_in_mid_answer_is_a_break_and_bytes_start_the_time_anew(
         await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n")
         answer = await task
         for part in (b"a", b"b"):
-            clock.advance(50)
+            clock.advance(250)  # far beyond what a head may take
             client.look()
             await connection.send(part)
             assert await answer.read() == part
         reading = asyncio.create_task(answer.read())
         await asyncio.sleep(0)
-        clock.advance(61)
+        clock.advance(301)
         client.look()
         with pytest.raises(StreamBroken) as caught:
             await reading

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from oauth_pool_proxy.config import UpstreamUrl
 from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
-from oauth_pool_proxy.upstream.upstream import MOST_HANDSHAKES, Upstream
+from oauth_pool_proxy.upstream.connect import MOST_HANDSHAKES
+from oauth_pool_proxy.upstream.upstream import Upstream
 from tests.support.upstream_server import DEADLINE, UpstreamServer, json_answer, upstream_server
 from tests.test_proxy.upstream.test_upstream import ask, read_all
 

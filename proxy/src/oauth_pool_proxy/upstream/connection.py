@@ -15,6 +15,9 @@ SMALL_BODY_BYTES = 16 * 1024
 """A body up to this goes out in one piece with its head. (As long as a TLS record may be.)"""
 
 
+_NOTHING = memoryview(b"")
+
+
 class Owner(Protocol):
     """Whoever keeps the connections."""
 
@@ -38,7 +41,7 @@ class Connection(asyncio.Protocol):
         "_unsent",
         "_waiting_bytes",
     )
-    SLICE_BYTES = 256 * 1024
+    SLICE_BYTES = 1024 * 1024
     _transport: asyncio.Transport
 
     def __init__(self, owner: Owner) -> None:
@@ -48,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._is_full = False
         """Whether the operating system takes no more for now."""
         self._exchange: Exchange | None = None
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
         self._waiting_bytes = 0
         """How much of the request was still here when the watchdog looked."""
         self._idle_since = owner.clock()
@@ -88,7 +91,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self._exchange = None
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
         self._is_unwanted = True  # also if it is only just being opened
         if self._is_open:
             self._transport.abort()
@@ -111,31 +114,35 @@ class Connection(asyncio.Protocol):
 
     def _send(self, head: bytes, body: bytes) -> None:
         if len(body) <= SMALL_BODY_BYTES:
-            self._write(head + body)
+            self._write([head + body])
         else:
-            self._write(head)
-            self._unsent = memoryview(body)
+            view = memoryview(body)
+            self._unsent = view[self.SLICE_BYTES :]
             self._waiting_bytes = len(body)
-        self._send_on()
+            self._write([head, view[: self.SLICE_BYTES]])
+        self._written()
 
     def _send_on(self) -> None:
         """The next slice, unless the one before is still here."""
-        exchange = self._exchange
-        if exchange is None or exchange.is_sent or not self.is_usable:
+        if self._is_full or not self.is_usable:
             return
-        if self._unsent and not self._is_full:
+        if self._unsent:
             piece, self._unsent = self._unsent[: self.SLICE_BYTES], self._unsent[self.SLICE_BYTES :]
-            self._write(piece)
-        if self._is_full:
-            return  # `resume_writing` comes
+            self._write([piece])
+        self._written()
+
+    def _written(self) -> None:
+        exchange = self._exchange
+        if self._is_full or exchange is None or exchange.is_sent:
+            return  # if it is full, `resume_writing` comes
         if self._unsent:
             asyncio.get_running_loop().call_soon(self._send_on)
         else:
-            self._unsent = memoryview(b"")  # the rest of nothing refers to the body, too
+            self._unsent = _NOTHING  # an empty view refers to the body, too
             exchange.sent()
 
-    def _write(self, data: bytes | memoryview) -> None:
-        self._transport.write(data)
+    def _write(self, parts: list[bytes | memoryview]) -> None:
+        self._transport.writelines(parts)
 
     # asyncio.Protocol
 
@@ -163,7 +170,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_open = False
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
         self._owner.closed(self)
         if self._exchange is not None:
             self._exchange.ended(error)

@@ -110,12 +110,13 @@ class TlsConnection(Connection):
             self._transport.abort()
         return size
 
-    def _write(self, data: bytes | memoryview) -> None:
+    def _write(self, parts: list[bytes | memoryview]) -> None:
         encrypted = []
         try:
-            for piece in _records(data):
-                self._tls.write(piece)
-                encrypted.append(self._outgoing.read())
+            for part in parts:
+                for piece in _records(part):
+                    self._tls.write(piece)
+                    encrypted.append(self._outgoing.read())
         except ssl.SSLError:
             self._transport.abort()
         else:

@@ -11,6 +11,7 @@ import pytest
 from oauth_pool_proxy.config import UpstreamUrl
 from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.upstream.addresses import AVOID_SECONDS, GOOD_SECONDS, Addresses, look_up
+from oauth_pool_proxy.upstream.happy_eyeballs import first_connected
 from oauth_pool_proxy.upstream.upstream import Upstream
 from tests.support.proxy_server import Clock, until
 from tests.support.upstream_server import DEADLINE, json_answer, upstream_server
@@ -262,10 +263,23 @@ async def test_the_first_that_answers_is_taken_and_the_others_are_given_up() -> 
             async with connecting(server.port, *found, connect_timeout=DEADLINE) as (client, _):
                 await ask(client)
                 await until(lambda: attempts(server.port) == before, "the other attempts to end")
-                for _ in range(3):  # the silent ones come last now
-                    await ask(client)
-                    assert attempts(server.port) == before
-        assert len(server.connections) == 4
+
+
+async def test_addresses_that_failed_or_were_overtaken_are_told_of() -> None:
+    """So that the next connection does not begin with them."""
+
+    async def connect(address: str) -> asyncio.Transport:
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, address, server.port)
+        return transport
+
+    avoided: list[str] = []
+    async with upstream_server(host="127.0.0.1") as server:
+        with silence(server.port, "127.0.0.2"):
+            tried = "127.0.0.2", "127.0.0.3", "127.0.0.1", "127.0.0.4"  # silent, refusing, good, and not needed
+            transport = await first_connected(tried, connect, avoided.append)
+            assert transport.get_extra_info("peername")[0] == "127.0.0.1"
+            transport.abort()
+    assert sorted(avoided) == ["127.0.0.2", "127.0.0.3"]
 
 
 async def test_with_every_address_silent_the_time_ends_and_nothing_is_left() -> None:

@@ -1,8 +1,11 @@
 """Certificates that are replaced while the proxy runs, and the one that it shows."""
 
 import asyncio
+import os
 import shutil
+import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +17,7 @@ from oauth_pool_proxy.errors import UpstreamUnreachable
 from oauth_pool_proxy.upstream.certificate_files import LOOK_SECONDS
 from oauth_pool_proxy.upstream.upstream import Upstream
 from tests.support.proxy_server import Clock
-from tests.support.upstream_server import UpstreamServer, json_answer, upstream_server
+from tests.support.upstream_server import DEADLINE, UpstreamServer, json_answer, upstream_server
 from tests.test_proxy.upstream.test_upstream import ask, read_all
 from tests.test_proxy.upstream.test_upstream_tls import certificate, server_context
 
@@ -34,9 +37,10 @@ class Files:
         return certificate(folder, host)
 
     def replace(self, path: Path, by: Path) -> None:
-        """At once, as volumes do, and with the old one's time."""
+        """At once, as volumes do, and with a time that says nothing."""
         temporary = path.with_suffix(".new")
         shutil.copy(by, temporary)
+        os.utime(temporary, (0, 0))
         temporary.rename(path)
 
 
@@ -134,13 +138,27 @@ async def test_an_upstream_that_asks_for_it_is_shown_the_client_certificate(file
         assert shown_to(server) == ["old.example", "old.example", "new.example"]
 
 
-async def test_without_it_such_an_upstream_cannot_be_used(files: Files, clock: Clock) -> None:
+async def test_without_it_the_upstream_s_alert_is_told(files: Files, clock: Clock) -> None:
+    """TLS 1.3 refuses a client when that has finished its handshake and sent its request."""
     pair, client_pair = files.made("server"), files.made("a", "client.example")
     files.replace(files.ca, pair[0])
-    async with upstream_server(demanding(pair, client_pair[0])) as server:
-        server.answer_all(CLOSING)
-        with client_of(server, files, clock) as client:
-            with pytest.raises(UpstreamUnreachable):
-                await ask(client)
-            await asyncio.sleep(0)
-        assert not server.requests
+    context = demanding(pair, client_pair[0])
+
+    has_read = threading.Event()
+
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection.dup():  # closed with bytes unread, it would reset the connection, and the alert could be lost
+            with pytest.raises(ssl.SSLError):
+                context.wrap_socket(connection, server_side=True)
+            has_read.wait(DEADLINE)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        refusing = asyncio.create_task(asyncio.to_thread(refuse, listener))
+        url = UpstreamUrl(True, "127.0.0.1", listener.getsockname()[1], b"")
+        client = Upstream(url, timeout=60, ca_file=files.ca, clock=clock)
+        with pytest.raises(UpstreamUnreachable, match="CERTIFICATE_REQUIRED"):
+            await ask(client)
+        has_read.set()
+        await refusing
+        client.close()

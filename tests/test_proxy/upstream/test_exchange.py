@@ -103,3 +103,14 @@ async def test_silence_after_a_reader_s_pause_counts(upstream: UpstreamServer, c
             await pumping
         assert caught.value.error_type == "timeout"
         answer.release()
+
+
+async def test_a_reader_s_last_pause_does_not_outlive_its_answer(upstream: UpstreamServer) -> None:
+    """The next request needs the connection to be read from."""
+    upstream.answer_all(json_answer(b"whole"))
+    async with client_of(upstream) as client:
+        for _ in range(2):
+            answer = await ask(client)
+            await answer.pump(lambda data, *, is_last: False)
+            answer.release()
+        assert len(upstream.connections) == client.idle_connections == 1

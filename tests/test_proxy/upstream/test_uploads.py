@@ -17,7 +17,7 @@ from tests.test_proxy.upstream.test_upstream_tls import certificate, server_cont
 
 MORE_THAN_FITS = bytes(48 * MIB)
 """Into the sockets of both sides, and into the reader."""
-A_PART = 8 * MIB
+A_PART = 16 * MIB
 """More than fits as well: when so much has been read, something was sent."""
 
 
@@ -78,42 +78,77 @@ from oauth_pool_proxy.upstream.upstream import Upstream
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
-async def main(port: int, ca_file: Path) -> None:
+async def main(port: int, ca_file: Path, count: int, size: int) -> None:
     client = Upstream(UpstreamUrl(True, "127.0.0.1", port, b""), timeout=60, ca_file=ca_file)
 
     async def ask(body: bytes) -> None:
         answer = await client.send(b"POST", b"/", [], body)
+        while not answer.is_at_end:
+            await answer.read()
         answer.release()
 
-    body = bytes(range(256)) * (8 * 1024 * 4)
-    await asyncio.gather(*[ask(b"x") for _ in range(10)])
+    body = bytes(range(256)) * (size // 256)
+    await asyncio.gather(*[ask(b"x") for _ in range(count)])
     before = peak = resident()
-    uploads = asyncio.gather(*[ask(body) for _ in range(10)])
+    uploads = asyncio.gather(*[ask(body) for _ in range(count)])
     while not uploads.done():
         peak = max(peak, resident())
         await asyncio.sleep(0.005)
     await uploads
-    assert client.idle_connections == client.open_connections == 10
+    assert client.idle_connections == client.open_connections == count
     print(peak - before, resident() - before)
 
-uvloop.run(main(int(sys.argv[1]), Path(sys.argv[2])))
+uvloop.run(main(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
 """
 
 
-async def test_ten_uploads_over_tls_cost_no_memory_beside_their_bodies(tmp_path: Path) -> None:
+async def uploads(server: UpstreamServer, ca_file: Path, count: int, size: int) -> tuple[int, int]:
+    """What so many at once cost a process in memory, beside the one body that they share: at most, and afterwards."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", UPLOADS, *map(str, (server.port, ca_file, count, size)), stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(3 * DEADLINE):
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    peak, afterwards = output.split()
+    return int(peak), int(afterwards)
+
+
+async def read_slowly(connection: UpstreamConnection, size: int) -> None:
+    """A short request, and then a long one, of which nothing is read for a while."""
+    await connection.request()
+    await connection.send(json_answer())
+    async with asyncio.timeout(2 * DEADLINE):
+        await connection.reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.3)
+        await connection.reader.readexactly(size)
+    await connection.send(json_answer())
+
+
+async def test_uploads_over_tls_cost_no_memory_beside_their_bodies(tmp_path: Path) -> None:
     """Neither while they wait for an upstream that reads slowly, nor afterwards. Encrypted at once it would be 80 MiB."""
     pair = certificate(tmp_path, "127.0.0.1")
     async with upstream_server(server_context(*pair)) as server:
-        server.answer_all(json_answer())
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", UPLOADS, str(server.port), str(pair[0]), stdout=asyncio.subprocess.PIPE
-        )
-        async with asyncio.timeout(3 * DEADLINE):
-            output, _ = await process.communicate()
-    assert process.returncode == 0
-    peak, afterwards = (int(number) for number in output.split())
+
+        async def serve() -> None:
+            connections = [await server.accept() for _ in range(10)]
+            await asyncio.gather(*[read_slowly(connection, 8 * MIB) for connection in connections])
+
+        serving = asyncio.create_task(serve())
+        peak, afterwards = await uploads(server, pair[0], 10, 8 * MIB)
+        await serving
     assert peak < 20 * MIB
     assert afterwards < 10 * MIB
+
+
+async def test_a_kept_tls_connection_remembers_nothing_of_what_passed(tmp_path: Path) -> None:
+    """OpenSSL's buffers stay as long as they once were."""
+    pair = certificate(tmp_path, "127.0.0.1")
+    count, size = 100, MIB // 2
+    async with upstream_server(server_context(*pair)) as server:
+        server.answer_all(lambda request: json_answer(request.body))
+        _, afterwards = await uploads(server, pair[0], count, size)
+    assert afterwards < count * 100 * 1024
 
 
 async def test_the_time_for_the_head_counts_from_the_end_of_the_upload(upstream: UpstreamServer, clock: Clock) -> None:
@@ -121,13 +156,15 @@ async def test_the_time_for_the_head_counts_from_the_end_of_the_upload(upstream:
         task = asyncio.create_task(ask(client, b"POST", MORE_THAN_FITS))
         connection = await uploading(upstream)
         for _ in range(len(MORE_THAN_FITS) // A_PART):  # slow, but it moves
+            clock.advance(50)
             async with asyncio.timeout(DEADLINE):
                 await connection.reader.readexactly(A_PART)
-            clock.advance(25)
             client.look()
+        clock.advance(59)
+        client.look()
         await asyncio.sleep(0)
         assert not task.done()
-        clock.advance(61)
+        clock.advance(2)
         client.look()
         with pytest.raises(UpstreamTimeout, match="no answer within 60 s") as caught:
             await task

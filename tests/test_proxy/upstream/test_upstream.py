@@ -238,13 +238,19 @@ async def test_silence_in_mid_answer_is_a_break_and_bytes_start_the_time_anew(
         await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n")
         answer = await task
         for part in (b"a", b"b"):
+            reading = asyncio.create_task(answer.read())
+            await asyncio.sleep(0)
             clock.advance(250)  # far beyond what a head may take
             client.look()
             await connection.send(part)
-            assert await answer.read() == part
+            assert await reading == part
         reading = asyncio.create_task(answer.read())
         await asyncio.sleep(0)
-        clock.advance(301)
+        clock.advance(299)
+        client.look()
+        await asyncio.sleep(0)
+        assert not reading.done()
+        clock.advance(2)
         client.look()
         with pytest.raises(StreamBroken) as caught:
             await reading

@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
     async def exchange(self, head: bytes, body: bytes, *, is_head: bool) -> Answer:
         """Send the request and wait for the head of its answer. `NothingCameBack`, `UpstreamTimeout`, `UpstreamUnreachable`."""
         if not self.is_usable:
-            raise NothingCameBack(is_unseen=True)
+            raise self._why_unusable()
         exchange = self._exchange = Exchange(self, self._owner.clock, is_head=is_head)
         try:
             self._send(head, body)
@@ -71,6 +71,9 @@ class Connection(asyncio.Protocol):
     @property
     def is_usable(self) -> bool:
         return self._is_open and not self._transport.is_closing()
+
+    def _why_unusable(self) -> Exception:
+        return NothingCameBack(is_unseen=True)
 
     def pause_reading(self) -> None:
         if self.is_usable:
@@ -123,8 +126,8 @@ class Connection(asyncio.Protocol):
         self._written()
 
     def _send_on(self) -> None:
-        """The next slice, unless the one before is still here."""
-        if self._is_full or not self.is_usable:
+        """The next slice."""
+        if not self.is_usable:
             return
         if self._unsent:
             piece, self._unsent = self._unsent[: self.SLICE_BYTES], self._unsent[self.SLICE_BYTES :]
@@ -134,7 +137,7 @@ class Connection(asyncio.Protocol):
     def _written(self) -> None:
         exchange = self._exchange
         if self._is_full or exchange is None or exchange.is_sent:
-            return  # if it is full, `resume_writing` comes
+            return  # `resume_writing` comes, if it is full
         if self._unsent:
             asyncio.get_running_loop().call_soon(self._send_on)
         else:

@@ -6,6 +6,7 @@ same bytes differently (RFC 9112 6.3, 11.2), patient where only time is at stake
 """
 
 import re
+import ssl
 from collections.abc import Callable
 
 import httptools
@@ -122,7 +123,9 @@ class Exchange(Answer):
         """The connection is gone."""
         if self._is_complete:
             return
-        if not self._has_answered:
+        if isinstance(error, ssl.SSLError) and not self.status:
+            self._fail(UpstreamUnreachable(f"The upstream ended TLS ({error.reason})"))
+        elif not self._has_answered:
             is_unseen = self._sent_at is None or self._clock() - self._sent_at <= RACE_SECONDS
             self._fail(NothingCameBack(is_unseen=is_unseen))
         elif not self.status:

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Iterable
 from typing import Protocol, cast
 
+from oauth_pool_proxy.errors import UpstreamUnreachable
 from oauth_pool_proxy.upstream.connection import Connection, Owner
 
 READ_BYTES = 64 * 1024
@@ -31,7 +32,7 @@ class _Tls(Protocol):
 class TlsConnection(Connection):
     """`secure` is awaited before the first exchange."""
 
-    __slots__ = ("_handshake", "_incoming", "_is_closed", "_is_secured", "_outgoing", "_tls")
+    __slots__ = ("_failure", "_handshake", "_incoming", "_is_closed", "_is_secured", "_outgoing", "_tls")
     SLICE_BYTES = 64 * 1024
     _buffer = memoryview(bytearray(READ_BYTES))
     """What one read brought, decrypted. All connections share it, because nobody keeps it."""
@@ -41,6 +42,7 @@ class TlsConnection(Connection):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = cast(_Tls, context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name))
         self._is_secured = self._is_closed = False
+        self._failure: ssl.SSLError | None = None
         self._handshake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def secure(self) -> None:
@@ -60,11 +62,16 @@ class TlsConnection(Connection):
 
     def connection_lost(self, error: Exception | None) -> None:
         if error is None and not self._is_closed:
-            error = ConnectionResetError("the connection was cut")
+            error = self._failure or ConnectionResetError("the connection was cut")
         if not self._handshake.done():
             self._handshake.set_exception(ConnectionResetError("the connection ended in the handshake"))
             self._handshake.exception()  # whoever waited may have left
         super().connection_lost(error)
+
+    def _why_unusable(self) -> Exception:
+        if self._failure is None:
+            return super()._why_unusable()
+        return UpstreamUnreachable(f"The upstream ended TLS ({self._failure.reason})", was_sent=False)
 
     def _shake_hands(self) -> None:
         try:
@@ -106,7 +113,8 @@ class TlsConnection(Connection):
                 self._is_closed = count == 0
         except ssl.SSLWantReadError:
             pass  # the rest of a record is still to come
-        except ssl.SSLError:
+        except ssl.SSLError as error:
+            self._failure = error  # such as an alert, by which TLS 1.3 refuses a client certificate
             self._transport.abort()
         return size
 

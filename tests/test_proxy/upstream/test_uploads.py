@@ -159,6 +159,8 @@ async def test_the_time_for_the_head_counts_from_the_end_of_the_upload(upstream:
             clock.advance(50)
             async with asyncio.timeout(DEADLINE):
                 await connection.reader.readexactly(A_PART)
+            for _ in range(5):
+                await asyncio.sleep(0)  # until its end is noticed
             client.look()
         clock.advance(59)
         client.look()

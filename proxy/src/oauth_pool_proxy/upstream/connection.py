@@ -94,7 +94,6 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self._exchange = None
-        self._unsent = _NOTHING
         self._is_unwanted = True  # also if it is only just being opened
         if self._is_open:
             self._transport.abort()

@@ -180,7 +180,7 @@ def test_a_stream_that_breaks_is_never_a_whole_message(
 
 
 def test_a_stream_that_stalls_is_never_a_whole_message(start_gateway: StartGateway, client_of: ClientOf) -> None:
-    gateway = start_gateway(timeout_secs=1)
+    gateway = start_gateway(idle_timeout_secs=1)
     gateway.simulator.switches.set(stream_stall_after="content_block_stop")
     with pytest.raises(anthropic.APIStatusError) as caught:
         ask_for_stream(client_of(gateway))

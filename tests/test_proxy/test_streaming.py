@@ -65,7 +65,7 @@ async def test_a_stream_cut_by_the_upstream_ends_with_an_error_event_and_not_lik
 
 
 async def test_a_stream_that_falls_silent_is_ended_in_the_same_way(upstream: UpstreamServer, start: Start) -> None:
-    async with start(timeout_secs=1).connect() as client:
+    async with start(idle_timeout_secs=1).connect() as client:
         connection = await streaming(upstream, client)
         assert last_event(await client.chunk())[1]["error"] == {
             "type": "api_error",

@@ -204,7 +204,11 @@ class App:
             self.upstream = Upstream(
                 config.upstream,
                 timeout=config.timeout,
+                connect_timeout=config.connect_timeout,
+                idle_timeout=config.idle_timeout,
                 ca_file=config.upstream_ca_file,
+                client_certificate=config.upstream_client_certificate,
+                proxy=config.upstream_proxy,
                 most_idle=config.max_connections,
             )
             stack.callback(self.upstream.close)

@@ -149,7 +149,7 @@ async def test_an_upstream_that_fell_silent(
     upstream: UpstreamServer, start: Start, printed: Printed, beginning: bytes
 ) -> None:
     upstream.answer_all(beginning)
-    await start(timeout_secs=1, attempts=1).request()
+    await start(timeout_secs=1, idle_timeout_secs=1, attempts=1).request()
     line = await printed.line()
     assert outcome(line)[:2] == ("timeout", 200 if beginning else 504)
     assert line["attempts"] == 1

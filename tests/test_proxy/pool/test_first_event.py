@@ -222,7 +222,7 @@ async def test_a_stream_that_falls_silent_after_its_head_ends_with_an_error_even
 ) -> None:
     folder.account("a", maxConcurrentRequests=1)
     folder.account("b")
-    proxy = start(timeout_secs=1, idle_timeout_secs=1, attempts=3, oauth=folder.oauth())
+    proxy = start(idle_timeout_secs=1, attempts=3, oauth=folder.oauth())
     answers(upstream, {"a": SSE_HEAD + b"%x\r\n%s\r\n" % (len(PING), PING)})
     answer = await proxy.request()
     assert answer.status in (200, 504) and not (answer.status == 200 and answer.is_complete)

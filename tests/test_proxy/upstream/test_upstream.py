@@ -10,15 +10,20 @@ import pytest
 
 from oauth_pool_proxy.config import UpstreamUrl
 from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
-from oauth_pool_proxy.upstream.connection import HIGH_WATER, IDLE_SECONDS, MOST_HEAD_BYTES
+from oauth_pool_proxy.upstream.answer import HIGH_WATER
+from oauth_pool_proxy.upstream.connection import IDLE_SECONDS
+from oauth_pool_proxy.upstream.exchange import MOST_HEAD_BYTES
 from oauth_pool_proxy.upstream.upstream import Answer, Upstream
 from tests.support.proxy_server import Clock, until
 from tests.support.upstream_server import UpstreamConnection, UpstreamServer, json_answer
 
 
 @asynccontextmanager
-async def client_of(server: UpstreamServer, clock: Clock | None = None, timeout: float = 60) -> AsyncIterator[Upstream]:
-    client = Upstream(UpstreamUrl(False, "127.0.0.1", server.port, b""), timeout=timeout, clock=clock)
+async def client_of(
+    server: UpstreamServer, clock: Clock | None = None, *, base_path: bytes = b"", most_idle: int = 256
+) -> AsyncIterator[Upstream]:
+    url = UpstreamUrl(False, "127.0.0.1", server.port, base_path)
+    client = Upstream(url, timeout=60, clock=clock, most_idle=most_idle)
     try:
         yield client
     finally:
@@ -59,20 +64,37 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used(upstream: Ups
         await read_all(await ask(client))
         upstream.connections[0].close()
         await until(lambda: client.open_connections == 0, "the close to be noticed")
+        assert client.idle_connections == 0
         await read_all(await ask(client))
     assert len(upstream.requests) == 2
 
 
-async def test_a_request_that_met_a_connection_s_end_is_sent_again_once(upstream: UpstreamServer) -> None:
-    async with client_of(upstream) as client:
-        task = asyncio.create_task(ask(client))
-        first = await upstream.accept()
-        await first.request()
-        await first.send(json_answer())
-        await read_all(await task)
+async def test_only_so_many_connections_are_kept(upstream: UpstreamServer) -> None:
+    upstream.answer_all(json_answer())
+    async with client_of(upstream, most_idle=2) as client:
+        for answer in await asyncio.gather(*[ask(client) for _ in range(4)]):
+            await read_all(answer)
+        assert client.idle_connections == 2
+        await until(lambda: client.open_connections == 2, "the others to be ended")
 
+
+async def kept(client: Upstream, upstream: UpstreamServer) -> UpstreamConnection:
+    """The upstream's side of a connection that waits for its second request."""
+    task, connection = await begun(client, upstream)
+    await connection.send(json_answer())
+    await read_all(await task)
+    assert client.idle_connections == 1
+    return connection
+
+
+async def test_a_request_that_crossed_a_kept_connection_s_end_is_sent_again_once(
+    upstream: UpstreamServer, clock: Clock
+) -> None:
+    async with client_of(upstream, clock) as client:
+        first = await kept(client, upstream)
         task = asyncio.create_task(ask(client, b"POST", b"body"))
         await first.request()
+        clock.advance(0.9)
         first.close()  # without one byte of an answer
         second = await upstream.accept()
         assert (await second.request()).body == b"body"
@@ -80,15 +102,45 @@ async def test_a_request_that_met_a_connection_s_end_is_sent_again_once(upstream
         with pytest.raises(UpstreamUnreachable) as caught:
             await task
         assert caught.value.was_sent
+        assert client.requests == {"new": 2, "reused": 1, "resent": 1}
+
+
+async def test_a_kept_connection_that_ends_later_may_have_had_the_request_done(
+    upstream: UpstreamServer, clock: Clock
+) -> None:
+    """It is not sent again: it would be paid twice."""
+    async with client_of(upstream, clock) as client:
+        first = await kept(client, upstream)
+        task = asyncio.create_task(ask(client, b"POST", b"body"))
+        await first.request()
+        clock.advance(1.1)
+        first.close()
+        with pytest.raises(UpstreamUnreachable) as caught:
+            await task
+        assert caught.value.was_sent
+        assert (len(upstream.connections), client.requests["resent"]) == (1, 0)
+
+
+async def test_a_request_that_a_kept_connection_never_had_whole_is_sent_again(
+    upstream: UpstreamServer, clock: Clock
+) -> None:
+    """However long it took: nobody can act on a part of it."""
+    body = b"x" * 48 * 1024 * 1024  # more than fits on the way
+    async with client_of(upstream, clock) as client:
+        first = await kept(client, upstream)
+        task = asyncio.create_task(ask(client, b"POST", body))
+        await first.reader.readuntil(b"\r\n\r\n")
+        clock.advance(30)
+        first.abort()
+        second = await upstream.accept()
+        assert len((await second.request()).body) == len(body)
+        await second.send(json_answer(b"done"))
+        assert await read_all(await task) == b"done"
 
 
 async def test_what_began_on_a_kept_connection_is_not_sent_again(upstream: UpstreamServer) -> None:
     async with client_of(upstream) as client:
-        task = asyncio.create_task(ask(client))
-        connection = await upstream.accept()
-        await connection.request()
-        await connection.send(json_answer())
-        await read_all(await task)
+        connection = await kept(client, upstream)
         task = asyncio.create_task(ask(client))
         await connection.request()
         await connection.send(b"HTTP/1.1 200")
@@ -186,13 +238,19 @@ async def test_silence_in_mid_answer_is_a_break_and_bytes_start_the_time_anew(
         await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n")
         answer = await task
         for part in (b"a", b"b"):
-            clock.advance(50)
+            reading = asyncio.create_task(answer.read())
+            await asyncio.sleep(0)
+            clock.advance(250)  # far beyond what a head may take
             client.look()
             await connection.send(part)
-            assert await answer.read() == part
+            assert await reading == part
         reading = asyncio.create_task(answer.read())
         await asyncio.sleep(0)
-        clock.advance(61)
+        clock.advance(299)
+        client.look()
+        await asyncio.sleep(0)
+        assert not reading.done()
+        clock.advance(2)
         client.look()
         with pytest.raises(StreamBroken) as caught:
             await reading
@@ -411,3 +469,20 @@ async def test_how_requests_took_their_connection_is_counted(upstream: UpstreamS
         for _ in range(2):
             await read_all(await ask(client))
         assert client.requests == {"new": 1, "reused": 1, "resent": 0}
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "line"),
+    [
+        (b"OPTIONS", b"*", b"OPTIONS * HTTP/1.1"),
+        (b"OPTIONS", b"/*", b"OPTIONS /base/* HTTP/1.1"),
+        (b"GET", b"/a?b", b"GET /base/a?b HTTP/1.1"),
+    ],
+)
+async def test_a_base_path_goes_before_paths_and_not_before_the_whole_server(
+    upstream: UpstreamServer, method: bytes, target: bytes, line: bytes
+) -> None:
+    upstream.answer_all(json_answer())
+    async with client_of(upstream, base_path=b"/base") as client:
+        await read_all(await client.send(method, target, [], b""))
+    assert upstream.requests[0].line == line

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,19 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from oauth_pool_proxy.config import UpstreamUrl
 from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
-from oauth_pool_proxy.upstream.upstream import MOST_HANDSHAKES, Upstream
+from oauth_pool_proxy.upstream.connect import MOST_HANDSHAKES
+from oauth_pool_proxy.upstream.upstream import Upstream
 from tests.support.upstream_server import DEADLINE, UpstreamServer, json_answer, upstream_server
 from tests.test_proxy.upstream.test_upstream import ask, read_all
-
-
-async def test_a_connection_that_is_not_made_in_time_is_a_timeout(tmp_path: Path) -> None:
-    """A TLS handshake with a server that says nothing."""
-    async with upstream_server() as server:
-        url = UpstreamUrl(True, "127.0.0.1", server.port, b"")
-        client = Upstream(url, timeout=60, connect_timeout=0.05)
-        with pytest.raises(UpstreamTimeout):
-            await ask(client)
-        assert client.open_connections == 0
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
@@ -85,6 +76,54 @@ async def test_a_certificate_that_does_not_fit_is_refused(tmp_path: Path, trusts
         client = Upstream(url, timeout=60, ca_file=ca_file if trusts else None)
         with pytest.raises(UpstreamUnreachable, match="certificate"):
             await ask(client)
+
+
+async def test_a_handshake_that_is_not_done_in_time_is_a_timeout() -> None:
+    async with upstream_server() as server:  # says nothing
+        url = UpstreamUrl(True, "127.0.0.1", server.port, b"")
+        client = Upstream(url, timeout=60, connect_timeout=0.05)
+        with pytest.raises(UpstreamTimeout, match="handshake") as caught:
+            await ask(client)
+        assert not caught.value.was_sent
+        assert client.open_connections == 0
+
+
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
+    """Bytes, both ways, between this connection and one to the port, to their ends."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
+    other_reader, other_writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        await asyncio.gather(copy(reader, other_writer), copy(other_reader, writer))
+    finally:
+        other_writer.transport.abort()
+
+
+async def test_a_handshake_has_a_time_of_its_own_however_many_addresses_there_are(tmp_path: Path) -> None:
+    """Eight of them, and a handshake that takes longer than an eighth of the time."""
+    pair = certificate(tmp_path, "upstream.example")
+    seconds = 2.0
+
+    async def lookup(host: str, port: int) -> list[str]:
+        return [f"127.0.0.{number}" for number in range(1, 9)]
+
+    async with upstream_server(server_context(*pair)) as server, upstream_server() as slow:
+        server.answer_all(json_answer(b"at last"))
+        url = UpstreamUrl(True, "upstream.example", slow.port, b"")
+        client = Upstream(url, timeout=60, connect_timeout=seconds, ca_file=pair[0], lookup=lookup)
+        task = asyncio.create_task(ask(client))
+        connection = await slow.accept()
+        await asyncio.sleep(seconds / 8 + 0.1)
+        passing = asyncio.create_task(pass_on(connection.reader, connection.writer, server.port))
+        assert await read_all(await task) == b"at last"
+        client.close()
+        await passing
 
 
 @pytest.fixture

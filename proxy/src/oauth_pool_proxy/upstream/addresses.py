@@ -1,7 +1,7 @@
 """Where the upstream is: the addresses of its name, looked up off the request path.
 
 A look-up is good for a while. After that the next connection still uses it, and a new one is made meanwhile; one that
-fails changes nothing. The address that worked last is tried first, the others after it.
+fails changes nothing. Connections take the addresses in turn, and one that did not work comes last for a while.
 """
 
 import asyncio
@@ -9,10 +9,13 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from itertools import chain, zip_longest
 
 log = logging.getLogger(__name__)
 
 GOOD_SECONDS = 30.0
+AVOID_SECONDS = 600.0
+"""RFC 8305 9.1: which address works is worth knowing for about ten minutes."""
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 
@@ -27,10 +30,13 @@ class Addresses:
     """`clock` is any clock that only goes forward."""
 
     def __init__(self, host: str, port: int, clock: Callable[[], float], lookup: Lookup = look_up) -> None:
-        self._host, self._port, self._clock, self._lookup = host, port, clock, lookup
+        self.port = port
+        self._host, self._clock, self._lookup = host, clock, lookup
         self._known: list[str] = [host] if _is_address(host) else []
         self._looked_at = float("inf") if self._known else float("-inf")
         self._looking: asyncio.Task[None] | None = None
+        self._avoided_until: dict[str, float] = {}
+        self._turn = -1
 
     async def current(self) -> list[str]:
         """The addresses to try, in this order. Waits only if none is known; `OSError` if there is none then either."""
@@ -40,27 +46,45 @@ class Addresses:
             await asyncio.shield(self._looking)
         if not self._known:
             raise socket.gaierror(socket.EAI_NONAME, "The name of the upstream has no address")
-        return list(self._known)
+        return self._known if len(self._known) == 1 else self._in_order()
 
-    def worked(self, address: str) -> None:
-        if self._known[:1] != [address] and address in self._known:
-            self._known.remove(address)
-            self._known.insert(0, address)
+    def avoid(self, address: str) -> None:
+        """It did not work, or was slower than one that was tried after it."""
+        self._avoided_until[address] = self._clock() + AVOID_SECONDS
 
     def close(self) -> None:
         if self._looking:
             self._looking.cancel()
 
+    def _in_order(self) -> list[str]:
+        """Each call begins with another one, so that they share the load. Both families are among the first two (RFC 8305 4)."""
+        now = self._clock()
+        last = [address for address in self._known if self._avoided_until.get(address, now) > now]
+        first = [address for address in self._known if address not in last]
+        preferred = [address for address in first if _is_ipv6(address) == _is_ipv6(first[0])]
+        others = [address for address in first if address not in preferred]
+        self._turn += 1
+        pairs = zip_longest(_rotated(preferred, self._turn), _rotated(others, self._turn))
+        return [address for address in chain(*pairs) if address] + last
+
     async def _look(self) -> None:
         try:
-            found = await self._lookup(self._host, self._port)
-            first = [address for address in self._known[:1] if address in found]
-            self._known = list(dict.fromkeys([*first, *found]))
+            self._known = list(dict.fromkeys(await self._lookup(self._host, self.port)))
             self._looked_at = self._clock()
+            self._avoided_until = {a: until for a, until in self._avoided_until.items() if a in self._known}
         except OSError as error:
             log.warning("the upstream's name cannot be looked up", extra={"fields": {"error": error.strerror}})
         finally:
             self._looking = None
+
+
+def _rotated(addresses: list[str], turn: int) -> list[str]:
+    start = turn % len(addresses) if addresses else 0
+    return addresses[start:] + addresses[:start]
+
+
+def _is_ipv6(address: str) -> bool:
+    return ":" in address
 
 
 def _is_address(host: str) -> bool:

@@ -3,15 +3,21 @@
 uvloop's own TLS would do, but it keeps a quarter of a megabyte for each connection and tells a connection that was closed
 from one that was cut no better than TCP does. With TLS the difference is known (RFC 8446 6.1), and a body that only
 ends with the connection (RFC 9112 9.8) is whole only if it was closed.
+
+OpenSSL never gives back what one of its buffers once held, and connections are kept. So bytes go through in pieces of a
+record's size, in both directions.
 """
 
 import asyncio
 import ssl
+from collections.abc import Iterable
 from typing import Protocol, cast
 
+from oauth_pool_proxy.errors import UpstreamUnreachable
 from oauth_pool_proxy.upstream.connection import Connection, Owner
 
 READ_BYTES = 64 * 1024
+RECORD_BYTES = 16 * 1024
 
 
 class _Tls(Protocol):
@@ -20,13 +26,14 @@ class _Tls(Protocol):
     def do_handshake(self) -> None: ...
     def pending(self) -> int: ...
     def read(self, size: int, buffer: memoryview, /) -> int: ...
-    def write(self, data: bytes, /) -> int: ...
+    def write(self, data: bytes | memoryview, /) -> int: ...
 
 
 class TlsConnection(Connection):
-    """`secured` is awaited before the first exchange."""
+    """`secure` is awaited before the first exchange."""
 
-    _tls: "_Tls"
+    __slots__ = ("_failure", "_handshake", "_incoming", "_is_closed", "_is_secured", "_outgoing", "_tls")
+    SLICE_BYTES = 64 * 1024
     _buffer = memoryview(bytearray(READ_BYTES))
     """What one read brought, decrypted. All connections share it, because nobody keeps it."""
 
@@ -35,30 +42,36 @@ class TlsConnection(Connection):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = cast(_Tls, context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name))
         self._is_secured = self._is_closed = False
+        self._failure: ssl.SSLError | None = None
         self._handshake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def secured(self) -> None:
+    async def secure(self) -> None:
         """Returns when the handshake is done; `OSError` (`ssl.SSLError` is one) if it cannot be."""
+        if not self._handshake.done():
+            self._shake_hands()
         await self._handshake
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._shake_hands()
-
-    def data_received(self, data: bytes) -> None:
-        self._incoming.write(data)
+    def data_received(self, data: bytes | memoryview) -> None:
         if not self._is_secured:
-            self._shake_hands()
+            self._incoming.write(data)
+            data = b""
+            if not self._handshake.done():
+                self._shake_hands()
         if self._is_secured:
-            self._decrypt()
+            self._decrypt(data)
 
     def connection_lost(self, error: Exception | None) -> None:
         if error is None and not self._is_closed:
-            error = ConnectionResetError("the connection was cut")
+            error = self._failure or ConnectionResetError("the connection was cut")
         if not self._handshake.done():
             self._handshake.set_exception(ConnectionResetError("the connection ended in the handshake"))
             self._handshake.exception()  # whoever waited may have left
         super().connection_lost(error)
+
+    def _why_unusable(self) -> Exception:
+        if self._failure is None:
+            return super()._why_unusable()
+        return UpstreamUnreachable(f"The upstream ended TLS ({self._failure.reason})", was_sent=False)
 
     def _shake_hands(self) -> None:
         try:
@@ -75,33 +88,55 @@ class TlsConnection(Connection):
         elif self._handshake.done():
             self._transport.close()
 
-    def _decrypt(self) -> None:
+    def _decrypt(self, data: bytes | memoryview) -> None:
         """Hand on everything that one read brought, in one piece unless it is longer than the buffer."""
         size = 0
+        for piece in _records(data):
+            self._incoming.write(piece)
+            size = self._read(size)
+        if size:
+            Connection.data_received(self, self._buffer[:size])
+        self._flush()  # the answer to a change of keys
+        if self._is_closed:
+            self._transport.close()
+
+    def _read(self, size: int) -> int:
+        """Decrypt what there is behind the first `size` bytes of the buffer. How many are in it afterwards."""
         try:
             # Asking once more than there is an answer for would cost an exception for every read.
             while not self._is_closed and (self._incoming.pending or self._tls.pending()):
                 if size == READ_BYTES:
-                    self._received(self._buffer)
+                    Connection.data_received(self, self._buffer)
                     size = 0
                 count = self._tls.read(READ_BYTES - size, self._buffer[size:])
                 size += count
                 self._is_closed = count == 0
         except ssl.SSLWantReadError:
             pass  # the rest of a record is still to come
+        except ssl.SSLError as error:
+            self._failure = error  # such as an alert, by which TLS 1.3 refuses a client certificate
+            self._transport.abort()
+        return size
+
+    def _write(self, parts: list[bytes | memoryview]) -> None:
+        encrypted = []
+        try:
+            for part in parts:
+                for piece in _records(part):
+                    self._tls.write(piece)
+                    encrypted.append(self._outgoing.read())
         except ssl.SSLError:
             self._transport.abort()
-        if size:
-            self._received(self._buffer[:size])
-        self._flush()  # the answer to a change of keys
-        if self._is_closed:
-            self._transport.close()
-
-    def _send(self, parts: list[bytes]) -> None:
-        for part in parts:
-            self._tls.write(part)
-        self._flush()
+        else:
+            self._transport.writelines(encrypted)
 
     def _flush(self) -> None:
         if self._outgoing.pending and not self._transport.is_closing():
             self._transport.write(self._outgoing.read())
+
+
+def _records(data: bytes | memoryview) -> Iterable[bytes | memoryview]:
+    if len(data) <= RECORD_BYTES:
+        return (data,)
+    view = memoryview(data)
+    return [view[start : start + RECORD_BYTES] for start in range(0, len(view), RECORD_BYTES)]

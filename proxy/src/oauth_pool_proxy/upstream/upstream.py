@@ -6,22 +6,20 @@ relaying is what this service is for, and no client library lets a chunk through
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from oauth_pool_proxy.config import UpstreamUrl
-from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
+from oauth_pool_proxy.config import ClientCertificate, UpstreamProxy, UpstreamUrl
+from oauth_pool_proxy.errors import UpstreamUnreachable
 from oauth_pool_proxy.upstream.addresses import Addresses, Lookup, look_up
-from oauth_pool_proxy.upstream.certificates import context_for
-from oauth_pool_proxy.upstream.connection import Answer, Connection, Headers, NothingCameBack
-from oauth_pool_proxy.upstream.tls import TlsConnection
+from oauth_pool_proxy.upstream.answer import Answer
+from oauth_pool_proxy.upstream.certificate_files import CertificateFiles
+from oauth_pool_proxy.upstream.connect import Connector
+from oauth_pool_proxy.upstream.connection import Connection
+from oauth_pool_proxy.upstream.exchange import NothingCameBack
+from oauth_pool_proxy.upstream.headers import Headers
 
 __all__ = ["Answer", "Headers", "Upstream"]
-
-CONNECT_TIMEOUT = 5.0
-MOST_HANDSHAKES = 16
-"""TLS handshakes at once. Each is a millisecond of work or two, which the streams that run already must not wait for."""
 
 
 class Upstream:
@@ -32,20 +30,31 @@ class Upstream:
         url: UpstreamUrl,
         *,
         timeout: float,
+        connect_timeout: float = 5.0,
+        idle_timeout: float = 300.0,
         ca_file: Path | None = None,
-        connect_timeout: float = CONNECT_TIMEOUT,
+        client_certificate: ClientCertificate | None = None,
+        proxy: UpstreamProxy | None = None,
         most_idle: int = 256,
         clock: Callable[[], float] | None = None,
         lookup: Lookup = look_up,
     ) -> None:
         self._url = url
-        self._tls = _tls_context(ca_file) if url.is_tls else None
-        self._connect_timeout = connect_timeout
-        self._timeout = timeout
+        self._timeout, self._idle_timeout = timeout, idle_timeout
         self._most_idle = most_idle
         self.clock = clock or asyncio.get_running_loop().time
-        self._addresses = Addresses(url.host, url.port, self.clock, lookup)
-        self._handshakes = asyncio.Semaphore(MOST_HANDSHAKES)
+        self._addresses = Addresses(
+            proxy.host if proxy else url.host, proxy.port if proxy else url.port, self.clock, lookup
+        )
+        self._connector = Connector(
+            self,
+            url,
+            self._addresses,
+            certificates=CertificateFiles(ca_file, client_certificate, self.clock) if url.is_tls else None,
+            proxy=proxy,
+            connect_timeout=connect_timeout,
+            turn_timeout=timeout,
+        )
         self._idle: list[Connection] = []
         self._connections: set[Connection] = set()
         self._watchdog: asyncio.TimerHandle | None = None
@@ -53,21 +62,26 @@ class Upstream:
         """How many were sent, by the connection they took. `resent`: once more, because a kept one had ended."""
 
     async def send(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> Answer:
-        """One request, one answer. A connection that died while it was idle costs a second try, not the request."""
-        request = self._render(method, target, headers, body)
+        """One request, one answer: `UpstreamTimeout` or `UpstreamUnreachable` if there is none.
+
+        A connection that died while it was idle costs a second try, not the request.
+        """
+        head = self._render(method, target, headers, body)
         is_head = method == b"HEAD"
         if kept := self._take_idle():
             self.requests["reused"] += 1
             try:
-                return await kept.exchange(request, is_head=is_head)
-            except NothingCameBack:
-                self.requests["resent"] += 1  # it was closed as the request was on its way: nobody has looked at it
-        connection = await self._connect()
+                return await kept.exchange(head, body, is_head=is_head)
+            except NothingCameBack as end:
+                if not end.is_unseen:
+                    raise _closed() from None
+                self.requests["resent"] += 1
+        connection = await self._connector.connect()
         self.requests["new"] += 1
         try:
-            return await connection.exchange(request, is_head=is_head)
+            return await connection.exchange(head, body, is_head=is_head)
         except NothingCameBack:
-            raise UpstreamUnreachable("The upstream closed the connection without an answer") from None
+            raise _closed() from None
 
     def close(self) -> None:
         if self._watchdog:
@@ -84,15 +98,16 @@ class Upstream:
     def idle_connections(self) -> int:
         return len(self._idle)
 
-    def _render(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> list[bytes]:
-        lines = [b"%s %s%s HTTP/1.1\r\nhost: %s\r\n" % (method, self._url.base_path, target, self._url.authority)]
+    def _render(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> bytes:
+        if method != b"OPTIONS" or target != b"*":  # which is about the server, not about a resource (RFC 9112 3.2.4)
+            target = self._url.base_path + target
+        lines = [b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (method, target, self._url.authority)]
         lines += [b"%s: %s\r\n" % header for header in headers]
         # RFC 9110 8.6: a method that has a body says how long it is, even if it is empty.
         if body or method in (b"POST", b"PUT", b"PATCH"):
             lines.append(b"content-length: %d\r\n" % len(body))
         lines.append(b"\r\n")
-        head = b"".join(lines)
-        return [head, body] if body else [head]
+        return b"".join(lines)
 
     def _take_idle(self) -> Connection | None:
         while self._idle:
@@ -101,64 +116,7 @@ class Upstream:
                 return connection
         return None
 
-    async def _connect(self) -> Connection:
-        if self._tls is None:
-            return await self._connect_in_time()
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._handshakes.acquire()
-        except TimeoutError:
-            raise UpstreamTimeout(
-                f"The upstream made no new connection within {self._timeout:g} s", was_sent=False
-            ) from None
-        try:
-            return await self._connect_in_time()
-        finally:
-            self._handshakes.release()
-
-    async def _connect_in_time(self) -> Connection:
-        try:
-            async with asyncio.timeout(self._connect_timeout):
-                return await self._connect_to_any(await self._addresses.current())
-        except TimeoutError:
-            raise UpstreamTimeout(
-                f"The upstream could not be connected to within {self._connect_timeout:g} s", was_sent=False
-            ) from None
-        except OSError as error:
-            raise UpstreamUnreachable(
-                f"The upstream could not be connected to ({_reason(error)})", was_sent=False
-            ) from error
-
-    async def _connect_to_any(self, addresses: list[str]) -> Connection:
-        """In turn. One that does not answer costs its share of the time, and not the others' too."""
-        for number, address in enumerate(addresses):
-            is_last = number == len(addresses) - 1
-            try:
-                async with asyncio.timeout(None if is_last else self._connect_timeout / len(addresses)):
-                    connection = await self._connect_to(address)
-            except OSError:  # a TimeoutError is one, too
-                if is_last:
-                    raise
-            else:
-                self._addresses.worked(address)
-                return connection
-        raise AssertionError("there is at least one address")
-
-    async def _connect_to(self, address: str) -> Connection:
-        connection = TlsConnection(self, self._tls, self._url.host) if self._tls else Connection(self)
-        try:
-            await asyncio.get_running_loop().create_connection(lambda: connection, address, self._url.port)
-            if isinstance(connection, TlsConnection):
-                await connection.secured()
-        except BaseException:
-            self._abandon(connection)
-            raise
-        return connection
-
-    def _abandon(self, connection: Connection) -> None:
-        """One that was cancelled in the moment in which it was made. uvloop closes it without a word to the protocol."""
-        connection.abort()
-        self.closed(connection)
+    # Called by the connections
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
@@ -176,28 +134,22 @@ class Upstream:
         else:
             connection.abort()
 
+    # The watchdog: one timer for all connections, instead of one per chunk
+
     def look(self) -> None:
-        """The watchdog's look at every connection: end what has been silent for too long."""
+        """End what has been silent for too long."""
         now = self.clock()
         for connection in list(self._connections):
-            connection.check(now, self._timeout)
+            connection.check(now, self._timeout, self._idle_timeout)
 
     def _watch(self) -> None:
-        """One timer for all connections, instead of one per chunk. It stops when there is nothing to watch."""
+        """It stops when there is nothing to watch."""
         self._watchdog = None
         self.look()
         if self._connections:
-            self._watchdog = asyncio.get_running_loop().call_later(min(1.0, self._timeout / 4), self._watch)
+            seconds = min(1.0, self._timeout / 4, self._idle_timeout / 4)
+            self._watchdog = asyncio.get_running_loop().call_later(seconds, self._watch)
 
 
-def _reason(error: OSError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
-    return "TLS failed" if isinstance(error, ssl.SSLError) else type(error).__name__
-
-
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Verifies against the system's trust store, or against this file alone."""
-    context = context_for(ca_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+def _closed() -> UpstreamUnreachable:
+    return UpstreamUnreachable("The upstream closed the connection without an answer")

@@ -1,0 +1,78 @@
+"""The files of the TLS context: read again when they change, because certificates are replaced while the proxy runs."""
+
+import logging
+import os
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from oauth_pool_proxy.config import ClientCertificate
+from oauth_pool_proxy.upstream.certificates import context_for
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0
+"""How long a change of a file may go unnoticed."""
+
+Stamp = tuple[int, int, int]
+
+
+class CertificateFiles:
+    """The TLS context for new connections to the upstream, made anew when one of its files has changed.
+
+    Connections that are open keep theirs. A file that cannot be used any more changes nothing but the log. `OSError` at the
+    start if one cannot be used then.
+    """
+
+    def __init__(
+        self, ca_file: Path | None, client_certificate: ClientCertificate | None, clock: Callable[[], float]
+    ) -> None:
+        self._ca_file, self._client_certificate, self._clock = ca_file, client_certificate, clock
+        pair = [client_certificate.certificate, client_certificate.key] if client_certificate else []
+        self._files = [*([ca_file] if ca_file else []), *pair]
+        self._seen = self._stamps()
+        self._looked_at = clock()
+        self._context = self._load()
+
+    def context(self) -> ssl.SSLContext:
+        if self._files and self._clock() - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = self._clock()
+            self._look()
+        return self._context
+
+    def _look(self) -> None:
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return
+        self._seen = stamps
+        fields: dict[str, object] = {"files": [str(path) for path in self._files]}
+        try:
+            self._context = self._load()
+        except OSError as error:
+            fields["error"] = error.strerror
+            log.warning(
+                "a certificate file of the upstream cannot be used, the last good one is kept", extra={"fields": fields}
+            )
+        else:
+            log.info("the certificate files of the upstream have changed", extra={"fields": fields})
+
+    def _stamps(self) -> list[Stamp | None]:
+        return [_stamp(path) for path in self._files]
+
+    def _load(self) -> ssl.SSLContext:
+        context = context_for(self._ca_file)
+        context.set_alpn_protocols(["http/1.1"])
+        if shown := self._client_certificate:
+            context.load_cert_chain(
+                shown.certificate, shown.key, password=""
+            )  # without one, OpenSSL asks on the terminal
+        return context
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """Differs when the file does. A Kubernetes volume replaces files, so their times alone would not do."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size

@@ -31,6 +31,10 @@ LOAD ?=
 INSIDE ?=
 ARGS ?=
 N ?= 200
+# What runs here talks to itself on this machine. A proxy to the internet, if there is one, is not on the way.
+NO_PROXY := $(or $(no_proxy),$(NO_PROXY)),localhost,127.0.0.1
+no_proxy := $(NO_PROXY)
+export NO_PROXY no_proxy
 
 .PHONY: help setup demo test e2e e2e-argocd crash-trials check lint types locks audit format lock bench bench-operator picture images test-images clean
 

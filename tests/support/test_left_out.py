@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.left_out import ALL_TESTS
+from tests.support.promtool import HOW_TO_GET_IT
 from tests.support.stack import ROOT
 
 TESTS = {
@@ -50,13 +51,21 @@ def run(tests: dict[str, str], folder: Path, *options: str, **environment: str) 
     for name, text in tests.items():
         (folder / name).write_text("\n".join(line.removeprefix(" " * 8) for line in text.splitlines()))
     for name in ("bash", "node", "npm"):
-        (folder / name).write_text("#!/bin/sh\necho v18.20.4\n")
-        (folder / name).chmod(0o755)
+        script(folder / name, "echo v18.20.4")
     settings = {"PATH": str(folder), "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment}
-    command = [sys.executable, "-m", "pytest", "-p", "xdist.plugin", "-p", "no:cacheprovider", *options, "."]
+    return pytest_in(folder, "-p", "xdist.plugin", *options, ".", **settings)
+
+
+def pytest_in(folder: Path, *options: str, **environment: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
     outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_") and name != ALL_TESTS}
-    ended = subprocess.run(command, cwd=folder, env=outer | settings, check=False, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=folder, env=outer | environment, check=False, capture_output=True, text=True)
     return ended.returncode, ended.stdout.splitlines()[-1]
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
 
 
 ways = pytest.mark.parametrize("options", [[], ["-n", "2", "--dist", "loadfile"]], ids=["alone", "in processes"])
@@ -83,5 +92,14 @@ def test_what_fails_besides_is_still_a_failure(tmp_path: Path) -> None:
     assert run(TESTS | failing, tmp_path) == (1, LEFT_OUT)
 
 
-def test_this_run_says_it_too(pytestconfig: pytest.Config) -> None:
-    assert pytestconfig.pluginmanager.has_plugin("tests.support.left_out")
+def test_alerts_are_left_out_where_promtool_cannot_be_built(
+    control_plane_binaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(tmp_path / "go", '[ "$1" = env ] && { echo go9.9.9; exit; }; echo no luck today; exit 1')
+    monkeypatch.delenv("PROMTOOL", raising=False)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    settings = {"PATH": path, "XDG_CACHE_HOME": str(tmp_path), "KUBEBUILDER_ASSETS": str(control_plane_binaries)}
+    test = "tests/test_monitoring/test_alerts.py::test_prometheus_takes_the_rules"
+    code, last_line = pytest_in(ROOT, test, **settings)
+    assert code == 0
+    assert last_line == f"Not run: no promtool, and none could be built ({HOW_TO_GET_IT}): {test}"

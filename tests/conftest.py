@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from tests.support.control_plane import ControlPlane
 
+pytest_plugins = ["tests.support.left_out"]
+
 # How long something takes says how busy the machine is, and nothing about the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -34,11 +36,15 @@ def control_plane_binaries(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture(scope="session")
 def promtool(pytestconfig: pytest.Config) -> Path:
-    """Prometheus's checker of rules."""
-    from tests.support.promtool import promtool
+    """Prometheus's checker of rules. Tests with it are left out where it could not be built."""
+    from tests.support.promtool import HOW_TO_GET_IT, PromtoolNotBuilt, promtool
+    from tests.support.tools import leave_out
 
-    _raise_if_not_built(pytestconfig, "promtool")
-    return promtool()
+    try:
+        _raise_if_not_built(pytestconfig, "promtool")
+        return promtool()
+    except PromtoolNotBuilt:
+        leave_out("no promtool, and none could be built", HOW_TO_GET_IT)
 
 
 def _raise_if_not_built(config: pytest.Config, fixture: str) -> None:
@@ -91,11 +97,12 @@ def _build_control_plane(say: Callable[[str], None]) -> Exception | None:
 
 
 def _build_promtool(say: Callable[[str], None]) -> Exception | None:
-    from tests.support.promtool import PromtoolMissing, promtool
+    from tests.support.promtool import PromtoolMissing, PromtoolNotBuilt, promtool
 
     try:
         promtool(say=lambda line: say(f"promtool: {line}"))
-    except PromtoolMissing as error:
+    except (PromtoolMissing, PromtoolNotBuilt) as error:
+        say(f"promtool: {error}")
         return error
     return None
 

@@ -15,7 +15,10 @@ import pytest
 from tests.bench.figures import Figures
 from tests.bench.load_program import Generator, Target, Upstream, build, upstream
 
-pytestmark = pytest.mark.skipif(platform.system() != "Linux", reason="the benchmark is for Linux")
+pytestmark = [
+    pytest.mark.skipif(platform.system() != "Linux", reason="the benchmark is for Linux"),
+    pytest.mark.timeout(400),  # of one that builds the program with an empty build cache, beside other tests
+]
 
 CORES = sorted(os.sched_getaffinity(0))[:1] if hasattr(os, "sched_getaffinity") else [0]
 Change = Callable[[bytes], bytes]

@@ -1,7 +1,6 @@
 """curl through the proxy, with the options that people and scripts use."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from tests.e2e.gateway import Gateway
 from tests.e2e.questions import TEXT, asking, served
 from tests.simulator.recorder import Outcome
 from tests.support.proxy_server import until
+from tests.support.tools import program
 
 # exit codes of curl: an answer that ended before its end, and a connection that was reset
 PARTIAL_FILE, RECV_ERROR = 18, 56
@@ -25,13 +25,10 @@ class Curl:
     """Asks one gateway. `-v` writes what was on the wire to `log`."""
 
     def __init__(self, gateway: Gateway, folder: Path) -> None:
-        program = shutil.which("curl")
-        if program is None:
-            pytest.fail("this test needs curl on the PATH; install it")
         self._gateway = gateway
         self._folder = folder
         # not what a person has in ~/.curlrc; a limit, so that nothing hangs
-        self._command = [program, "--disable", "--silent", "--show-error", "--max-time", "30"]
+        self._command = [program("curl"), "--disable", "--silent", "--show-error", "--max-time", "30"]
 
     def arguments(self, *options: str, path: str = "/v1/messages", body: Any = None) -> list[str]:
         headers = [f"authorization: Bearer {self._gateway.key}"]

@@ -5,12 +5,13 @@ import subprocess
 import pytest
 
 from tests.support.stack import ROOT
+from tests.support.tools import program
 
 
 @pytest.mark.usefixtures("control_plane_binaries")  # building them may take longer than a test may
 def test_the_demo_shows_the_main_job_and_ends_well() -> None:
     ended = subprocess.run(
-        ["make", "--no-print-directory", "demo", "ARGS=--once"],
+        [program("make"), "--no-print-directory", "demo", "ARGS=--once"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -26,6 +27,10 @@ def test_the_demo_shows_the_main_job_and_ends_well() -> None:
 
 def test_the_demo_explains_itself() -> None:
     ended = subprocess.run(
-        ["make", "--no-print-directory", "demo", "ARGS=--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [program("make"), "--no-print-directory", "demo", "ARGS=--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "--once" in ended.stdout

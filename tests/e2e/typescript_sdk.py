@@ -1,7 +1,6 @@
 """The provider's official TypeScript SDK, in a Node.js process that plays the scenarios of `typescript/runner.js`."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.gateway import Gateway
+from tests.support.tools import node
 
 _FOLDER = Path(__file__).parent / "typescript"
-_OLDEST = 20
 
 
 class TypeScriptSdk:
@@ -35,23 +34,13 @@ class TypeScriptSdk:
 
 @contextmanager
 def running_typescript_sdk() -> Iterator[TypeScriptSdk]:
-    """Fails the test with what is to be installed when something is missing."""
-    command = [_node(), str(_FOLDER / "runner.js")]
+    """The tests of it are left out where there is no Node.js."""
+    command = [node(), str(_FOLDER / "runner.js")]
+    if not (_FOLDER / "node_modules" / ".installed").exists():
+        pytest.fail("the TypeScript SDK is not installed: `make test` does it, with npm")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield TypeScriptSdk(process)
         finally:
             # its end is the end of its input; one that hangs does not get to hold up the tests
             process.kill()
-
-
-def _node() -> str:
-    node = shutil.which("node")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout if node else "v0"
-    if node is None or int(version[1:].partition(".")[0]) < _OLDEST:
-        pytest.fail(
-            f"this test needs Node.js {_OLDEST} or newer with npm on the PATH; install it, then run `make test`"
-        )
-    if not (_FOLDER / "node_modules" / ".installed").exists():
-        pytest.fail("the TypeScript SDK is not installed: `make test` does it, with npm (which comes with Node.js)")
-    return node

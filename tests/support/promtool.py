@@ -16,10 +16,14 @@ from tests.support.control_plane.building import Say, build, building_in, cache_
 
 MODULE = Path(__file__).parent / "prometheus"
 PACKAGE = "github.com/prometheus/prometheus/cmd/promtool"
-HOW_TO_GET_IT = "PROMTOOL=/path/to/promtool names one that is there already (Debian: apt-get install prometheus)"
+HOW_TO_GET_IT = "apt-get install prometheus, then PROMTOOL=/usr/bin/promtool"
 
 
 class PromtoolMissing(Exception):
+    """PROMTOOL names no program; the message says what to do."""
+
+
+class PromtoolNotBuilt(Exception):
     """There is no promtool and none could be built; the message says why, and how to get one."""
 
 
@@ -31,7 +35,7 @@ def promtool(say: Say = say_on_stderr) -> Path:
     """The program. Builds it when nobody has; `say` is told how it goes."""
     if named := os.environ.get("PROMTOOL"):
         if not os.access(named, os.X_OK):
-            raise PromtoolMissing(f"PROMTOOL is {named}, which is no program. {HOW_TO_GET_IT}, unset builds one")
+            raise PromtoolMissing(f"PROMTOOL is {named}, which is no program: {HOW_TO_GET_IT}; unset builds one")
         return Path(named)
     program = cache_base() / f"promtool-{_version()}" / "promtool"
     if program.exists():
@@ -41,7 +45,7 @@ def promtool(say: Say = say_on_stderr) -> Path:
             if not program.exists():
                 _build(program, say)
     except ControlPlaneError as error:
-        raise PromtoolMissing(f"promtool could not be built. {HOW_TO_GET_IT}.\n{error}") from error
+        raise PromtoolNotBuilt(f"it could not be built: {HOW_TO_GET_IT}\n{error}") from error
     return program
 
 
@@ -51,7 +55,7 @@ def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
 
 def _build(program: Path, say: Say) -> None:
     say(f"building promtool {_version()} in {program.parent}")
-    say(f"this happens once: 3 to 5 minutes on two cores without a Go build cache, 50 MiB. {HOW_TO_GET_IT}")
+    say(f"this happens once: 3 to 5 minutes on two cores without a Go build cache, 50 MiB. Without it: {HOW_TO_GET_IT}")
     # Service discovery is half of it, and no business of rules.
     flags = ["-ldflags", "-s -w", "-tags", "remove_all_sd"]
     build(go_toolchain(say), PACKAGE, program, module=MODULE, flags=flags, say=say)
@@ -65,5 +69,5 @@ def _version() -> str:
 if __name__ == "__main__":
     try:
         sys.stdout.write(f"{promtool()}\n")
-    except PromtoolMissing as error:
+    except (PromtoolMissing, PromtoolNotBuilt) as error:
         sys.exit(f"promtool: {error}")

@@ -13,8 +13,14 @@ from contextlib import contextmanager, suppress
 
 from tests.support.control_plane import wait_until
 
-# makes standard input the terminal that Ctrl-C comes from, then becomes the program
-_OWN_TERMINAL = "import os, sys; os.login_tty(0); os.execvp(sys.argv[1], sys.argv[1:])"
+# Makes standard input the terminal that Ctrl-C comes from, then becomes the program. Tests that a shell runs in the background
+# are born deaf to Ctrl-C, and so are their children.
+_OWN_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.login_tty(0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 class PseudoTerminal:

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.support.tools import program
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / ".ci"
 # Nobody's own Git configuration, and nothing of the workflow that runs these tests.
@@ -39,7 +41,7 @@ class Repository:
 
     def git(self, *arguments: str) -> str:
         result = subprocess.run(
-            ["git", *arguments], cwd=self.folder, env=ENVIRONMENT, check=False, capture_output=True, text=True
+            [program("git"), *arguments], cwd=self.folder, env=ENVIRONMENT, check=False, capture_output=True, text=True
         )
         assert result.returncode == 0, f"git {' '.join(arguments)}: {result.stderr}"
         return result.stdout.strip()
@@ -57,6 +59,7 @@ class Repository:
         return self.git("rev-parse", "HEAD")
 
     def run(self, script: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        program("bash")  # what they are written in
         return subprocess.run(
             [self.folder / ".ci" / script, *arguments],
             env=ENVIRONMENT | environment,

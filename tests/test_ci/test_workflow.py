@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.left_out import ALL_TESTS
 from tests.test_ci.repository import ROOT
 
 TEXT = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
@@ -111,6 +112,11 @@ def test_runs_of_main_are_never_ended_for_another() -> None:
     """Only a pull request has a number; every other run is a group of its own."""
     assert WORKFLOW["concurrency"]["group"] == "ci-${{ github.event.pull_request.number || github.run_id }}"
     assert JOBS["deploy"]["concurrency"]["cancel-in-progress"] is False
+
+
+def test_a_test_that_is_left_out_is_a_failure() -> None:
+    assert JOBS["test"]["env"] == {ALL_TESTS: "1"}
+    assert f"\nexport {ALL_TESTS}=1\n" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_tests_run_on_the_oldest_python_and_on_that_of_the_images() -> None:

@@ -1,10 +1,9 @@
 """Completion, as the shells see it: through kubectl itself, and through the scripts for bash, zsh and fish.
 
-Those for zsh and fish need these shells.
+The test of a shell that is not there is left out.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,17 +13,10 @@ import pytest
 from kubectl_oauthaccount.cli import cli
 from kubectl_oauthaccount.completion import for_kubectl, suggest
 from tests.support.pseudo_terminal import on_terminal
+from tests.support.tools import program
 from tests.test_kubectl_plugin.conftest import Objects, Plugin, condition
 
 BIN = Path(sys.executable).parent
-
-
-def shell(name: str) -> str:
-    """Where the shell is."""
-    found = shutil.which(name)
-    if found is None:
-        pytest.fail(f"{name} is not installed, so its completion script cannot be tried: apt-get install {name}")
-    return found
 
 
 def words_of(plugin: Plugin, *words: str) -> list[str]:
@@ -55,7 +47,9 @@ def test_bash_completes_with_the_script(objects: Objects, plugin: Plugin, enviro
         'printf "%s\\n" "${COMPREPLY[@]}"\n'
         "complete -p kubectl-oauthaccount\n"
     )
-    printed = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [program("bash"), "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
     assert printed.stdout.splitlines() == [
         "alice",
         "complete -o nosort -F _kubectl_oauthaccount_completion kubectl-oauthaccount",
@@ -68,7 +62,7 @@ def test_zsh_completes_with_the_script(
     objects.create("alice", {"conditions": [condition("Ready", "False", "LoginRequired")]})
     objects.create("alex")
     environment |= {"HOME": str(tmp_path), "PS1": "> "}
-    with on_terminal(shell("zsh"), "-f", "-i", environment=environment) as terminal:
+    with on_terminal(program("zsh"), "-f", "-i", environment=environment) as terminal:
         terminal.type("autoload -U compinit; compinit -u -D; source <(kubectl-oauthaccount completion zsh)\n")
         # completed like the plugin, and shows what became of the line
         terminal.type('show() { echo "<$*>" }; compdef _kubectl_oauthaccount_completion show\n')
@@ -94,7 +88,7 @@ def test_fish_completes_with_the_script(
         'complete -C "kubectl-oauthaccount import alice a-f"\n'  # no file is wanted here
     )
     printed = subprocess.run(
-        [shell("fish"), "-c", script],
+        [program("fish"), "-c", script],
         env=environment | {"HOME": str(tmp_path)},
         cwd=tmp_path,
         capture_output=True,

@@ -54,7 +54,7 @@ def nginx(bench: Bench, is_tls: bool) -> Iterator[Target]:
     config.write_text(_nginx_config(bench, port, is_tls))
     command: Command = [find_nginx() or "nginx", "-e", "stderr", "-p", bench.folder, "-c", config]
     with started(bench.load, "nginx", command, bench.proxy_cores) as process:
-        seconds = process.wait_until(lambda: _accepts(port), 10)
+        seconds = process.wait_until(lambda: accepts(port), 10)
         yield Target(f"127.0.0.1:{port}", process=process, ready_seconds=seconds)
 
 
@@ -179,7 +179,7 @@ SLOW = frozenset(("litellm",))
 """Those that serve about 100 requests a second, and are spared most cases."""
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

@@ -41,9 +41,10 @@ def _run(options: argparse.Namespace) -> int:
 def _serve(config: Config) -> int:
     # Imported here: --help, --check and every configuration error need no server.
     from oauth_pool_proxy.app import App
-    from oauth_pool_proxy.downstream.server import Server, bind
+    from oauth_pool_proxy.downstream.server import Server, allow_open_files, bind
 
     proxy = config.proxy
+    allow_open_files()
     listener = bind(proxy.listen)
     monitoring = bind(proxy.metrics, "metrics_addr") if proxy.metrics else None
     Server(App(config), proxy, monitoring).run([listener])

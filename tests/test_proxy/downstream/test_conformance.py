@@ -205,13 +205,28 @@ async def test_a_refusal_waits_for_the_answers_before_it(upstream: UpstreamServe
 
 async def test_what_comes_behind_a_refusal_is_not_taken_for_a_request(upstream: UpstreamServer, make: Make) -> None:
     upstream.answer_all(json_answer(b"served"))
-    async with make().connect() as client:
+    proxy = make()
+    async with proxy.connect() as client:
         await client.send(b"GET / HTTP/1.1\r\n\r\nGET /smuggled HTTP/1.1\r\n" + HOST + b"\r\n")
         await client.send(b"GET /more HTTP/1.1\r\n" + HOST + b"\r\n")
         assert (await client.answer()).status == 400
         await client.send(b"GET /after HTTP/1.1\r\n" + HOST + b"\r\n")
         assert await client.reader.read() == b""
-    assert upstream.requests == []
+    await proxy.request("GET", "/another")
+    assert [request.target for request in upstream.requests] == [b"/another"]
+
+
+async def test_what_comes_behind_a_refusal_does_not_cost_the_answers_before_it(
+    upstream: UpstreamServer, make: Make
+) -> None:
+    async with make().connect() as client:
+        await client.send(b"GET /1 HTTP/1.1\r\n" + HOST + b"\r\nCONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n")
+        connection = await upstream.accept()
+        await connection.request()
+        await client.send(b"\x16\x03\x01 the tunnel that there is not")
+        await connection.send(json_answer(b"one"))
+        assert (await client.answer()).body == b"one"
+        assert (await client.answer()).status == 405
 
 
 async def test_the_access_token_does_not_come_back_to_whoever_asks_for_an_echo(

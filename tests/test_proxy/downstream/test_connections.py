@@ -8,7 +8,7 @@ import pytest
 from oauth_pool_proxy.downstream import kernel
 from oauth_pool_proxy.downstream.protocol import MOST_HEAD_BYTES, MOST_PIPELINED
 from tests.support.proxy_server import RawClient, until
-from tests.support.upstream_server import SSE_HEAD, RawRequest, UpstreamServer, json_answer
+from tests.support.upstream_server import DEADLINE, SSE_HEAD, RawRequest, UpstreamServer, json_answer
 from tests.test_proxy.conftest import Start
 
 
@@ -237,8 +237,9 @@ async def test_what_has_no_end_is_not_collected(upstream: UpstreamServer, start:
     async with start().connect() as client:
         await client.send(beginning)
         with pytest.raises(ConnectionError):
-            for _ in range(100):
-                await client.send(b"x" * MOST_HEAD_BYTES)
+            async with asyncio.timeout(DEADLINE):
+                while True:
+                    await client.send(b"x" * MOST_HEAD_BYTES)
     assert upstream.connections == []
 
 
@@ -329,19 +330,20 @@ async def test_a_client_that_was_not_told_may_send_its_body_or_not_so_its_connec
         assert await client.rest() == b""
 
 
-async def test_a_client_in_line_is_told_to_go_on_when_it_is_its_turn(upstream: UpstreamServer, start: Start) -> None:
-    proxy = start(max_connections=1)
+async def test_a_client_in_line_is_told_to_go_on_when_there_is_room(upstream: UpstreamServer, start: Start) -> None:
+    size = 200_000
+    proxy = start(max_body_bytes=size, max_buffered_bytes=size)
     async with proxy.connect() as first, proxy.connect() as second:
-        await first.request()
+        await first.request("POST", "/", "", b"x" * size)
         connection = await upstream.accept()
         await connection.request()
-        await second.send(EXPECT)
-        await until(lambda: proxy.app.service.in_flight == 2, "the second one to wait")
+        await second.send(b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n" % size)
+        await until(lambda: proxy.waiting == 1, "the second one to wait")
         await connection.send(json_answer(b"first"))
         await first.answer()
         assert (await second.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
-        await second.send(b"abc")
-        assert (await connection.request()).body == b"abc"
+        await second.send(b"x" * size)
+        assert len((await connection.request()).body) == size
 
 
 BODY = b"data: \xc3\xa9\n\n" * 40

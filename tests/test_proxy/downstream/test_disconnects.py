@@ -150,3 +150,13 @@ async def test_while_it_has_more_requests_on_the_same_connection(upstream: Upstr
         await connection.wait_closed()
     await all_is_free(proxy, upstream, "waiting")
     assert [request.target for request in upstream.requests] == [b"/v1/models"]
+
+
+async def test_who_closes_its_own_side_has_left(upstream: UpstreamServer, start: Start) -> None:
+    """HTTP lets a client do that and still read. Hardly one does, and the end of its side is how most of them leave."""
+    proxy = start(max_connections=1)
+    async with asked(proxy, upstream) as (client, connection):
+        client.writer.write_eof()
+        await connection.wait_closed()
+        assert await client.rest() == b""
+    await all_is_free(proxy, upstream, "waiting")

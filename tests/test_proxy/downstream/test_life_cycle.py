@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -62,12 +62,15 @@ class Process:
 
 
 @asynccontextmanager
-async def running(folder: Path, upstream: UpstreamServer, more: str = "", *, drain: int = 20) -> AsyncIterator[Process]:
+async def running(
+    folder: Path, upstream: UpstreamServer, more: str = "", *, drain: int = 20, started_by: tuple[str, ...] = ()
+) -> AsyncIterator[Process]:
     file = folder / "proxy.toml"
     file.write_text(
         f'[proxy]\nlisten_addr = "127.0.0.1:0"\nupstream_url = "{upstream.url}"\ndrain_timeout_secs = {drain}\n{more}'
     )
     process = await asyncio.create_subprocess_exec(
+        *started_by,
         SCRIPT,
         "--config",
         file,
@@ -355,6 +358,17 @@ async def test_a_time_without_a_turn_on_the_cpu_shows_in_the_metrics(tmp_path: P
         async with asyncio.timeout(DEADLINE):
             while await late("0.5") == before:  # noqa: ASYNC110 (the process has no event for it)
                 await asyncio.sleep(0.02)
+
+
+async def test_the_usual_limit_of_open_files_does_not_keep_clients_out(
+    tmp_path: Path, upstream: UpstreamServer
+) -> None:
+    shell = ("sh", "-c", 'ulimit -Sn 64; exec "$0" "$@"')
+    async with running(tmp_path, upstream, started_by=shell) as process, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(process.connect()) for _ in range(100)]
+        for client in clients:
+            await client.request("GET", "/ready")
+            assert (await client.answer()).status == 200
 
 
 def test_states_only_move_forward_and_stopped_is_inert() -> None:

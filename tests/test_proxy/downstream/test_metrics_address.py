@@ -1,5 +1,7 @@
 """`metrics_addr`: what tells names is on a listener of its own, and the traffic port keeps silent about them."""
 
+import asyncio
+
 import pytest
 
 from tests.support.proxy_server import PoolFolder
@@ -51,3 +53,14 @@ async def test_without_it_everything_is_on_the_traffic_port(start: Start, accoun
     assert proxy.metrics_port == proxy.port
     assert b'"claude-1"' in (await proxy.request("GET", "/health")).body
     assert (await proxy.metrics())['pool_account_in_flight{account_id="claude-1"}'] == 0
+
+
+async def test_when_the_proxy_has_ended_nobody_listens_there(start: Start) -> None:
+    proxy = start(metrics_addr=ALONE)
+    async with proxy.connect(proxy.metrics_port) as kept:
+        await kept.request("GET", "/ready")
+        await kept.answer()
+        await asyncio.to_thread(proxy.stop)
+        assert await kept.rest() == b""
+    with pytest.raises(ConnectionError):
+        await proxy.request("GET", "/ready", port=proxy.metrics_port)

@@ -13,7 +13,7 @@ import pytest
 from oauth_pool_proxy.observe.access_log import AccessLog, RequestLine
 from oauth_pool_proxy.pool.pool import Pool
 from tests.support.proxy_server import PoolFolder, proxy_config, running_proxy, until
-from tests.support.upstream_server import SSE_HEAD, UpstreamServer, json_answer
+from tests.support.upstream_server import DEADLINE, SSE_HEAD, UpstreamServer, json_answer
 from tests.test_proxy.conftest import Start
 from tests.test_proxy.pool.test_failover import LIMIT, answers
 
@@ -273,11 +273,14 @@ async def test_lines_stay_whole_when_nobody_reads_a_pipe_that_does_not_block() -
     for number in range(most):
         log.write(named(number))
         await asyncio.sleep(0)
-    loop, ids, rest = asyncio.get_running_loop(), list[str](), b""
-    while len(ids) < most:
-        rest += await loop.run_in_executor(None, os.read, reading, 100_000)
-        *lines, rest = rest.split(b"\n")
-        ids += [json.loads(line)["request_id"] for line in lines]
+    os.set_blocking(reading, False)
+    received = b""
+    async with asyncio.timeout(DEADLINE):
+        while received.count(b"\n") < most:
+            with contextlib.suppress(BlockingIOError):
+                received += os.read(reading, 100_000)
+            await asyncio.sleep(0.001)
+    ids = [json.loads(line)["request_id"] for line in received.splitlines()]
     assert ids == [str(number) for number in range(most)]
     os.close(reading)
     os.close(writing)
@@ -292,12 +295,13 @@ async def test_what_is_held_for_a_pipe_that_nobody_reads_is_bounded_by_whole_lin
         log.flush()
     os.set_blocking(reading, False)
     received = b""
-    while b'"request_id":"late"' not in received:
-        with contextlib.suppress(BlockingIOError):
-            received += os.read(reading, 1_000_000)
-        if len(received) > 500_000 and b"late" not in received:
-            log.write(RequestLine("late", "GET", "/", 200, "ok", "ok", 1, 1.0, 0, 0, False))
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(DEADLINE):
+        while b'"request_id":"late"' not in received:
+            with contextlib.suppress(BlockingIOError):
+                received += os.read(reading, 1_000_000)
+            if len(received) > 500_000:
+                log.write(RequestLine("late", "GET", "/", 200, "ok", "ok", 1, 1.0, 0, 0, False))
+            await asyncio.sleep(0.001)
     ids = [json.loads(line)["request_id"] for line in received.splitlines()]
     assert 500 < ids.index("late") < 1500
     os.close(reading)

@@ -141,7 +141,7 @@ class Client(Upload):
         cycle = self._cycle
         cycle.response_complete = True
         cycle.message_event.set()
-        self._parts.clear()
+        self.forget()
         if cycle.keep_alive:
             pass
         elif self.is_complete and not self.refusal:

@@ -123,8 +123,10 @@ class HttpProtocol(HttpToolsProtocol):
     # What comes in
 
     def data_received(self, data: bytes) -> None:
+        # What a body with a length brings is all body, as long as it lasts.
+        is_short = len(data) <= PIECE_BYTES or (self._receiving and self._receiving.announced)
         try:
-            for piece in (data,) if len(data) <= PIECE_BYTES else _in_pieces(data):
+            for piece in (data,) if is_short else _in_pieces(data):
                 if self._is_deaf:
                     self._drain(len(piece))
                     continue

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -27,6 +28,7 @@ from oauth_pool_proxy.errors import ConfigInvalid, ProxyError
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
+MOST_FILES = 65_536
 TICK_SECONDS = 0.1
 """How long uvicorn sleeps between two ticks."""
 LOOK_SECONDS = 1.0
@@ -47,6 +49,14 @@ def bind(address: Address, key: str = "listen_addr") -> socket.socket:
         # create_server() adds the address to the text, which is said already; a failed look-up has no other text.
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise ConfigInvalid(f"[proxy] {key}: cannot listen on {address}: {reason}") from None
+
+
+def allow_open_files() -> None:
+    """Every connection is an open file, and the usual soft limit of 1024 is there for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 class Application(Protocol):

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from io import BytesIO
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -42,13 +43,15 @@ class Upload:
         announced: int | None,
         refusal: ProxyError | None,
     ) -> None:
-        self._connection, self._cycle, self._announced = connection, cycle, announced
+        self._connection, self._cycle, self.announced = connection, cycle, announced
         self.target, self.refusal = target, refusal
         self._parts: list[bytes] = []
         self._size = self._most_bytes = 0
         self.is_complete = False
         """Whether the whole request is there."""
-        self._is_wanted = self._is_gone = self._is_looking = False
+        self._buffer: BytesIO | None = None
+        """The body, once there is room for it."""
+        self._is_gone = self._is_looking = False
         self._limit = self._seconds_left = self._deadline = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._watched: asyncio.Task[object] | None = None
@@ -60,23 +63,22 @@ class Upload:
         Of here and in `body`: `RequestTooLarge` as soon as it is longer than `most_bytes`, `RequestTimeout` when it takes longer
         than `seconds`, `ClientGone` if the client leaves.
         """
-        announced = self._announced
-        if announced == 0:
+        if self.announced == 0:
             return 0
         self._most_bytes = most_bytes
         self._limit = self._seconds_left = seconds
-        if announced is not None and announced > most_bytes:
+        if (self.announced or 0) > most_bytes:
             raise self._too_large()
         if not self._cycle.waiting_for_100_continue:
             await self._until(READ_AHEAD)
         if self._size > most_bytes:
             raise self._too_large()
-        return self._size if self.is_complete else announced or most_bytes
+        return self._size if self.is_complete else self.announced or most_bytes
 
     async def body(self) -> bytes:
         """All of it, once there is room."""
-        if self._announced != 0 and not self.is_complete:
-            self._is_wanted = True
+        if self.announced != 0 and not self.is_complete:
+            self._buffer = self._new_buffer()
             if self._cycle.waiting_for_100_continue:
                 self._cycle.waiting_for_100_continue = False
                 self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -84,12 +86,26 @@ class Upload:
             await self._until(self._most_bytes)
         if self._size > self._most_bytes:
             raise self._too_large()
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        if self._buffer:
+            body, self._buffer = self._buffer.getvalue(), None
+        else:
+            body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         return body
 
-    def _too_large(self) -> RequestTooLarge:
+    def _new_buffer(self) -> BytesIO:
+        """For what is to come, behind what has come: bytes that are kept apart to the end need twice the room to be joined."""
+        buffer = BytesIO()
+        if self.announced:  # with its size from the beginning it is never moved
+            buffer.seek(self.announced - 1)
+            buffer.write(b"\0")
+            buffer.seek(0)
+        buffer.writelines(self._parts)
         self._parts.clear()
+        return buffer
+
+    def _too_large(self) -> RequestTooLarge:
+        self.forget()
         return RequestTooLarge(f"The request body is longer than {self._most_bytes} bytes")
 
     async def _until(self, size: int) -> None:
@@ -114,16 +130,24 @@ class Upload:
     def body_received(self, part: bytes) -> None:
         if self._cycle.response_complete:
             return
-        self._parts.append(part)
         self._size += len(part)
-        if self._size > READ_AHEAD and not self._is_wanted:
-            self._connection.flow.pause_reading()
-            self.look_out()
+        if self._buffer:
+            self._buffer.write(part)
+        else:
+            self._parts.append(part)
+            if self._size > READ_AHEAD:
+                self._connection.flow.pause_reading()
+                self.look_out()
         self._wake()
 
     def body_complete(self) -> None:
         self.is_complete = True
         self._wake()
+
+    def forget(self) -> None:
+        """Nobody wants the body any more."""
+        self._parts.clear()
+        self._buffer = None
 
     def refuse(self, error: ProxyError) -> None:
         """The rest of the request will not come, or cannot be read. Answered with this, and then the connection ends."""

@@ -39,6 +39,10 @@ class NotInCharge(Exception):
     """This operator must not begin anything: it is ending, or another one works."""
 
 
+class CalledOff(Exception):
+    """Nobody wants it any more, and nothing was asked for; or it has come to its end in another way than by a token."""
+
+
 class GrantRejected(Exception):
     """`invalid_grant` (RFC 6749 5.2): the code or refresh token is dead; only a new login helps."""
 
@@ -76,7 +80,7 @@ class ServiceAccountTokenRefused(Exception):
 
 
 class StoreFailed(Exception):
-    """The state or access volume could not be read or written. No token was spent."""
+    """The state or access volume could not be read or written."""
 
 
 class StoreCorrupt(StoreFailed):

@@ -1,7 +1,8 @@
 """The operator's Prometheus metrics."""
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -54,6 +55,7 @@ class Counts(NamedTuple):
     reconciles_in_flight: int
     token_requests_waiting: int
     index_shards: int
+    provider_holds: Mapping[str, datetime] = {}
 
 
 class PoolCollector(Collector):
@@ -71,6 +73,14 @@ class PoolCollector(Collector):
             "pool_token_requests_waiting", "Accounts that wait for their turn to ask", counts.token_requests_waiting
         )
         yield _gauge("pool_index_shards", "ConfigMaps that the pool index uses", counts.index_shards)
+        family = GaugeMetricFamily(
+            "pool_provider_held_until_timestamp_seconds",
+            "Until when a provider is left alone that has asked for it (Unix time); absent when none is",
+            labels=["provider"],
+        )
+        for provider, until in sorted(counts.provider_holds.items()):
+            family.add_metric([provider], until.timestamp())
+        yield family
         family = GaugeMetricFamily("pool_accounts", "Accounts by the word shown as STATUS", labels=["status"])
         for word, number in sorted(Tally(account.status_word for account in counts.accounts).items()):
             family.add_metric([word], number)

@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
+from oauth_pool_operator.account.documents import LoginSession
 from oauth_pool_operator.oauth import login
-from oauth_pool_operator.storage.documents import LoginSession
 from tests.support.builders import NOW, session
 
 

@@ -1,19 +1,34 @@
 """Condition types and reasons, and the rule for changing them.
 
 `Ready` and `QuotaAvailable` are always present. `LoginRequired`, `Reconciling` and `Stalled` are abnormal-true (kstatus):
-the first is False when nothing is asked of a person, the other two are absent when there is nothing to say.
+the first is False when nothing is asked of a person, the other two are absent when there is nothing to say. They sum up
+what the conditions `…Failing` say one by one, which are there only while something fails.
 """
 
 from datetime import datetime
 from typing import Any
 
 from oauth_pool_operator.account.spec import rfc3339
+from oauth_pool_operator.account.trouble import Subject
 
 READY = "Ready"
 LOGIN_REQUIRED = "LoginRequired"
 QUOTA_AVAILABLE = "QuotaAvailable"
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
+PROVIDER_HELD = "ProviderHeld"  # the provider has asked us to wait, and this account waits
+FAILING = {
+    Subject.STORAGE: "StorageFailing",
+    Subject.ACCESS: "AccessFailing",
+    Subject.CLUSTER: "ClusterFailing",
+    Subject.REFRESH: "RefreshFailing",
+    Subject.INDEX: "IndexFailing",
+    Subject.LOGIN: "LoginFailing",
+    Subject.REVOCATION: "RevocationFailing",
+}
+_OURS = frozenset(
+    (READY, LOGIN_REQUIRED, QUOTA_AVAILABLE, RECONCILING, STALLED, PROVIDER_HELD, *FAILING.values()),
+)
 
 # Ready: the word shown as STATUS
 AVAILABLE = "Available"
@@ -32,6 +47,10 @@ LOGIN_EXPIRED = "LoginExpired"
 CODE_REJECTED = "CodeRejected"
 GRANT_REVOKED = "GrantRevoked"
 REFRESH_OUTCOME_UNKNOWN = "RefreshOutcomeUnknown"
+REFRESH_REFUSED = (
+    "RefreshRefused"  # again and again, in words that nobody knows: the profile's mistake, or a dead grant
+)
+LOGGED_OUT = "LoggedOut"  # a person has given the grant back
 STATE_CORRUPT = "StateCorrupt"
 SUBJECT_MISMATCH = "SubjectMismatch"  # somebody else logged in than spec.expectedSubject says
 NOT_REQUIRED = "NotRequired"
@@ -43,12 +62,19 @@ RATE_LIMITED = "RateLimited"
 # Reconciling
 EXCHANGING = "Exchanging"
 
+# ProviderHeld
+ASKED_TO_WAIT = "AskedToWait"
+
 # Stalled
 UNKNOWN_PROVIDER = "UnknownProvider"
 INVALID_PROFILE = "InvalidProfile"  # the profile is there, but the operator cannot use it
 INVALID_SPEC = "InvalidSpec"
 EXCHANGE_REJECTED = "ExchangeRejected"  # the token endpoint refuses for a reason that is not the account's
 SERVICE_ACCOUNT_TOKEN_REFUSED = "ServiceAccountTokenRefused"
+GRANT_DOUBTED = "GrantDoubted"  # the provider refused the refresh token once, and is asked once more
+UNEXPECTED = "UnexpectedFailure"  # an error of this operator, or of something that it relies on
+TOKEN_RESCUED = "TokenRescued"  # one that was granted is kept beside the credential, whose place it could not take
+REVOCATION_FAILED = "RevocationFailed"
 INDEX_FULL = "IndexFull"  # there are more accounts than the pool index has room for
 
 
@@ -69,6 +95,11 @@ def condition(
         "lastTransitionTime": since,
         "observedGeneration": generation,
     }
+
+
+def of_others(conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that are no business of ours."""
+    return [entry for entry in conditions if entry.get("type") not in _OURS]
 
 
 def find(conditions: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:

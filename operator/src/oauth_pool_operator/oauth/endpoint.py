@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 import httpx2
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
+from oauth_pool_operator.account.documents import LoginSession
 from oauth_pool_operator.account.spec import Grant, WorkloadIdentity
 from oauth_pool_operator.certificates import context_for
 from oauth_pool_operator.config import ClientProfile, Profile
@@ -30,7 +31,6 @@ from oauth_pool_operator.oauth.answer import (
     granted,
     unavailable,
 )
-from oauth_pool_operator.storage.documents import LoginSession
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"

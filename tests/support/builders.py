@@ -159,6 +159,8 @@ _SUBJECTS = {
     "InvalidProfile": Subject.SPEC,
     "InvalidSpec": Subject.SPEC,
     "StorageUnavailable": Subject.STORAGE,
+    "TokenRescued": Subject.STORAGE,
+    "RevocationFailed": Subject.REVOCATION,
     "ServiceAccountTokenRefused": Subject.CLUSTER,
     "IndexFull": Subject.INDEX,
 }

@@ -391,8 +391,9 @@ async def test_nothing_is_stored_before_the_finalizer_is_there(tmp_path: Path) -
 
 
 async def test_a_refresh_is_journaled_first_stored_next_and_told_last(tmp_path: Path) -> None:
-    async with world(tmp_path, credential=DUE) as w:
-        await w.look()
+    async with world(tmp_path, credential=credential()) as w:
+        await w.reconcile()
+        w.now += 6 * HOUR
         await w.reconcile(answer())
         assert w.steps == ["room and journal", "refresh", "credential", "access file", "index", "status"]
 

@@ -117,6 +117,7 @@ class Controller:
             reconciles_due=self.scheduler.number_due(),
             reconciles_in_flight=self.scheduler.number_running(),
             token_requests_waiting=self._reconciler.throttle.waiting,
+            rotations_in_flight=self._reconciler.rotations.number_running(),
             provider_holds=self._reconciler.throttle.holds(),
             index_shards=self._index.shards,
         )
@@ -220,6 +221,8 @@ class Controller:
             await self._index.repair()
         except (httpx2.HTTPError, TimeoutError) as error:
             log.debug("the pool index was not looked at: %s", describe(error))
+        except Exception as error:  # noqa: BLE001 (a look that fails ends nothing: the next one is soon)
+            log.error("the pool index was not looked at: unexpected %s", type(error).__name__)
 
     async def _keep_volumes(self) -> None:
         """Look at them while this operator leads. By itself, because a volume may hang."""
@@ -241,6 +244,8 @@ class Controller:
                     log.info("%s: deleted for %d days; what was retained of it is removed", gone.name, RETENTION.days)
         except StoreFailed as error:
             log.warning("the volumes were not looked at: %s", error)
+        except Exception as error:  # noqa: BLE001 (as above)
+            log.error("the volumes were not looked at: unexpected %s", type(error).__name__)
 
     def _clock_is_believed(self) -> bool:
         """It has not jumped ahead since this operator began."""
@@ -254,6 +259,8 @@ class Controller:
                 await self.look_for_ghosts()
             except (httpx2.HTTPError, TimeoutError) as error:
                 log.debug("the accounts were not listed: %s", describe(error))
+            except Exception as error:  # noqa: BLE001 (as above)
+                log.error("the accounts were not listed: unexpected %s", type(error).__name__)
 
     async def look_for_ghosts(self) -> None:
         """An account that is known and no longer there is as good as deleted."""

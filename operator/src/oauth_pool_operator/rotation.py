@@ -245,9 +245,11 @@ class Rotation:
                 await self._save(credential)
                 break
             except StoreConflict as error:
+                if await self._is_there(credential):  # stored, and then the disk failed
+                    break
                 log.error("%s: somebody else has stored a newer credential: %s", self._account.name, error)
                 if await self._rescue(credential):
-                    return
+                    break
             except Exception as error:  # noqa: BLE001 (nothing is a reason to throw it away)
                 rescued = rescued or await self._rescue(credential)
                 self._complain(error)
@@ -255,9 +257,15 @@ class Rotation:
         if self._is_unwanted:
             await self._revoke(credential)
         self.trouble = None
-        if rescued:
+        if rescued and await self._is_there(credential):
             with suppress(StoreFailed):
                 await in_thread(self._tools.store.end_rescue, self._account.uid, rescued)
+
+    async def _is_there(self, credential: Credential) -> bool:
+        try:
+            return await in_thread(self._tools.store.credential, self._account.uid) == credential
+        except StoreFailed:
+            return False
 
     async def _save(self, credential: Credential) -> None:
         await put(self._tools.store, self._account, credential, replaces=self.beginning.facts.credential)

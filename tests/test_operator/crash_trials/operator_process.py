@@ -9,13 +9,15 @@ from pathlib import Path
 
 from tests.support.control_plane.processes import Processes
 
-SCRIPT = str(Path(sys.executable).with_name("oauth-pool-operator"))
+SABOTEUR = Path(__file__).with_name("sabotage.py")
 
 
 class OperatorProcess:
-    """The real console script. Its lines go through a pipe, as in a container: they do not fail when the disk is full."""
+    """The real operator, with a saboteur inside. Its lines go through a pipe, as in a container: they do not fail when the disk is full."""
 
-    def __init__(self, processes: Processes, name: str, config: Path, kubeconfig: Path, *, lines: deque[str]) -> None:
+    def __init__(
+        self, processes: Processes, name: str, config: Path, kubeconfig: Path, sabotage: Path, *, lines: deque[str]
+    ) -> None:
         self._lines = lines
         self._processes = processes
         self._name = name
@@ -23,9 +25,9 @@ class OperatorProcess:
         pipe = processes.log_file(name)
         os.mkfifo(pipe)
         self._reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # before the writer, whose opening waits for it
-        self._pid = processes.start(
-            name, SCRIPT, "--config", config, environment={"KUBECONFIG": str(kubeconfig), "LOG_LEVEL": "info"}
-        )
+        environment = {"KUBECONFIG": str(kubeconfig), "LOG_LEVEL": "info", "SABOTAGE": str(sabotage)}
+        command = (sys.executable, "-X", "frozen_modules=on", SABOTEUR, "--config", config)
+        self._pid = processes.start(name, *command, environment=environment)
         pipe.unlink()
         asyncio.get_running_loop().add_reader(self._reader, self._read)
 

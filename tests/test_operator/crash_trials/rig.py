@@ -20,6 +20,7 @@ from tests.support.control_plane.processes import Processes
 from .api_link import ApiLink
 from .cluster_view import ClusterView, Json
 from .evidence import Seen, look
+from .faults import Sabotage
 from .operator_process import OperatorProcess
 from .provider import CLIENT_ID, REDIRECT_URI, Provider
 from .verdict import Account, at_any_time, is_settled
@@ -49,6 +50,7 @@ class Rig:
         """From nothing to an operator with all accounts logged in; everything ends with the context."""
         async with AsyncExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crash-trials-")))
+            self.sabotage = Sabotage(self.folder / "sabotage.json")
             self.state, self.access = self.folder / "state", self.folder / "access"
             for folder in (self.state, self.access):
                 folder.mkdir()
@@ -87,6 +89,7 @@ class Rig:
             f"operator-{self.lives}",
             self.folder / "operator.toml",
             self.folder / "kubeconfig",
+            self.sabotage.path,
             lines=self.lines,
         )
 

@@ -26,7 +26,7 @@ FAILING = {
     Subject.LOGIN: "LoginFailing",
     Subject.REVOCATION: "RevocationFailing",
 }
-_OURS = frozenset(
+OURS = frozenset(
     (READY, LOGIN_REQUIRED, QUOTA_AVAILABLE, RECONCILING, STALLED, PROVIDER_HELD, *FAILING.values()),
 )
 
@@ -99,7 +99,7 @@ def condition(
 
 def of_others(conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those that are no business of ours."""
-    return [entry for entry in conditions if entry.get("type") not in _OURS]
+    return [entry for entry in conditions if entry.get("type") not in OURS]
 
 
 def find(conditions: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:

@@ -67,10 +67,9 @@ class Throttle:
         now = self._clock()
         return until if since is not None and until is not None and since <= now < until else None
 
-    def holds(self) -> dict[str, datetime]:
-        """The providers that are held, and until when; may be called from any thread."""
-        found = {provider: self.held_until(provider) for provider in list(self._held)}
-        return {provider: until for provider, until in found.items() if until is not None}
+    def holds(self) -> dict[str, datetime | None]:
+        """The providers that were asked so far, and until when they are held; may be called from any thread."""
+        return {provider: self.held_until(provider) for provider in [*self._turns, *self._held]}
 
     def close(self) -> None:
         """Let nobody begin any more; who has begun goes on."""

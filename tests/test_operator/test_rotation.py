@@ -32,7 +32,7 @@ from oauth_pool_operator.errors import (
     TokenEndpointUnavailable,
 )
 from oauth_pool_operator.oauth.answer import TokenAnswer
-from oauth_pool_operator.rotation import SECOND_OPINION
+from oauth_pool_operator.setbacks import SECOND_OPINION
 from tests.support.builders import NOW, UID, account, answer, credential, device_session, report, session
 from tests.test_operator.test_reconcile import (
     DEAD,

@@ -101,3 +101,19 @@ class ClusterUnavailable(Exception):
     def __init__(self, next_check: datetime) -> None:
         super().__init__("the API server did not take the index or the status")
         self.next_check = next_check
+
+
+_OURS = (
+    TokenEndpointUnavailable,
+    ExchangeRejected,
+    GrantRejected,
+    ServiceAccountTokenRefused,
+    StoreFailed,
+    StoreConflict,
+    SubjectMismatch,
+)
+
+
+def text_of(error: Exception) -> str:
+    """For a person. Our own errors' texts are made to be read; those of others may quote what was received."""
+    return str(error) if isinstance(error, _OURS) else f"unexpected {type(error).__name__}"

@@ -21,53 +21,44 @@ account's `Memory`, and the disk. What it begins with is in `beginnings`.
 import asyncio
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 
 import msgspec
 
 from oauth_pool_operator import metrics
 from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.account.documents import Credential, Owner, fingerprint
+from oauth_pool_operator.account.documents import Credential, Owner
 from oauth_pool_operator.account.facts import NEVER
 from oauth_pool_operator.account.memory import Memory
-from oauth_pool_operator.account.policies import forced_refresh, is_last_call, last_call
+from oauth_pool_operator.account.policies import forced_refresh, is_last_call
 from oauth_pool_operator.account.spec import Account, rfc3339
 from oauth_pool_operator.account.trouble import Subject, Trouble
-from oauth_pool_operator.beginnings import Beginning, CodeExchange, Refresh, Revocation
+from oauth_pool_operator.beginnings import Beginning, Refresh
 from oauth_pool_operator.config import Profile
 from oauth_pool_operator.errors import (
-    AuthorizationEnded,
     AuthorizationPending,
     CalledOff,
     ExchangeRejected,
     GrantRejected,
-    NotInCharge,
-    ProviderHeld,
-    ServiceAccountTokenRefused,
     StoreConflict,
     StoreFailed,
-    SubjectMismatch,
     TokenEndpointUnavailable,
+    text_of,
 )
 from oauth_pool_operator.oauth import login
 from oauth_pool_operator.oauth.answer import DeviceAuthorization, TokenAnswer
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
 from oauth_pool_operator.oauth.throttle import Throttle
+from oauth_pool_operator.setbacks import Setbacks
 from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
 
 SAVE_RETRY_SECONDS = 1.0
-# After an `invalid_grant`: what was the provider's mistake has passed by then, or it has not.
-SECOND_OPINION = timedelta(seconds=15)
-MOST_REVOCATIONS = 8  # tries; afterwards a grant that nobody needs is left to the provider
-# RFC 6749 5.2: these blame the client, so they say nothing about the grant.
-_CLIENT_WORDS = ("invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "invalid_target")
 
 
 class Stage(IntEnum):
@@ -117,6 +108,7 @@ class Rotation:
         self.beginning = beginning
         self._tools = tools
         self._memory = memory
+        self._setbacks = Setbacks(beginning, memory, tools.store, tools.throttle, tools.clock, self._save)
         self._tell = tell  # a reconcile should look
         self._subject = beginning.subject
         self.was_given_back = False
@@ -153,7 +145,7 @@ class Rotation:
                 raise  # the process ends
             return Outcome(self.beginning, CalledOff())
         except Exception as error:  # noqa: BLE001 (whatever it is, it costs this account a delay, and no other anything)
-            await self._came_to_nothing(error)
+            await self._setbacks.follow(error, self._subject, was_asked=self.stage >= Stage.ASKED)
             return Outcome(self.beginning, error)
         self._memory[self.beginning.subject].succeeded()
         return Outcome(self.beginning)
@@ -276,15 +268,15 @@ class Rotation:
             name = await in_thread(self._tools.store.rescue, self._account.uid, credential, self.asked)
             log.error("%s: the new credential is kept as %s", self._account.name, name)
         except Exception as error:  # noqa: BLE001 (it is tried again)
-            log.error("%s: the new credential cannot be kept beside either: %s", self._account.name, _text(error))
+            log.error("%s: the new credential cannot be kept beside either: %s", self._account.name, text_of(error))
             return ""
         return name
 
     def _complain(self, error: Exception) -> None:
         """A person should know, once."""
-        log.error("%s: the new credential is not on the disk yet: %s", self._account.name, _text(error))
+        log.error("%s: the new credential is not on the disk yet: %s", self._account.name, text_of(error))
         if self.trouble is None:
-            message = f"{_text(error)}; tried again every second"
+            message = f"{text_of(error)}; tried again every second"
             self.trouble = Trouble(c.STORAGE_UNAVAILABLE, message, NEVER, is_stalled=True)
             self._tell()
 
@@ -301,107 +293,6 @@ class Rotation:
         await self._save(credential)
         log.info("%s: a grant that nobody needs any more is given back", self._account.name)
 
-    # --- what else may become of it ----------------------------------------------------------------------------------
-
-    async def _came_to_nothing(self, error: Exception) -> None:
-        """What follows for the next try. What a person reads of a login that failed is the next reconcile's business."""
-        if isinstance(error, NotInCharge | CalledOff):
-            return
-        if isinstance(self.beginning, CodeExchange) and _is_verdict(error):
-            self._memory[Subject.LOGIN].succeeded()
-            return
-        try:
-            if isinstance(self.beginning, Refresh):
-                error = await self._refresh_failed(error)
-            elif isinstance(self.beginning, Revocation):
-                error = await self._revocation_failed(error)
-        except Exception as worse:  # noqa: BLE001 (the disk's, most likely)
-            error = worse
-        self._put_off(error)
-
-    async def _refresh_failed(self, error: Exception) -> Exception:
-        if isinstance(error, GrantRejected):
-            return await self._rejected(error)
-        if isinstance(error, ExchangeRejected) and error.word not in _CLIENT_WORDS:
-            self._memory.refused(self._tools.clock())
-        if not self._may_be_spent(error) and not self.beginning.facts.outcome_is_unknown:
-            await in_thread(self._tools.store.end_journal, self._account.uid)
-        return error
-
-    def _may_be_spent(self, error: Exception) -> bool:
-        if isinstance(error, TokenEndpointUnavailable):
-            return error.may_be_done
-        return self.stage >= Stage.ASKED and not isinstance(error, ExchangeRejected)
-
-    async def _rejected(self, error: GrantRejected) -> Exception:
-        """`invalid_grant`: dead only if what was sent is still what is stored, and if it is said twice."""
-        facts, memory, sent = self.beginning.facts, self._memory, self._credential
-        stored = await in_thread(self._tools.store.credential, self._account.uid)
-        if stored is not None and stored.refresh_token != sent.refresh_token:
-            log.warning("%s: the refresh token was replaced meanwhile; going on with the newer", self._account.name)
-            await in_thread(self._tools.store.end_journal, self._account.uid)
-            return CalledOff()
-        token = fingerprint(sent.refresh_token or "")
-        if sent.dead is None and sent.refresh_token is not None and memory.doubted != token:
-            if not facts.outcome_is_unknown:
-                await in_thread(self._tools.store.end_journal, self._account.uid)
-            memory.doubted = token
-            return _Doubted(error)
-        reason = c.REFRESH_OUTCOME_UNKNOWN if facts.outcome_is_unknown else c.GRANT_REVOKED
-        await self._save(msgspec.structs.replace(sent, dead=sent.dead or reason))
-        memory.doubted = ""
-        memory[Subject.REFRESH].succeeded()
-        log.error("%s: the grant is dead (%s); somebody has to log in again", self._account.name, sent.dead or reason)
-        return CalledOff()
-
-    async def _revocation_failed(self, error: Exception) -> Exception:
-        """A refusal is not worth another try, nor is a provider that does not answer for long."""
-        is_refused = isinstance(error, ExchangeRejected | GrantRejected)
-        if not is_refused and self._memory[Subject.REVOCATION].failures < MOST_REVOCATIONS:
-            return error
-        log.warning("%s: a grant that nobody needs is left to the provider: %s", self._account.name, _text(error))
-        await self._forget_revoked()
-        self._memory[Subject.REVOCATION].succeeded()
-        return CalledOff()
-
-    def _put_off(self, error: Exception) -> None:
-        """Remember when it is tried again, and what a person reads until then."""
-        if isinstance(error, CalledOff):
-            return
-        now, wait = self._tools.clock(), timedelta(0)
-        subject, reason, is_stalled = self._kind_of(error)
-        latest = last_call(replace(self.beginning.facts, now=now)) if subject is not Subject.LOGIN else None
-        is_held = isinstance(error, ProviderHeld)
-        if isinstance(error, TokenEndpointUnavailable):
-            wait, is_held = error.retry_after or wait, is_held or error.is_throttled
-        if isinstance(error, _Doubted):
-            wait, latest = SECOND_OPINION, now + SECOND_OPINION
-        attempts = self._memory[subject]
-        attempts.first = self.beginning.first_retry
-        trouble = attempts.failed(
-            reason, _text(error), now, is_stalled=is_stalled, at_least=wait, latest=latest, is_held=is_held
-        )
-        if isinstance(error, TokenEndpointUnavailable) and error.is_throttled:
-            self._tools.throttle.hold(self._account.spec.provider, trouble.retry_at)
-        log.warning("%s: %s: %s", self._account.name, type(self.beginning).__name__, trouble.message)
-
-    def _kind_of(self, error: Exception) -> tuple[Subject, str, bool]:
-        """Whose trouble it is, its reason, and whether a person has to change something."""
-        if isinstance(error, _Doubted):
-            return Subject.REFRESH, c.GRANT_DOUBTED, False
-        if isinstance(error, TokenEndpointUnavailable):
-            return self._subject, self.beginning.waiting, False
-        if isinstance(error, GrantRejected | ExchangeRejected):
-            return self._subject, c.EXCHANGE_REJECTED, True
-        if isinstance(error, ServiceAccountTokenRefused):
-            return Subject.CLUSTER, c.SERVICE_ACCOUNT_TOKEN_REFUSED, True
-        if isinstance(error, StoreFailed | StoreConflict):
-            return Subject.STORAGE, c.STORAGE_UNAVAILABLE, True
-        # the traceback names code, not data; the error's own text may quote what was received
-        where = "".join(traceback.format_tb(error.__traceback__))
-        log.error("%s: an error that nobody expects: %s\n%s", self._account.name, type(error).__name__, where)
-        return self._subject, c.UNEXPECTED, True
-
     # --- of whom -----------------------------------------------------------------------------------------------------
 
     @property
@@ -416,25 +307,6 @@ class Rotation:
     @property
     def _endpoint(self) -> TokenEndpoint:
         return self._tools.endpoints[self._account.spec.provider]
-
-
-class _Doubted(Exception):
-    """The provider has said once that the grant is dead."""
-
-    def __init__(self, error: GrantRejected) -> None:
-        super().__init__(f"{error}, and is asked once more before anybody has to log in")
-
-
-def _is_verdict(error: Exception) -> bool:
-    """About a code: the provider, or we, have judged it, or the person has yet to decide."""
-    verdicts = GrantRejected | ExchangeRejected | AuthorizationPending | AuthorizationEnded | SubjectMismatch
-    return isinstance(error, verdicts)
-
-
-def _text(error: Exception) -> str:
-    """Our own errors' texts are made to be read; those of others may quote what was received."""
-    ours = TokenEndpointUnavailable | ExchangeRejected | GrantRejected | ServiceAccountTokenRefused | StoreFailed
-    return str(error) if isinstance(error, ours | StoreConflict | _Doubted) else f"unexpected {type(error).__name__}"
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 import msgspec
 
-from oauth_pool_operator import cli, controller, publication, rotation, scheduler
+from oauth_pool_operator import cli, controller, publication, rotation, scheduler, setbacks
 from oauth_pool_operator.account import policies
 from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
@@ -121,7 +121,7 @@ def main() -> int:
 
 def hurry() -> None:
     """What only costs time here. A second opinion is still one, and a report is still followed once."""
-    rotation.SECOND_OPINION = timedelta(seconds=0.2)
+    setbacks.SECOND_OPINION = timedelta(seconds=0.2)
     rotation.SAVE_RETRY_SECONDS = 0.1
     policies.FORCED_REFRESH_INTERVAL = timedelta(seconds=0.1)
     scheduler.LONGEST_SLEEP = 1.0

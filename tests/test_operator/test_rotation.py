@@ -33,7 +33,7 @@ from oauth_pool_operator.errors import (
 )
 from oauth_pool_operator.oauth.answer import TokenAnswer
 from oauth_pool_operator.setbacks import SECOND_OPINION
-from tests.support.builders import NOW, UID, account, answer, credential, device_session, report, session
+from tests.support.builders import NOW, UID, account, answer, credential, device_session, handed_over, report, session
 from tests.test_operator.test_reconcile import (
     DEAD,
     DUE,
@@ -783,3 +783,36 @@ async def test_an_api_server_that_is_away_keeps_no_code_from_its_exchange(tmp_pa
         with pytest.raises((ConnectionResetError, ClusterUnavailable)):
             await w.reconcile(answer())
         assert w.credential.generation == 2
+
+
+async def test_a_volume_that_cannot_be_read_for_a_moment_does_not_make_a_wait_forgotten(tmp_path: Path) -> None:
+    async with world(tmp_path, credential=EXPIRED) as w:
+        await w.reconcile(BUSY)
+        path = w.store.state_dir / UID / "credential.json"
+        path.rename(tmp_path / "aside")
+        path.mkdir()
+        await w.reconcile()
+        assert w.reason("Ready") == "StorageUnavailable"
+        path.rmdir()
+        (tmp_path / "aside").rename(path)
+        w.now += MINUTE
+        assert await w.reconcile() == NOW + HOUR
+        assert len(w.endpoint.sent) == 1
+
+
+async def test_what_is_sent_is_what_is_stored_whatever_a_step_before_has_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        w.store.save_import(UID, handed_over())
+
+        def fails(uid: str, given: object) -> None:
+            raise RuntimeError("a mistake of ours")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(w.store, "end_import", fails)
+            with pytest.raises(RuntimeError):
+                await w.reconcile()
+        await w.reconcile()
+        assert (w.endpoint.sent, w.credential.refresh_token) == ([], "imported-refresh-token")
+        assert w.store.rescued(UID) == {}

@@ -262,7 +262,9 @@ class Reconciler:
 
     def _nothing_due(self, facts: Facts, memory: Memory) -> Facts:
         """What failed and is not wanted any more is no trouble; nor is a disk that works again."""
-        over = [] if facts.is_unread or memory[Subject.STORAGE].is_on(facts.now) else [Subject.STORAGE]
+        if facts.is_unread:
+            return facts
+        over = [] if memory[Subject.STORAGE].is_on(facts.now) else [Subject.STORAGE]
         if not policies.refresh_is_due(facts):
             over += [Subject.REFRESH, Subject.CLUSTER]
         for subject in over:

@@ -164,8 +164,8 @@ class Rotation:
     async def _reserve(self) -> None:
         """Room for the answer, so that a full disk shows before a token is spent; and the journal."""
         self._demand_wanted()
-        if isinstance(self.beginning, Refresh) and self._credential.refresh_token is None:
-            raise GrantRejected("the provider gave no refresh token")
+        if isinstance(self.beginning, Refresh):
+            await self._demand_stored(self._credential)
         reserves = self.beginning.reserves
         if not reserves or self._memory.reserved != reserves:
             journal = self.beginning.journal(self._tools.clock())
@@ -173,6 +173,14 @@ class Rotation:
             self._memory.reserved = reserves
             self._memory[Subject.STORAGE].succeeded()
         self.stage = Stage.RESERVED
+
+    async def _demand_stored(self, credential: Credential) -> None:
+        """What is sent is what is stored: whoever began this may have been told of a credential that is replaced by now."""
+        if credential.refresh_token is None:
+            raise GrantRejected("the provider gave no refresh token")
+        stored = await in_thread(self._tools.store.credential, self._account.uid)
+        if stored is not None and stored.refresh_token != credential.refresh_token:
+            raise CalledOff
 
     async def _ask(self) -> TokenAnswer | DeviceAuthorization | None:
         await self._prepare()

@@ -1,18 +1,20 @@
 """The real operator with a saboteur inside, who reads a file at each call: what raises, what does not return, what time it is.
 
-Started as a program, with the operator's arguments and the file's path in SABOTAGE. Without orders it does nothing but
-shorten the operator's pauses, which a trial need not sit out.
+A program: the process of `nursery`, which has imported everything and forks an operator for each order. Without sabotage it
+does nothing but shorten the operator's pauses, which a trial need not sit out.
 """
 
+import ctypes
 import inspect
 import json
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx2
 import msgspec
@@ -24,6 +26,8 @@ from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
 from oauth_pool_operator.storage.lock import VolumeLock
 from oauth_pool_operator.storage.store import Store
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # Whatever a library, a disk or a mistake of ours might raise.
 ERRORS: tuple[Callable[[], Exception], ...] = (
@@ -89,8 +93,8 @@ def sabotage(orders: Orders, owner: Any, name: str) -> None:
     setattr(owner, name, hanging)
 
 
-def main() -> int:
-    orders = Orders(os.environ["SABOTAGE"])
+def install(orders: Orders) -> None:
+    """The saboteur is everywhere."""
     for name in (
         *("credential", "session", "journal", "waits", "imported", "rescued", "access", "touched_access_files"),
         *(
@@ -115,8 +119,6 @@ def main() -> int:
     sabotage(orders, publication, "render_status")
     real = cli.now
     cli.now = lambda: real() + timedelta(seconds=orders.get("clock") or 0)
-    hurry()
-    return cli.main(sys.argv[1:])
 
 
 def hurry() -> None:
@@ -129,5 +131,36 @@ def hurry() -> None:
     controller.REPAIR_SECONDS = 2.0
 
 
+def nursery() -> None:
+    """One operator for each line of standard input; they end with it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    for line in sys.stdin.buffer:
+        pid = os.fork()
+        if pid == 0:
+            live(json.loads(line))
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+
+
+def live(order: dict[str, Any]) -> NoReturn:
+    """A life that begins as one of a process of its own would, but for the imports."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    descriptor = os.open(order["output"], os.O_WRONLY)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for target, source in ((0, nothing), (1, descriptor), (2, descriptor)):
+        os.dup2(source, target)
+    random.seed()
+    os.environ.update(order["environment"])
+    install(Orders(os.environ["SABOTAGE"]))
+    hurry()
+    code = 1
+    try:
+        code = cli.main(order["arguments"])
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    nursery()

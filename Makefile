@@ -62,9 +62,10 @@ crash-trials: setup ## Kill the operator around token rotations, in N trials (N=
 
 check: lint types locks ## Formatting, lint, types, and whether the locks are up to date
 
-lint: setup .tools/bin/actionlint ## Formatting and lint of the code, of the scripts in .ci/ and of the workflow
+lint: setup .tools/bin/actionlint ## Formatting, lint and layers of the code, lint of the scripts in .ci/ and of the workflow
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/shellcheck .ci/*
 	.tools/bin/actionlint -shellcheck=$(BIN)/shellcheck
 	$(BIN)/zizmor --offline --quiet .github

@@ -3,10 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from oauth_pool_operator.account.facts import Facts, Trouble
+from oauth_pool_operator.account.documents import Credential, Import, LoginSession
+from oauth_pool_operator.account.facts import Facts
 from oauth_pool_operator.account.spec import Account, Report, Spec, Window, WorkloadIdentity
+from oauth_pool_operator.account.trouble import Subject, Trouble
 from oauth_pool_operator.oauth.answer import DeviceAuthorization, TokenAnswer
-from oauth_pool_operator.storage.documents import Credential, Import, LoginSession
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 UID = "3f8b7c1e-0000-4000-8000-000000000001"
@@ -153,5 +154,23 @@ def trouble(reason: str = "Refreshing", *, is_stalled: bool = False) -> Trouble:
     return Trouble(reason, "the token endpoint answered 503", NOW + timedelta(seconds=4), is_stalled)
 
 
-def facts(of: Account | None = None, **members: Any) -> Facts:
-    return Facts(of if of is not None else account(), members.pop("now", NOW), **members)
+_SUBJECTS = {
+    "UnknownProvider": Subject.SPEC,
+    "InvalidProfile": Subject.SPEC,
+    "InvalidSpec": Subject.SPEC,
+    "StorageUnavailable": Subject.STORAGE,
+    "TokenRescued": Subject.STORAGE,
+    "RevocationFailed": Subject.REVOCATION,
+    "ServiceAccountTokenRefused": Subject.CLUSTER,
+    "IndexFull": Subject.INDEX,
+}
+
+
+def facts(
+    of: Account | None = None, *, trouble: Trouble | None = None, login_trouble: Trouble | None = None, **members: Any
+) -> Facts:
+    """`trouble` is of what its reason is about, and of the refresh if that says nothing."""
+    troubles = {_SUBJECTS.get(trouble.reason, Subject.REFRESH): trouble} if trouble is not None else {}
+    if login_trouble is not None:
+        troubles[Subject.LOGIN] = login_trouble
+    return Facts(of if of is not None else account(), members.pop("now", NOW), troubles=troubles, **members)

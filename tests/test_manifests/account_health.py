@@ -9,10 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.documents import Remark
 from oauth_pool_operator.account.facts import Facts
 from oauth_pool_operator.account.status import render_status
-from oauth_pool_operator.storage.documents import Remark
-from tests.support.builders import account, credential, device_session, facts, report, session, trouble
+from tests.support.builders import NOW, account, credential, device_session, facts, report, session, trouble
 
 HEALTH_KEY = "resource.customizations.health.oauthpool.dev_OAuthAccount"
 URL = "https://provider.example/oauth/authorize?state=of-a-test"
@@ -142,7 +142,27 @@ CASES = [
         c.STATE_CORRUPT,
     ),
     case("credential damaged", facts(damaged=DAMAGED, session=session()), "Degraded", c.STATE_CORRUPT),
+    case("logged out", dead(c.LOGGED_OUT), "Degraded", c.LOGGED_OUT),
+    case(
+        "grant revoked, token expired",
+        facts(credential=credential(dead=c.GRANT_REVOKED, expires_in=-ELAPSED)),
+        "Degraded",
+        c.GRANT_REVOKED,
+    ),
     # it works, or will by itself
+    case("grant doubted", facts(credential=credential(), trouble=trouble(c.GRANT_DOUBTED)), "Healthy", c.AVAILABLE),
+    case(
+        "a grant that is replaced cannot be given back",
+        facts(credential=credential(), trouble=trouble(c.REVOCATION_FAILED)),
+        "Healthy",
+        c.AVAILABLE,
+    ),
+    case(
+        "the provider has asked to wait",
+        facts(credential=credential(), trouble=replace(trouble(), is_held=True)),
+        "Healthy",
+        c.AVAILABLE,
+    ),
     case("available", facts(credential=credential()), "Healthy", c.AVAILABLE),
     case("available, new login open", facts(credential=credential(), session=session()), "Healthy", c.AVAILABLE),
     case(
@@ -168,6 +188,29 @@ CASES = [
     case("first exchange", of_workload(), "Progressing", c.REFRESHING),
     case("first exchange fails", of_workload(trouble=trouble(c.EXCHANGING)), "Progressing", c.REFRESHING),
     # somebody has to change something
+    case(
+        "refused again and again in no known words",
+        facts(
+            credential=EXPIRED,
+            trouble=stalled(c.EXCHANGE_REJECTED),
+            refusals=3,
+            refused_since=NOW - timedelta(minutes=3),
+        ),
+        "Degraded",
+        c.EXCHANGE_REJECTED,
+    ),
+    case(
+        "an error of the operator",
+        facts(credential=EXPIRED, trouble=stalled(c.UNEXPECTED)),
+        "Degraded",
+        c.UNEXPECTED,
+    ),
+    case(
+        "a token kept beside",
+        facts(credential=credential(), trouble=stalled(c.TOKEN_RESCUED)),
+        "Degraded",
+        c.TOKEN_RESCUED,
+    ),
     case("unknown provider", facts(trouble=stalled(c.UNKNOWN_PROVIDER)), "Degraded", c.UNKNOWN_PROVIDER),
     case("invalid profile", facts(trouble=stalled(c.INVALID_PROFILE)), "Degraded", c.INVALID_PROFILE),
     case("invalid spec", facts(trouble=stalled(c.INVALID_SPEC)), "Degraded", c.INVALID_SPEC),

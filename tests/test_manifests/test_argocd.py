@@ -16,8 +16,9 @@ from tests.test_manifests.manifests import K8S, POOLS, ROOT, Manifest, kustomize
 
 ARGOCD = K8S / "argocd"
 LUA: dict[str, str] = yaml.safe_load((ARGOCD / "argocd-cm.yaml").read_text())["data"]
-TYPES = (c.READY, c.LOGIN_REQUIRED, c.QUOTA_AVAILABLE, c.STALLED, c.RECONCILING, c.TOKEN_ANSWER_ODD)
-REASONS = {value for name, value in vars(c).items() if name.isupper() and value not in TYPES}
+REASONS = {
+    value for name, value in vars(c).items() if name.isupper() and isinstance(value, str) and value not in c.OURS
+}
 WAVE = "argocd.argoproj.io/sync-wave"
 IGNORED = "argocd.argoproj.io/ignore-healthcheck"
 OPTIONS = "argocd.argoproj.io/sync-options"

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,21 @@ import pytest
 from lightkube.core.exceptions import ApiError
 from prometheus_client import CollectorRegistry
 
+from oauth_pool_operator.account.documents import Retained
 from oauth_pool_operator.account.facts import NEVER
-from oauth_pool_operator.account.spec import FINALIZER, Account
+from oauth_pool_operator.account.memory import Memory
+from oauth_pool_operator.account.spec import FINALIZER, Account, parse_account
 from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.cluster.leadership import Leadership
 from oauth_pool_operator.controller import Controller
-from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.metrics import Counts, PoolCollector
+from oauth_pool_operator.oauth.throttle import Throttle
 from oauth_pool_operator.reconcile import Reconciler
+from oauth_pool_operator.rotation import Tools
+from oauth_pool_operator.rotations import Rotations
 from oauth_pool_operator.storage.store import Store
-from tests.support.builders import NOW, UID
+from tests.support.builders import NOW, UID, credential
 
 
 def body(version: str = "1", *, uid: str = UID, **metadata: Any) -> dict[str, Any]:
@@ -44,13 +48,18 @@ class Seen(Reconciler):
     """Notes what it is given; `answers` are what it returns or raises, else the account as it came."""
 
     def __init__(self) -> None:
+        throttle = Throttle(1, clock=lambda: NOW)
+        self.rotations = Rotations(Tools(Store(Path("/nowhere"), Path("/nowhere")), {}, {}, throttle, lambda: NOW))
         self.accounts: list[Account] = []
         self.memories: list[Memory] = []
         self.answers: list[Account | Exception] = []
+        self.hangs = False
 
     async def reconcile(self, account: Account, memory: Memory) -> tuple[Account, datetime]:
         self.accounts.append(account)
         self.memories.append(memory)
+        if self.hangs:
+            await asyncio.Event().wait()
         answer = self.answers.pop(0) if self.answers else account
         if isinstance(answer, Exception):
             raise answer
@@ -157,12 +166,11 @@ async def test_a_removal_that_fails_is_not_forgotten() -> None:
         assert (seen.versions, status_words(controller)) == (["1", "2"], [])
 
 
-async def test_a_spec_that_is_not_understood_costs_the_others_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_spec_that_is_not_understood_is_reconciled_like_any_other_so_that_somebody_hears_of_it() -> None:
     async with running() as (controller, seen):
         strange = {**body("1", uid="strange", name="strange"), "spec": {"provider": 7}}
         await observe(controller, None, strange, body("2"))
-        assert seen.versions == ["2"]
-        assert "strange: this operator does not understand its spec" in caplog.text
+        assert [bool(account.spec_problem) for account in seen.accounts] == [True, False]
 
 
 async def test_an_account_that_is_gone_is_not_asked_for_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -197,3 +205,62 @@ async def test_what_the_objects_say_of_accounts_can_be_scraped() -> None:
             for account in ("claude-1", "claude-2")
         }
         assert shown == {"claude-1": [0, 1, 0], "claude-2": [0, 0, 0]}
+
+
+async def test_a_deletion_does_not_wait_for_a_reconcile_that_hangs() -> None:
+    async with running() as (controller, seen):
+        seen.hangs = True
+        await observe(controller, "MODIFIED", body("1"))
+        seen.hangs = False
+        await observe(controller, "MODIFIED", body("2", deletionTimestamp="2026-11-20T12:00:00Z"))
+        assert [account.deleting for account in seen.accounts] == [False, True]
+        assert controller.account_conditions() == []
+
+
+async def test_an_account_whose_deletion_nobody_told_of_is_cleaned_up_after() -> None:
+    async with running() as (controller, seen):
+        await observe(controller, None, body("1"), body("1", uid="gone", name="gone"))
+        seen.accounts.clear()
+        there = parse_account(body("1"))
+        controller._cluster = Lists(there)
+        await controller.look_for_ghosts()
+        await turns()
+        assert [(account.name, account.deleting, account.finalizers) for account in seen.accounts] == [
+            ("gone", True, [])
+        ]
+
+
+class Lists(NoCluster):
+    """One object and no other."""
+
+    def __init__(self, there: Account) -> None:
+        self.there = there
+
+    async def accounts(self) -> list[Account]:
+        return [self.there]
+
+    async def account(self, name: str) -> Account | None:
+        return self.there if self.there.name == name else None
+
+
+@pytest.mark.parametrize(("ahead", "is_swept"), [(timedelta(0), True), (timedelta(days=30), False)])
+async def test_a_clock_that_jumps_ahead_sweeps_nothing_early(tmp_path: Path, ahead: timedelta, is_swept: bool) -> None:
+    for name in ("state", "access"):
+        (tmp_path / name).mkdir()
+    store, seen, cluster = Store(tmp_path / "state", tmp_path / "access"), Seen(), NoCluster()
+    age = timedelta(days=8) if is_swept else timedelta(days=1)
+    store.save_credential(UID, credential(), replaces=0)
+    store.retain(UID, Retained("claude-1", "pool", "anthropic", "AuthorizationCode", NOW - age))
+    now, elapsed = NOW, 0.0
+    controller = Controller(
+        seen,
+        cluster=cluster,
+        index=IndexPublisher(cluster),
+        store=store,
+        leadership=Leads(),
+        clock=lambda: now,
+        elapsed=lambda: elapsed,
+    )
+    now, elapsed = NOW + timedelta(seconds=10) + ahead, 10
+    await controller._look_at_volumes()
+    assert (store.credential(UID) is None) is is_swept

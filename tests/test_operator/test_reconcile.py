@@ -13,8 +13,10 @@ import pytest
 from lightkube.core.exceptions import ApiError
 from prometheus_client import REGISTRY
 
-from oauth_pool_operator import credentials, exchanges, metrics
+from oauth_pool_operator import metrics, rotation
+from oauth_pool_operator.account.documents import AccessFile, Credential, Journal, LoginSession, fingerprint
 from oauth_pool_operator.account.facts import NEVER
+from oauth_pool_operator.account.memory import Memory
 from oauth_pool_operator.account.spec import (
     CLEAR_ANNOTATION,
     CODE_ANNOTATION,
@@ -36,13 +38,11 @@ from oauth_pool_operator.errors import (
     StoreFailed,
     TokenEndpointUnavailable,
 )
-from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.oauth import login
 from oauth_pool_operator.oauth.answer import DeviceAuthorization, TokenAnswer
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
 from oauth_pool_operator.oauth.throttle import Throttle
 from oauth_pool_operator.reconcile import Reconciler
-from oauth_pool_operator.storage.documents import AccessFile, Credential, Journal, LoginSession, fingerprint
 from oauth_pool_operator.storage.store import Store
 from tests.support.builders import (
     NOW,
@@ -232,10 +232,8 @@ class World:
         self.store = RecordedStore(folder, self.steps)
         self.endpoint = ScriptedEndpoint(self.steps)
         self.cluster = ScriptedCluster(of, self.steps)
-        self.memory = Memory()
         self.shards = Shards()
         self.index = IndexPublisher(self.cluster, self.shards)
-        self.throttle = Throttle(4, clock=lambda: self.now)
         code_settings = AuthorizationCodeProfile(
             client_id="me",
             authorization_endpoint="https://provider.example/authorize",
@@ -261,6 +259,12 @@ class World:
                 authorization_code=msgspec.structs.replace(code_settings, allow_code_without_state=True),
             ),
         }
+        self.restart()
+
+    def restart(self) -> None:
+        """Another life of the operator: what is on the disk is all that it knows."""
+        self.memory = Memory()
+        self.throttle = Throttle(4, clock=lambda: self.now)
         self.reconciler = Reconciler(
             store=self.store,
             profiles=self.profiles,
@@ -270,14 +274,38 @@ class World:
             cluster=self.cluster,
             throttle=self.throttle,
             clock=lambda: self.now,
+            elapsed=lambda: (self.now - NOW).total_seconds(),
         )
 
     async def reconcile(self, *answers: TokenAnswer | Exception) -> datetime:
-        """Once, with the token endpoint answering these; returns when it is due again."""
+        """As often as there is news, with the token endpoint answering these; returns when it is due again."""
         self.steps.clear()
         self.endpoint.answers.extend(answers)
+        while True:
+            try:
+                due = await self.look()
+            except Exception:
+                if not self.has_news:
+                    raise
+            if not self.has_news:
+                return due
+            await self.reconciler.rotations.ended(UID)
+
+    @property
+    def has_news(self) -> bool:
+        """A rotation is under way, or has ended, and the controller would have the account looked at again."""
+        rotations = self.reconciler.rotations
+        return rotations.of(UID) is not None or rotations.outcome(UID) is not None
+
+    async def look(self) -> datetime:
+        """Reconcile once."""
         _, due = await self.reconciler.reconcile(self.cluster.object, self.memory)
         return due
+
+    async def bury(self) -> datetime:
+        """The provider says that the grant is dead, and says so again."""
+        self.now = await self.reconcile(DEAD)
+        return await self.reconcile(DEAD)
 
     def observed(self, **changes: Any) -> None:
         """The object is changed by somebody else."""
@@ -287,10 +315,13 @@ class World:
         """The same while a reconcile is under way: the controller tells it."""
         version = str(int(self.cluster.object.resource_version) + 1)
         self.observed(resource_version=version, **changes)
-        self.memory.observe(self.cluster.object)
 
     def deleted_meanwhile(self) -> None:
         self.observed_meanwhile(deleting=True)
+
+    def steps_of(self, *names: str) -> list[str]:
+        """Those of them that were taken, in order: publishing goes on beside a rotation."""
+        return [step for step in self.steps if step in names]
 
     @property
     def credential(self) -> Credential:
@@ -303,6 +334,10 @@ class World:
         found = self.store.session(UID)
         assert found is not None
         return found
+
+    def reason_or_none(self, kind: str) -> str | None:
+        """The same, also before anything was written."""
+        return self.reason(kind) if "conditions" in self.cluster.object.status else None
 
     def reason(self, kind: str) -> str | None:
         conditions = self.cluster.object.status["conditions"]
@@ -358,10 +393,11 @@ async def test_nothing_is_stored_before_the_finalizer_is_there(tmp_path: Path) -
 
 
 async def test_a_refresh_is_journaled_first_stored_next_and_told_last(tmp_path: Path) -> None:
-    async with world(tmp_path, credential=DUE) as w:
+    async with world(tmp_path, credential=credential()) as w:
+        await w.reconcile()
+        w.now += 6 * HOUR
         await w.reconcile(answer())
-        assert w.steps[0] == "access file"  # of the token that is stored: it was not there
-        assert w.steps[1:] == ["room and journal", "refresh", "credential", "access file", "index", "status"]
+        assert w.steps == ["room and journal", "refresh", "credential", "access file", "index", "status"]
 
 
 async def test_a_code_is_on_the_volume_before_it_leaves_the_object_and_is_kept_until_its_tokens_are_stored(
@@ -370,14 +406,18 @@ async def test_a_code_is_on_the_volume_before_it_leaves_the_object_and_is_kept_u
     async with world(tmp_path, account(annotations={CODE_ANNOTATION: GOOD_CODE}), session=session()) as w:
         await w.reconcile(answer())
         taken, told = ["session", "annotation removed"], ["access file", "index", "status"]
-        assert w.steps == [*taken, "room", "exchange", "credential", "session", *told]
+        assert w.steps_of("session", "annotation removed", "room", "exchange", "credential") == [
+            *taken,
+            *("room", "exchange", "credential", "session"),
+        ]
+        assert w.steps[-4:] == ["session", *told]
 
 
 async def test_an_assertion_is_exchanged_only_with_room_for_the_answer(tmp_path: Path) -> None:
     async with world(tmp_path, account(grant="WorkloadIdentity")) as w:
         await w.reconcile(answer(refresh_token=None))
-        # the first step says what the account waits for
-        assert w.steps == ["status", "room", "exchange", "credential", "access file", "index", "status"]
+        assert w.steps_of("room", "exchange", "credential") == ["room", "exchange", "credential"]
+        assert w.steps[-4:] == ["credential", "access file", "index", "status"]
         assert w.endpoint.sent == ["token of inference for https://provider.example"]
 
 
@@ -493,13 +533,16 @@ async def test_what_is_retained_says_whose_it_is_and_since_when(tmp_path: Path) 
 async def test_an_account_whose_new_credential_cannot_be_stored_can_be_deleted_and_that_one_is_revoked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchanges, "LAST_EXCHANGE_SECONDS", 0.01)
+    monkeypatch.setattr(rotation, "SAVE_RETRY_SECONDS", 0)
     async with world(tmp_path, credential=DUE) as w:
         w.store.failures = 10**6
-        waiting = asyncio.create_task(w.reconcile(answer(), answer()))
-        await until(lambda: "StorageUnavailable" in str(w.cluster.object.status))
+        w.endpoint.answers = [answer(), answer()]
+        await w.look()
+        await until(lambda: w.reconciler.rotations.trouble(UID) is not None)
+        await w.look()
+        assert w.reason("Stalled") == "StorageUnavailable"
         w.deleted_meanwhile()
-        assert await waiting == NEVER
+        assert await w.look() == NEVER
         assert w.endpoint.sent == ["refresh-token-of-a-test", "refresh-token-2-of-a-test"]  # refreshed, revoked
         assert FINALIZER not in w.cluster.object.finalizers
 
@@ -515,7 +558,7 @@ async def test_a_suspension_does_not_wait_for_a_slow_token_endpoint_nor_is_it_fo
 
         async def somebody_suspends() -> None:
             w.observed_meanwhile(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=True))
-            await until(lambda: "claude-1" in w.cluster.index)
+            await w.look()
             published.append(w.published())
 
         w.endpoint.meanwhile = somebody_suspends
@@ -528,16 +571,17 @@ async def test_a_suspension_does_not_wait_for_a_slow_token_endpoint_nor_is_it_fo
 async def test_a_full_disk_is_still_told_of_when_something_else_happens_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(credentials, "SAVE_RETRY_SECONDS", 0)
+    monkeypatch.setattr(rotation, "SAVE_RETRY_SECONDS", 0)
     async with world(tmp_path, credential=DUE) as w:
         w.store.failures = 10**6
-        waiting = asyncio.create_task(w.reconcile(answer()))
-        await until(lambda: "StorageUnavailable" in str(w.cluster.object.status))
+        w.endpoint.answers = [answer()]
+        await w.look()
+        await until(lambda: w.reconciler.rotations.trouble(UID) is not None)
         w.observed_meanwhile(reports=[report("RateLimited", until=HOUR)])
-        await until(lambda: w.reason("Ready") == "CoolingDown")
-        assert w.reason("Stalled") == "StorageUnavailable"
+        await w.look()
+        assert (w.reason("Ready"), w.reason("Stalled")) == ("CoolingDown", "StorageUnavailable")
         w.store.failures = 0
-        await waiting
+        await w.reconcile()
         assert (w.reason("Stalled"), w.credential.generation) == (None, 2)
 
 
@@ -622,7 +666,7 @@ async def test_a_workload_with_a_damaged_credential_exchanges_anew_and_works_mea
 async def test_a_damaged_journal_is_taken_for_a_refresh_of_unknown_outcome(tmp_path: Path, before: Credential) -> None:
     async with world(tmp_path, credential=before) as w:
         damage(w, "journal.json")
-        await w.reconcile(DEAD)
+        await w.bury()
         assert (w.credential.dead, w.store.journal(UID)) == ("RefreshOutcomeUnknown", None)
 
 
@@ -858,7 +902,7 @@ async def test_the_new_credential_is_what_was_answered(tmp_path: Path) -> None:
 async def test_a_volume_that_fails_after_the_request_does_not_lose_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(credentials, "SAVE_RETRY_SECONDS", 0)
+    monkeypatch.setattr(rotation, "SAVE_RETRY_SECONDS", 0)
     async with world(tmp_path, credential=DUE) as w:
         w.store.failures = 3
         await w.reconcile(answer())
@@ -928,11 +972,12 @@ async def test_an_account_that_is_suspended_while_it_waits_for_its_turn_is_not_r
     async with world(tmp_path, credential=DUE) as w, AsyncExitStack() as others:
         for _ in range(4):
             await others.enter_async_context(w.throttle.turn("anthropic", "another"))
-        waiting = asyncio.create_task(w.reconcile())
+        await w.look()
         await until(lambda: w.throttle.waiting == 1)
         w.observed_meanwhile(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=True))
+        await w.look()
         await others.aclose()
-        await waiting
+        await w.reconcile()
         assert (w.endpoint.sent, w.published()["status"]) == ([], "Suspended")
 
 
@@ -943,14 +988,16 @@ async def test_an_operator_that_ends_while_an_account_waits_for_its_turn_spends_
         assert (w.endpoint.sent, w.reason("Ready"), w.reason("Stalled")) == ([], "Available", None)
 
 
-async def test_an_account_that_is_resumed_is_refreshed_before_it_gets_traffic(tmp_path: Path) -> None:
-    async with world(tmp_path, account(suspend=True), credential=DUE) as w:
+async def test_an_account_that_is_resumed_with_a_token_that_has_expired_gets_no_traffic_before_it_is_refreshed(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, account(suspend=True), credential=EXPIRED) as w:
         await w.reconcile()
         assert (w.endpoint.sent, w.published()["status"]) == ([], "Suspended")
         w.observed(spec=msgspec.structs.replace(w.cluster.object.spec, suspend=False))
 
         async def nobody_uses_it() -> None:
-            assert w.published()["status"] == "Suspended"
+            assert w.published()["status"] != "Available"
 
         w.endpoint.meanwhile = nobody_uses_it
         await w.reconcile(answer())
@@ -989,7 +1036,7 @@ async def test_the_end_of_an_access_token_is_a_metric_for_as_long_as_it_is_kept_
             await w.reconcile()
             assert ends_at() == expected
         w.now = NOW + 7 * HOUR
-        await w.reconcile(DEAD)
+        await w.bury()
         assert (w.reason("Ready"), ends_at()) == ("Disabled", None)
 
 
@@ -1027,7 +1074,7 @@ async def test_why_a_grant_is_dead(tmp_path: Path, before: list[Exception], reas
     async with world(tmp_path, credential=EXPIRED) as w:
         for failure in before:
             w.now = await w.reconcile(failure)
-        await w.reconcile(DEAD)
+        await w.bury()
         assert w.credential.dead == reason
         assert w.reason("LoginRequired") == reason
         assert w.store.access(UID) is None
@@ -1037,7 +1084,7 @@ async def test_why_a_grant_is_dead(tmp_path: Path, before: list[Exception], reas
 async def test_a_journal_of_another_token_says_nothing_of_this_one(tmp_path: Path) -> None:
     async with world(tmp_path, credential=DUE) as w:
         w.store.begin_exchange(UID, Journal(NOW, 1, fingerprint("another")))
-        await w.reconcile(DEAD)
+        await w.bury()
         assert w.credential.dead == "GrantRevoked"
 
 
@@ -1163,14 +1210,16 @@ async def test_what_matters_more_than_a_full_index(
 
 
 async def test_the_index_sends_nobody_to_an_access_file_that_could_not_be_written(tmp_path: Path) -> None:
-    async with world(tmp_path, credential=DUE) as w:
+    async with world(tmp_path, credential=credential()) as w:
+        await w.reconcile()
 
         async def volume_goes() -> None:
             w.store.access_dir.rename(tmp_path / "elsewhere")
 
         w.endpoint.meanwhile = volume_goes
+        w.now += 6 * HOUR
         await w.reconcile(answer())
-        assert w.cluster.index == {}
+        assert w.published()["generation"] == 1
         assert (w.credential.generation, w.reason("Stalled")) == (2, "StorageUnavailable")
 
 
@@ -1185,7 +1234,8 @@ async def test_after_a_kill_between_two_files_the_index_names_no_token_before_it
 
         async def something_is_told() -> None:
             w.observed_meanwhile(reports=[report("RateLimited", until=HOUR)])
-            await until(lambda: w.published()["generation"] == 6)
+            await w.look()
+            assert w.published()["generation"] == 6
             seen.append(w.store.access(UID))
 
         w.endpoint.meanwhile = something_is_told
@@ -1193,27 +1243,28 @@ async def test_after_a_kill_between_two_files_the_index_names_no_token_before_it
         assert [access.generation for access in seen if access is not None] == [6]
 
 
-async def test_nothing_is_exchanged_while_the_present_token_cannot_be_handed_to_proxies(tmp_path: Path) -> None:
+async def test_an_access_volume_that_fails_delays_no_refresh_and_the_index_names_what_proxies_have(
+    tmp_path: Path,
+) -> None:
     async with world(tmp_path, credential=DUE) as w:
         obstacle = w.store.access_dir / f"{UID}.json"
         obstacle.mkdir()
-        w.now = await w.reconcile()
-        assert (w.endpoint.sent, w.reason("Stalled"), w.cluster.index) == ([], "StorageUnavailable", {})
+        w.now = await w.reconcile(answer())
+        assert (w.credential.generation, w.reason("Stalled"), w.cluster.index) == (2, "StorageUnavailable", {})
+        assert w.reason("AccessFailing") == "StorageUnavailable"
         obstacle.rmdir()
-        await w.reconcile(answer())
-        assert (w.credential.generation, w.reason("Stalled")) == (2, None)
+        await w.reconcile()
+        assert (w.published()["generation"], w.reason("Stalled"), w.reason("AccessFailing")) == (2, None, None)
 
 
-@pytest.mark.parametrize("volume", ["state", "access"])
-async def test_no_token_is_spent_while_a_volume_takes_no_answer(tmp_path: Path, volume: str) -> None:
+async def test_no_token_is_spent_while_the_state_volume_takes_no_answer(tmp_path: Path) -> None:
     async with world(tmp_path, account(reports=(report("Unauthorized"),)), credential=credential()) as w:
-        folders = {"state": w.store.state_dir / UID / "credential.json", "access": w.store.access_dir / f"{UID}.json"}
-        w.store.save_access(UID, AccessFile(1, "access-token-of-a-test", "2026-11-20T19:00:00Z"))
-        obstacle = folders[volume].with_name(f"{folders[volume].name}.new")
+        obstacle = w.store.state_dir / UID / "credential.json.new"
         obstacle.mkdir()
         w.now = await w.reconcile()
         assert (w.endpoint.sent, w.store.journal(UID)) == ([], None)
         assert (w.reason("Stalled"), w.reason("Ready")) == ("StorageUnavailable", "Available")
+        assert w.reason("StorageFailing") == "StorageUnavailable"
         obstacle.rmdir()
         await w.reconcile(answer())
         assert (w.credential.generation, w.reason("Stalled")) == (2, None)
@@ -1340,12 +1391,16 @@ async def test_an_api_server_that_gives_no_service_account_token_for_now_is_a_co
 
 
 async def test_an_answer_that_waits_for_the_disk_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credentials, "SAVE_RETRY_SECONDS", 0)
+    monkeypatch.setattr(rotation, "SAVE_RETRY_SECONDS", 0)
     async with world(tmp_path, credential=DUE) as w:
-        w.store.failures = 2
-        await w.reconcile(answer())
-        told = [p["conditions"] for p in w.cluster.patches if "conditions" in p]
-        assert any(entry["reason"] == "StorageUnavailable" for entry in told[0])
+        w.store.failures = 10**6
+        w.endpoint.answers = [answer()]
+        await w.look()
+        await until(lambda: w.reconciler.rotations.trouble(UID) is not None)
+        await w.look()
+        assert w.reason("Stalled") == "StorageUnavailable"
+        w.store.failures = 0
+        await w.reconcile()
         assert (w.reason("Stalled"), w.credential.generation) == (None, 2)
 
 

@@ -21,7 +21,7 @@ class Work:
         self.failures: list[Exception] = []
         self.gate: asyncio.Event | None = None
         self.most_at_once = self._at_once = 0
-        self.scheduler = Scheduler(self.reconcile, clock=lambda: self.now)
+        self.scheduler = Scheduler(self.reconcile, clock=lambda: self.now, elapsed=lambda: 0.0)
 
     async def reconcile(self, uid: str) -> datetime | None:
         self.calls.append((uid, (self.now - NOW).total_seconds()))
@@ -193,3 +193,35 @@ async def test_a_loop_that_turns_says_when_and_one_that_is_stuck_does_not() -> N
         work.scheduler.wake("a")
         await turns()
         assert work.scheduler.last_turn > 0.0
+
+
+async def test_a_clock_that_is_set_back_makes_nobody_wait_for_a_time_that_was_meant_to_be_now() -> None:
+    async with running() as work:
+        work.due["a"] = NOW + timedelta(minutes=5)
+        work.scheduler.wake("a")
+        await turns()
+        await work.pass_time(-6 * 3600)
+        assert len(work.calls) == 2
+
+
+async def test_a_reconcile_that_hangs_is_cut_short_for_what_cannot_wait() -> None:
+    async with running() as work:
+        hanging = work.gate = asyncio.Event()
+        work.scheduler.wake("a")
+        await turns()
+        work.gate = None
+        work.scheduler.wake("a")
+        await turns()
+        assert len(work.calls) == 1
+        work.scheduler.interrupt("a")
+        await turns()
+        assert (len(work.calls), work.most_at_once, hanging.is_set()) == (2, 1, False)
+
+
+async def test_stopping_gives_a_last_turn_to_those_who_have_something_to_tell() -> None:
+    async with running() as work:
+        stopping = asyncio.create_task(work.scheduler.stop(30, {"a"}))
+        await asyncio.sleep(0)
+        work.scheduler.wake("b")
+        assert await stopping
+        assert [uid for uid, _ in work.calls] == ["a"]

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -15,26 +15,31 @@ import msgspec
 
 from oauth_pool_operator import metrics
 from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.backoff import Backoff
 from oauth_pool_operator.account.facts import NEVER
+from oauth_pool_operator.account.memory import Memory
 from oauth_pool_operator.account.spec import Account, parse_account
 from oauth_pool_operator.cluster.api import Cluster, describe, is_gone
 from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.cluster.leadership import Leadership
 from oauth_pool_operator.errors import StoreFailed
-from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.reconcile import Reconciler
 from oauth_pool_operator.scheduler import Scheduler
 from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
 
-LAST_SERVED_RETRY = 5.0
 REPAIR_SECONDS = 10.0
 LOOK_SECONDS = 5.0
 # How long the credential of an account is kept that was deleted with `deletionPolicy: Retain`.
 RETENTION = timedelta(days=7)
-SWEEP_INTERVAL = timedelta(days=1)
-FIRST_INDEX_RETRY, LAST_INDEX_RETRY = 0.5, 30.0
+SWEEP_SECONDS = 24 * 3600.0
+# A wall clock that has gained more than this against a clock that nobody sets is not believed when it says that it is time to
+# remove what cannot be had again.
+MOST_DRIFT_SECONDS = 60.0
+# How often the accounts that are known are compared with those that there are: the watch tells of no deletion that falls into
+# a new list.
+GHOST_SECONDS = 300.0
 
 
 @dataclass
@@ -55,6 +60,7 @@ class Controller:
         store: Store,
         leadership: Leadership,
         clock: Callable[[], datetime],
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reconciler = reconciler
         self._cluster = cluster
@@ -62,23 +68,20 @@ class Controller:
         self._store = store
         self._leadership = leadership
         self._clock = clock
-        self._next_sweep = datetime.min.replace(tzinfo=UTC)
+        self._elapsed = elapsed
+        self._began, self._next_sweep = clock().timestamp() - elapsed(), elapsed()
         self._known: dict[str, _Known] = {}
         self._is_served = self._is_leaving = False
         self._last_has_gone = asyncio.Event()
         self.scheduler = Scheduler(
-            self._reconcile, clock=clock, name_of=self._name_of, may_start=lambda: leadership.leads
+            self._reconcile, clock=clock, elapsed=elapsed, name_of=self._name_of, may_start=lambda: leadership.leads
         )
         leadership.on_look = self.scheduler.look
+        reconciler.rotations.on_news = self.scheduler.wake
 
     def observe(self, kind: str | None, body: dict[str, Any]) -> None:
         """An event of the watch (`kind` is None for what was listed)."""
-        try:
-            account = parse_account(body)
-        except msgspec.ValidationError as error:
-            name = body.get("metadata", {}).get("name")
-            log.error("%s: this operator does not understand its spec: %s", name, error)
-            return
+        account = parse_account(body)
         if kind == "DELETED" and account.uid not in self._known:
             return  # we let it go ourselves
         if kind == "DELETED":  # gone, whoever removed our finalizer: what we hold of it goes, too
@@ -86,9 +89,12 @@ class Controller:
         known = self._known.setdefault(account.uid, _Known(account))
         if account.is_older_than(known.account):
             return  # our own patches are known before their events arrive
+        is_deleted_now = account.deleting and not known.account.deleting
         known.account = account
-        known.memory.observe(account)
-        self.scheduler.wake(account.uid)
+        if is_deleted_now:  # which must not wait for a reconcile that hangs
+            self.scheduler.interrupt(account.uid)
+        else:
+            self.scheduler.wake(account.uid)
 
     def account_conditions(self) -> list[metrics.AccountConditions]:
         """What the objects say of every account; may be called from any thread."""
@@ -111,6 +117,8 @@ class Controller:
             reconciles_due=self.scheduler.number_due(),
             reconciles_in_flight=self.scheduler.number_running(),
             token_requests_waiting=self._reconciler.throttle.waiting,
+            rotations_in_flight=self._reconciler.rotations.number_running(),
+            provider_holds=self._reconciler.throttle.holds(),
             index_shards=self._index.shards,
         )
 
@@ -127,7 +135,7 @@ class Controller:
 
     async def wait_until_served(self) -> None:
         """Return once accounts can be listed. Kopf looks for the kind once, and never serves one that comes later."""
-        wait = FIRST_INDEX_RETRY
+        backoff = Backoff(first=timedelta(seconds=0.5), longest=timedelta(seconds=5))
         while True:
             self.scheduler.beat()
             try:
@@ -137,8 +145,7 @@ class Controller:
             except httpx2.HTTPError as error:
                 hint = "; is the CRD installed?" if is_gone(error) else ""
                 log.warning("accounts cannot be listed yet: %s%s", describe(error), hint)
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, LAST_SERVED_RETRY)
+            await asyncio.sleep(backoff.pause().total_seconds())
 
     async def stop(self, grace: float) -> bool:
         """Begin nothing more, and wait for what is in flight; True when all of it has ended in time."""
@@ -146,7 +153,9 @@ class Controller:
         end = time.monotonic() + grace
         if self._known and await self._namespace_is_going():
             await self._let_go(grace)
-        return await self.scheduler.stop(max(0.0, end - time.monotonic()))
+        have_ended, accounts = await self._reconciler.rotations.finish(max(0.0, end - time.monotonic()))
+        # what came of them is published, too
+        return await self.scheduler.stop(max(0.0, end - time.monotonic()), accounts) and have_ended
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -155,6 +164,8 @@ class Controller:
             tasks = [
                 group.create_task(self._leadership.run(), name="leadership"),
                 group.create_task(self._keep_index(), name="index keeper"),
+                group.create_task(self._keep_volumes(), name="volume keeper"),
+                group.create_task(self._keep_known(), name="keeper of what is known"),
                 group.create_task(self._index.run(), name="index publisher"),
                 group.create_task(self.scheduler.run(), name="scheduler"),
             ]
@@ -197,7 +208,6 @@ class Controller:
         while True:
             await self._leadership.wait_until(True)
             await self._load_index()
-            await self._look_at_volumes()
             for uid in self._known:  # somebody else may have led since we last looked at them
                 self.scheduler.wake(uid)
             while not await self._leadership.ends_within(REPAIR_SECONDS):
@@ -209,9 +219,17 @@ class Controller:
             return
         try:
             await self._index.repair()
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, TimeoutError) as error:
             log.debug("the pool index was not looked at: %s", describe(error))
-        await self._look_at_volumes()
+        except Exception as error:  # noqa: BLE001 (a look that fails ends nothing: the next one is soon)
+            log.error("the pool index was not looked at: unexpected %s", type(error).__name__)
+
+    async def _keep_volumes(self) -> None:
+        """Look at them while this operator leads. By itself, because a volume may hang."""
+        while True:
+            await self._leadership.wait_until(True)
+            await self._look_at_volumes()
+            await asyncio.sleep(REPAIR_SECONDS)
 
     async def _look_at_volumes(self) -> None:
         """Have accounts looked at whose access files somebody touched, and remove what was retained for long enough."""
@@ -219,24 +237,52 @@ class Controller:
             for uid in self._known.keys() & await in_thread(self._store.touched_access_files):
                 log.warning("%s: somebody else touched its access file; looking at it", self._name_of(uid))
                 self.scheduler.wake(uid)
-            if self._clock() >= self._next_sweep:
-                self._next_sweep = self._clock() + SWEEP_INTERVAL
+            if self._elapsed() >= self._next_sweep and self._clock_is_believed():
+                self._next_sweep = self._elapsed() + SWEEP_SECONDS
                 sweep = partial(self._store.sweep, self._clock() - RETENTION, spare=set(self._known))
                 for gone in await in_thread(sweep):
                     log.info("%s: deleted for %d days; what was retained of it is removed", gone.name, RETENTION.days)
         except StoreFailed as error:
             log.warning("the volumes were not looked at: %s", error)
+        except Exception as error:  # noqa: BLE001 (as above)
+            log.error("the volumes were not looked at: unexpected %s", type(error).__name__)
+
+    def _clock_is_believed(self) -> bool:
+        """It has not jumped ahead since this operator began."""
+        return self._clock().timestamp() - self._elapsed() - self._began < MOST_DRIFT_SECONDS
+
+    async def _keep_known(self) -> None:
+        """Notice deletions that nobody told us of."""
+        while True:
+            await asyncio.sleep(GHOST_SECONDS)
+            try:
+                await self.look_for_ghosts()
+            except (httpx2.HTTPError, TimeoutError) as error:
+                log.debug("the accounts were not listed: %s", describe(error))
+            except Exception as error:  # noqa: BLE001 (as above)
+                log.error("the accounts were not listed: unexpected %s", type(error).__name__)
+
+    async def look_for_ghosts(self) -> None:
+        """An account that is known and no longer there is as good as deleted."""
+        suspects = dict(self._known)
+        for account in await self._cluster.accounts():
+            suspects.pop(account.uid, None)
+        for known in suspects.values():
+            found = await self._cluster.account(known.account.name)
+            if (found is None or found.uid != known.account.uid) and known.account.uid in self._known:
+                log.warning("%s: is gone, and nobody said so", known.account.name)
+                known.account = msgspec.structs.replace(known.account, deleting=True, finalizers=[])
+                self.scheduler.wake(known.account.uid)
 
     async def _load_index(self) -> None:
-        wait = FIRST_INDEX_RETRY
+        backoff = Backoff(first=timedelta(seconds=0.5), longest=timedelta(seconds=30))
         while True:
             try:
                 await self._index.load(await self._cluster.account_names())
                 return
             except httpx2.HTTPError as error:
                 log.warning("the pool index cannot be read yet: %s", describe(error))
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, LAST_INDEX_RETRY)
+            await asyncio.sleep(backoff.pause().total_seconds())
 
     async def _reconcile(self, uid: str) -> datetime | None:
         known = self._known.get(uid)

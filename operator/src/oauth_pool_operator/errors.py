@@ -40,6 +40,10 @@ class NotInCharge(Exception):
     """This operator must not begin anything: it is ending, or another one works."""
 
 
+class CalledOff(Exception):
+    """Nobody wants it any more, and nothing was asked for; or it has come to its end in another way than by a token."""
+
+
 class GrantRejected(Exception):
     """`invalid_grant` (RFC 6749 5.2), or what other words a provider has for it: the code or refresh token is dead; only a
     new login helps."""
@@ -95,7 +99,7 @@ class ServiceAccountTokenRefused(Exception):
 
 
 class StoreFailed(Exception):
-    """The state or access volume could not be read or written. No token was spent."""
+    """The state or access volume could not be read or written."""
 
 
 class StoreCorrupt(StoreFailed):
@@ -116,3 +120,19 @@ class ClusterUnavailable(Exception):
     def __init__(self, next_check: datetime) -> None:
         super().__init__("the API server did not take the index or the status")
         self.next_check = next_check
+
+
+_OURS = (
+    TokenEndpointUnavailable,
+    ExchangeRejected,
+    GrantRejected,
+    ServiceAccountTokenRefused,
+    StoreFailed,
+    StoreConflict,
+    SubjectMismatch,
+)
+
+
+def text_of(error: Exception) -> str:
+    """For a person. Our own errors' texts are made to be read; those of others may quote what was received."""
+    return str(error) if isinstance(error, _OURS) else f"unexpected {type(error).__name__}"

@@ -8,12 +8,12 @@ import asyncio
 import logging
 import signal
 import ssl
-from collections.abc import Iterator
-from itertools import chain, repeat
+from datetime import timedelta
 from typing import Any
 
 import kopf
 
+from oauth_pool_operator.account.backoff import Backoff
 from oauth_pool_operator.account.spec import GROUP, PLURAL, VERSION
 from oauth_pool_operator.certificates import as_others_verify
 from oauth_pool_operator.cluster.leadership import Leadership
@@ -25,14 +25,6 @@ log = logging.getLogger(__name__)
 # SIGTERM waits this long for refreshes in flight, so none is cut off: the longest request, and time to store its answer.
 # terminationGracePeriodSeconds has to be longer.
 DRAIN_SECONDS = LONGEST_TIMEOUT_SECS + 15
-
-
-class Backoffs:
-    """Delays between tries of Kopf's requests, without an end: an API server that is away must not end the operator,
-    because tokens have to be refreshed meanwhile."""
-
-    def __iter__(self) -> Iterator[float]:
-        return chain((1, 1, 2, 3, 5, 8, 13), repeat(15))
 
 
 class SpecOnlyDiffBase(kopf.AnnotationsDiffBaseStorage):
@@ -50,7 +42,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.peering.standalone = True
     settings.networking.connect_timeout = 10
     settings.networking.request_timeout = 60
-    settings.networking.error_backoffs = Backoffs()
+    # Without an end: an API server that is away must not end the operator, because tokens have to be refreshed meanwhile.
+    settings.networking.error_backoffs = Backoff(longest=timedelta(seconds=15))
     settings.watching.server_timeout = 290
     settings.watching.client_timeout = 320
     settings.watching.reconnect_backoff = 1.0

@@ -1,7 +1,8 @@
 """The operator's Prometheus metrics."""
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -54,6 +55,8 @@ class Counts(NamedTuple):
     reconciles_in_flight: int
     token_requests_waiting: int
     index_shards: int
+    rotations_in_flight: int = 0
+    provider_holds: Mapping[str, datetime | None] = {}
 
 
 class PoolCollector(Collector):
@@ -70,7 +73,20 @@ class PoolCollector(Collector):
         yield _gauge(
             "pool_token_requests_waiting", "Accounts that wait for their turn to ask", counts.token_requests_waiting
         )
+        yield _gauge(
+            "pool_rotations_in_flight",
+            "Accounts that wait for a provider, or for their turn",
+            counts.rotations_in_flight,
+        )
         yield _gauge("pool_index_shards", "ConfigMaps that the pool index uses", counts.index_shards)
+        family = GaugeMetricFamily(
+            "pool_provider_held_until_timestamp_seconds",
+            "Until when the provider is left alone, which has asked for that (Unix time); 0 when it is not",
+            labels=["provider"],
+        )
+        for provider, until in counts.provider_holds.items():
+            family.add_metric([provider], until.timestamp() if until is not None else 0)
+        yield family
         family = GaugeMetricFamily("pool_accounts", "Accounts by the word shown as STATUS", labels=["status"])
         for word, number in sorted(Tally(account.status_word for account in counts.accounts).items()):
             family.add_metric([word], number)

@@ -1,11 +1,11 @@
 """What others hear of an account: access file and pool index for proxies, status and Events for people.
 
-Each is written only when it differs from what is there. What a proxy is sent to is there before it is sent.
+The only publisher, and only reconciles call it. Each is written only when it differs from what is there. What a proxy is sent
+to is there before it is sent.
 """
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import timedelta
 
 import httpx2
@@ -13,16 +13,18 @@ import msgspec
 
 from oauth_pool_operator import metrics
 from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.account.facts import Facts, Trouble
+from oauth_pool_operator.account.documents import AccessFile
+from oauth_pool_operator.account.facts import Facts
 from oauth_pool_operator.account.index_entry import render_entry
+from oauth_pool_operator.account.memory import Memory
+from oauth_pool_operator.account.policies import is_used
 from oauth_pool_operator.account.spec import Account, rfc3339
 from oauth_pool_operator.account.status import OWNED, happenings, merge_patch, render_status
+from oauth_pool_operator.account.trouble import Subject, Trouble
 from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.errors import IndexFull, StoreFailed
-from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
-from oauth_pool_operator.storage.documents import AccessFile
 from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
@@ -47,21 +49,24 @@ class Publication:
         account, credential = facts.account, facts.credential
         if facts.is_unread:
             return facts
+        attempts = memory[Subject.ACCESS]
         try:
-            if credential is None or credential.dead is not None:
+            if credential is None or not is_used(credential, facts):
                 metrics.token_expires(account.name, None)
                 await in_thread(self._store.remove_access, account.uid)
-                return facts
-            wanted = AccessFile(credential.generation, credential.access_token, rfc3339(credential.expires))
-            if await in_thread(self._store.access, account.uid) != wanted:
-                await in_thread(self._store.save_access, account.uid, wanted)
-            # A suspended account's token may end; whoever looks at the metric is to worry about the others.
-            metrics.token_expires(account.name, None if account.spec.suspend else credential.expires.timestamp())
-            return facts
+            else:
+                wanted = AccessFile(credential.generation, credential.access_token, rfc3339(credential.expires))
+                if await in_thread(self._store.access, account.uid) != wanted:
+                    await in_thread(self._store.save_access, account.uid, wanted)
+                # A token that nobody keeps fresh may end; whoever looks at the metric is to worry about the others.
+                is_kept_fresh = credential.dead is None and not account.spec.suspend
+                metrics.token_expires(account.name, credential.expires.timestamp() if is_kept_fresh else None)
         except StoreFailed as error:
-            trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
+            trouble = attempts.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
             log.error("%s: %s", account.name, trouble.message)
-            return replace(facts, trouble=trouble)
+            return facts.with_trouble(Subject.ACCESS, trouble)
+        attempts.succeeded()
+        return facts.with_trouble(Subject.ACCESS, None)
 
     async def update_index(self, facts: Facts) -> Facts:
         """The index sends proxies to the access file, so a new token is named only when that could be written.
@@ -69,7 +74,7 @@ class Publication:
         An account that the index has no room for is a trouble of its own; those that are listed stay.
         """
         entry = render_entry(facts)
-        if facts.storage_fails:
+        if facts.is_unread or Subject.ACCESS in facts.troubles:
             listed = self._index.listed(entry.name)
             if listed is None or listed.uid != entry.uid:
                 return facts
@@ -84,7 +89,8 @@ class Publication:
                 log.error("%s: no proxy can use it: %s", entry.name, error)
             # the same text each time: with many such accounts, a new one every minute would be many writes
             message = f"{error}; tried again every minute"
-            return replace(facts, trouble=Trouble(c.INDEX_FULL, message, facts.now + INDEX_FULL_RETRY, is_stalled=True))
+            trouble = Trouble(c.INDEX_FULL, message, facts.now + INDEX_FULL_RETRY, is_stalled=True)
+            return facts.with_trouble(Subject.INDEX, trouble)
 
     async def report(self, facts: Facts) -> Account:
         """Status, once, and only what differs; Events for what a person would want to know of it."""

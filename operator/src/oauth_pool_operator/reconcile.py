@@ -1,56 +1,55 @@
 """One account, from what is there to what should be: the steps, in order.
 
-    finalizer -> gather -> import -> log in -> refresh -> access file -> clear cooldown -> index -> status and Events
+    finalizer -> gather -> settle -> import -> log out -> log in -> begin a rotation -> access file -> clear cooldown
+        -> index -> status and Events -> remember
 
-Every step is safe to run twice, and a crash between any two leaves something that the next run completes: what can be
-lost (a refresh token) is on the state volume before anybody hears of it. What goes wrong becomes part of the facts
-and ends in a condition; only the API server's failures are raised, and the scheduler calls again.
+Every step is safe to run twice, and a crash between any two leaves something that the next run completes. None of them waits
+for a provider: what has to be asked there is asked by a rotation (`rotation`), beside the reconciles, which begin it and go on.
+What goes wrong is a trouble of its subject and ends in a condition. A step that raises something else costs the others
+nothing: they have their turn, and the scheduler calls again.
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import TypeVar
 
 import httpx2
+import msgspec
 
 from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account import policies
-from oauth_pool_operator.account.facts import NEVER, Facts, Trouble
+from oauth_pool_operator.account.facts import Facts
 from oauth_pool_operator.account.login_policy import login_is_due
+from oauth_pool_operator.account.memory import Memory
 from oauth_pool_operator.account.spec import FINALIZER, Account
+from oauth_pool_operator.account.trouble import Subject
+from oauth_pool_operator.beginnings import (
+    Beginning,
+    CodeExchange,
+    DeviceOpening,
+    Refresh,
+    Revocation,
+    WorkloadExchange,
+)
 from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
-from oauth_pool_operator.config import Profile
-from oauth_pool_operator.credentials import Credentials
-from oauth_pool_operator.errors import (
-    ClusterUnavailable,
-    ExchangeRejected,
-    GrantRejected,
-    ServiceAccountTokenRefused,
-    StoreConflict,
-    StoreCorrupt,
-    StoreFailed,
-    TokenEndpointUnavailable,
-)
-from oauth_pool_operator.exchanges import Exchanges
+from oauth_pool_operator.errors import ClusterUnavailable, NotInCharge, StoreConflict, StoreFailed
+from oauth_pool_operator.gathering import Gathering
 from oauth_pool_operator.handover.imports import Imports
-from oauth_pool_operator.memory import Memory
-from oauth_pool_operator.oauth import terms
 from oauth_pool_operator.oauth.code_login import CodeLogins
 from oauth_pool_operator.oauth.device_login import DeviceLogins
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
+from oauth_pool_operator.oauth.profiles import Profile
 from oauth_pool_operator.oauth.throttle import Throttle
 from oauth_pool_operator.publication import Publication
 from oauth_pool_operator.removal import Removal
-from oauth_pool_operator.storage.documents import Credential, Journal
+from oauth_pool_operator.rotation import Tools
+from oauth_pool_operator.rotations import Rotations
 from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
 
 
 class Reconciler:
@@ -66,59 +65,64 @@ class Reconciler:
         cluster: Cluster,
         throttle: Throttle,
         clock: Callable[[], datetime],
+        elapsed: Callable[[], float] = time.monotonic,
         broken_profiles: Mapping[str, str] | None = None,
     ) -> None:
         self.throttle = throttle
+        self.rotations = Rotations(Tools(store, profiles, endpoints, throttle, clock))
         self._store = store
         self._profiles = profiles
-        self._broken_profiles = broken_profiles or {}
         self._cluster = cluster
-        self._clock = clock
+        self._known = Gathering(
+            store=store,
+            profiles=profiles,
+            broken_profiles=broken_profiles or {},
+            rotations=self.rotations,
+            throttle=throttle,
+            clock=clock,
+        )
         self._publication = Publication(store=store, endpoints=endpoints, index=index, cluster=cluster)
-        self._exchanges = exchanges = Exchanges(throttle=throttle, publication=self._publication, clock=clock)
-        self._credentials = credentials = Credentials(
-            store=store, profiles=profiles, endpoints=endpoints, cluster=cluster, on_unsaved=exchanges.tell_unsaved
-        )
-        self._imports = Imports(store=store, credentials=credentials, cluster=cluster)
-        self._code_logins = CodeLogins(
-            store=store, profiles=profiles, credentials=credentials, exchanges=exchanges, cluster=cluster
-        )
-        self._device_logins = DeviceLogins(
-            store=store, endpoints=endpoints, credentials=credentials, exchanges=exchanges, clock=clock
-        )
+        self._imports = Imports(store=store, cluster=cluster)
+        self._code_logins = CodeLogins(store=store, profiles=profiles, cluster=cluster)
+        self._device_logins = DeviceLogins(store=store)
         self._removal = Removal(
-            store=store, endpoints=endpoints, credentials=credentials, index=index, cluster=cluster, clock=clock
+            store=store,
+            endpoints=endpoints,
+            rotations=self.rotations,
+            index=index,
+            cluster=cluster,
+            clock=clock,
+            elapsed=elapsed,
         )
 
     async def reconcile(self, account: Account, memory: Memory) -> tuple[Account, datetime]:
         """Bring one account up to date; returns it as last written, and when to look at it again.
 
-        Raises `ClusterUnavailable` when the tokens are up to date but the cluster does not know yet.
+        Raises `ClusterUnavailable` when the API server does not know all of it yet, and what else a step has raised.
         """
         if account.deleting:
             return account, await self._removal.run(account, memory)
-        if memory.generation != account.generation:
-            memory.succeeded()  # the spec has changed: what failed before may work now
-            memory.generation = account.generation
         account = await self._ensure_finalizer(account)
-        facts = await self._gather(account, memory)
-        facts = await self._imports.take(facts, memory)
-        facts = await self._log_in(facts, memory)
-        facts = await self._refresh(facts, memory)
-        facts = replace(facts, account=memory.newest(facts.account))
-        if facts.account.deleting:
-            return facts.account, await self._removal.run(facts.account, memory)
-        facts = await self._publication.write_access_file(facts, memory)
-        if facts.trouble is None:
-            memory.succeeded()
-        try:
-            facts = await self._clear_cooldown(facts)
-            facts = await self._publication.update_index(facts)
-            account = await self._publication.report(facts)
-            account = await self._prune_reports(replace(facts, account=account))
-        except (httpx2.HTTPError, TimeoutError) as error:
-            raise ClusterUnavailable(policies.next_check(facts)) from error
-        return account, policies.next_check(facts)
+        facts = await self._known.gather(account, memory)
+        failures: list[Exception] = []
+        for step in (
+            self._settle,
+            self._imports.take,
+            self._log_out,
+            self._log_in,
+            self._begin,
+            self._publish,
+            self._known.remember,
+        ):
+            try:
+                facts = await step(facts, memory)
+            except Exception as error:  # noqa: BLE001 (raised when the other steps have had their turn)
+                failures.append(error)
+        for first in failures:
+            if isinstance(first, httpx2.HTTPError | TimeoutError):
+                raise ClusterUnavailable(policies.next_check(facts)) from first
+            raise first
+        return facts.account, policies.next_check(facts)
 
     async def _ensure_finalizer(self, account: Account) -> Account:
         """Nothing is stored for an object before Kubernetes has promised to tell us of its deletion."""
@@ -126,118 +130,162 @@ class Reconciler:
             return account
         return await self._cluster.patch_metadata(account, {"finalizers": [*account.finalizers, FINALIZER]})
 
-    # --- gather ------------------------------------------------------------------------------------------------------
+    # --- settle ------------------------------------------------------------------------------------------------------
 
-    async def _gather(self, account: Account, memory: Memory) -> Facts:
-        facts = Facts(
-            account,
-            self._clock(),
-            trouble=self._spec_trouble(account),
-            last_forced_refresh=memory.last_forced_refresh,
-        )
-        try:
-            credential = await self._read(facts, "credential.json", self._store.credential)
-            session = await self._read(facts, "login.json", self._store.session)
-            journal = await self._read_journal(facts, credential)
-            damaged = None if credential else await in_thread(self._store.damaged_credential, account.uid)
-            if damaged is not None:
-                credential = policies.salvaged(await in_thread(self._store.access, account.uid), facts)
-        except StoreFailed as error:
-            trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
-            return replace(facts, trouble=trouble, is_unread=True)
-        return replace(facts, credential=credential, journal=journal, session=session, damaged=damaged)
-
-    async def _read(self, facts: Facts, name: str, read: Callable[[str], _T | None]) -> _T | None:
-        """A damaged file is set aside and counts as missing: one file costs neither the others nor other accounts."""
-        account = facts.account
-        try:
-            return await in_thread(read, account.uid)
-        except StoreCorrupt as error:
-            new = await in_thread(self._store.set_aside, account.uid, name, facts.now)
-            log.error("%s: %s; set aside as %s", account.name, error, new)
-            return None
-
-    async def _read_journal(self, facts: Facts, credential: Credential | None) -> Journal | None:
-        """The refresh that was begun and not ended. A damaged journal may have been about the token that is stored."""
-        if credential is None or credential.refresh_token is None:
-            return None
-        try:
-            return await in_thread(self._store.journal, facts.account.uid)
-        except StoreCorrupt as error:
-            log.error("%s: %s; taken for a refresh of unknown outcome", facts.account.name, error)
-            return Journal.of(credential, facts.now)
-
-    def _spec_trouble(self, account: Account) -> Trouble | None:
-        provider = account.spec.provider
-        if (problem := self._broken_profiles.get(provider)) is not None:
-            message = f"the operator cannot use its profile of provider {provider!r}: {problem}"
-            return Trouble(c.INVALID_PROFILE, message, NEVER, is_stalled=True)
-        profile = self._profiles.get(provider)
-        if profile is None:
-            known = ", ".join(sorted({*self._profiles, *self._broken_profiles})) or "none"
-            message = f"the operator's configuration has no provider {provider!r}; it knows {known}"
-            return Trouble(c.UNKNOWN_PROVIDER, message, NEVER, is_stalled=True)
-        if (problem := terms.why_not(account.spec, profile)) is not None:
-            return Trouble(c.INVALID_SPEC, problem, NEVER, is_stalled=True)
-        return None
-
-    # --- log in ------------------------------------------------------------------------------------------------------
-
-    async def _log_in(self, facts: Facts, memory: Memory) -> Facts:
-        """Take what was pasted off the object, open a login when one is due, and see the one through that is open."""
-        account = facts.account
-        logins = self._device_logins if account.spec.grant == "DeviceCode" else self._code_logins
-        try:
-            facts = await self._code_logins.take_pasted_code(facts)
-            if not account.has_login or account.spec.suspend or facts.trouble is not None:
-                return facts
-            if (problem := terms.why_no_login(account.spec, self._profiles[account.spec.provider])) is not None:
-                trouble = Trouble(c.INVALID_SPEC, problem, NEVER, is_stalled=True)
-                has_nothing = facts.credential is None or facts.credential.dead is not None
-                return replace(facts, trouble=trouble) if has_nothing else replace(facts, login_trouble=trouble)
-            if login_is_due(facts):
-                facts = await logins.open(facts, memory)
-            return await logins.carry_on(facts, memory)
-        except (StoreFailed, StoreConflict) as error:
-            return replace(facts, trouble=memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True))
-
-    # --- refresh -----------------------------------------------------------------------------------------------------
-
-    async def _refresh(self, facts: Facts, memory: Memory) -> Facts:
-        """A new access token, when one is due: by the refresh token, or by a ServiceAccount token."""
-        if facts.trouble is not None or not policies.refresh_is_due(facts):
+    async def _settle(self, facts: Facts, memory: Memory) -> Facts:
+        """What became of the last rotation: of a refresh, the disk and the memory say it; of a login, what the person reads."""
+        uid = facts.account.uid
+        if facts.refresh_is_wanted and self._has_nothing_to_refresh(facts):
+            log.warning("%s: a refresh was asked for, and there is nothing to refresh with", facts.account.name)
+            memory.handled_refresh = facts.account.refresh_request
+            facts = replace(facts, refreshed=memory.handled_refresh)
+        if facts.is_rotating or (outcome := self.rotations.outcome(uid)) is None:
             return facts
-        if (held := memory.holds_back(facts.now)) is not None:
-            return replace(facts, trouble=held)
-        facts = await self._announce(facts)
-        has_login, latest = facts.account.has_login, policies.last_call(facts)
-        obtain = self._credentials.from_refresh_token if has_login else self._credentials.from_service_account
+        beginning, error = outcome.beginning, outcome.error
+        if isinstance(error, NotInCharge):
+            memory.begin.put_off(facts.now)
+        elif beginning.subject is Subject.REFRESH and beginning.facts.refresh_is_wanted:
+            memory.handled_refresh = beginning.facts.account.refresh_request
+            facts = replace(facts, refreshed=memory.handled_refresh)
         try:
-            refreshed = await self._exchanges.run(facts, memory, obtain)
-            if refreshed.credential != facts.credential and policies.forced_refresh(facts) == facts.now:
-                memory.last_forced_refresh = facts.now
-            return refreshed
-        except TokenEndpointUnavailable as error:
-            reason = c.REFRESHING if has_login else c.EXCHANGING
-            trouble = self._exchanges.put_off(memory, reason, error, facts, latest=latest)
-        except (GrantRejected, ExchangeRejected) as error:
-            trouble = memory.failed(c.EXCHANGE_REJECTED, error, facts.now, is_stalled=True, latest=latest)
-        except ServiceAccountTokenRefused as error:
-            refused = c.SERVICE_ACCOUNT_TOKEN_REFUSED
-            trouble = memory.failed(refused, error, facts.now, is_stalled=True, latest=latest)
-        except (StoreFailed, StoreConflict) as error:
-            trouble = memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
-        log.warning("%s: no new access token: %s", facts.account.name, trouble.message)
-        return replace(facts, trouble=trouble)
-
-    async def _announce(self, facts: Facts) -> Facts:
-        """An account that cannot be used meanwhile says what it waits for; one that can says nothing of routine."""
-        if policies.readiness(facts).reason == c.REFRESHING:
-            with suppress(httpx2.HTTPError):  # the token matters more than the word for it
-                return replace(facts, account=await self._publication.report(facts))
+            if isinstance(beginning, CodeExchange) and error is not None:
+                facts = await self._refused(facts, memory, beginning, error)
+        except StoreFailed as failure:
+            return self._storage_failed(facts, memory, failure)
+        self.rotations.settle(uid)
         return facts
 
-    # --- what proxies reported ---------------------------------------------------------------------------------------
+    async def _refused(self, facts: Facts, memory: Memory, exchange: CodeExchange, error: Exception) -> Facts:
+        if exchange.session.device_code:
+            return await self._device_logins.refused(facts, memory, exchange.session, error)
+        return await self._code_logins.refused(facts, exchange.session, error)
+
+    def _has_nothing_to_refresh(self, facts: Facts) -> bool:
+        has_token = facts.credential is not None and facts.credential.refresh_token is not None
+        return facts.account.has_login and not has_token and not facts.is_unread and not facts.is_rotating
+
+    # --- log out and in ----------------------------------------------------------------------------------------------
+
+    async def _log_out(self, facts: Facts, memory: Memory) -> Facts:
+        """When a person has asked for it: the token is used no more, and the grant is revoked next (`Revocation`)."""
+        account, credential = facts.account, facts.credential
+        if not account.logout_request or facts.is_rotating or facts.is_unread:
+            return facts
+        if not account.has_login:
+            log.warning("%s: a logout was asked for, but its grant stores no login", account.name)
+        elif credential is not None and credential.dead != c.LOGGED_OUT:
+            lives = credential.dead is None and credential.refresh_token is not None
+            left = (*credential.to_revoke, *((credential.refresh_token,) if lives and credential.refresh_token else ()))
+            credential = msgspec.structs.replace(
+                credential, dead=c.LOGGED_OUT, refresh_token=None, previous_refresh_token=None, to_revoke=left
+            )
+            save, gone = self._store.save_credential, credential
+            try:
+                await in_thread(lambda: save(account.uid, gone, replaces=gone.generation))
+            except (StoreFailed, StoreConflict) as error:
+                return self._storage_failed(facts, memory, error)
+            log.warning("%s: is logged out, as asked for", account.name)
+        return replace(facts, credential=credential, logged_out=account.logout_request)
+
+    async def _log_in(self, facts: Facts, memory: Memory) -> Facts:
+        """Take what was pasted off the object, open a login when one is due, and see through the one that is open."""
+        account = facts.account
+        try:
+            facts = await self._code_logins.take_pasted_code(facts)
+            if not account.has_login or account.spec.suspend or not self._may_log_in(facts):
+                return facts
+            if account.spec.grant != "DeviceCode" and login_is_due(facts):
+                facts = await self._code_logins.open(facts)
+            facts = await self._code_logins.carry_on(facts)
+            facts = await self._device_logins.carry_on(facts, memory)
+        except (StoreFailed, StoreConflict) as error:
+            return self._storage_failed(facts, memory, error)
+        if not facts.session_is_open and not login_is_due(facts):
+            memory[Subject.LOGIN].succeeded()  # there is none that could be in trouble
+            facts = facts.with_trouble(Subject.LOGIN, None)
+        return facts
+
+    def _may_log_in(self, facts: Facts) -> bool:
+        return not (facts.spec_is_wrong or facts.login_is_refused or facts.is_unread)
+
+    def _storage_failed(self, facts: Facts, memory: Memory, error: Exception) -> Facts:
+        trouble = memory[Subject.STORAGE].failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
+        return facts.with_trouble(Subject.STORAGE, trouble)
+
+    # --- begin -------------------------------------------------------------------------------------------------------
+
+    async def _begin(self, facts: Facts, memory: Memory) -> Facts:
+        """The rotation that is due, unless one is under way. What failed last holds back its like, and nothing else."""
+        account = facts.account
+        rotation = self.rotations.of(account.uid)
+        if rotation is not None and account.spec.suspend:
+            rotation.withdraw()
+        if rotation is not None or facts.is_rotating or self.rotations.outcome(account.uid) is not None:
+            return facts
+        self._end_holds(facts, memory)
+        due = self._due(facts, memory)
+        if memory[Subject.STORAGE].is_on(facts.now) or due is None:
+            return self._nothing_due(facts, memory)
+        if memory.begin.is_on(facts.now):
+            return replace(facts, retry_begin=memory.begin.retry_at)
+        self.rotations.begin(due, memory)
+        return facts
+
+    def _due(self, facts: Facts, memory: Memory) -> Beginning | None:
+        account, session = facts.account, facts.session
+        profile = self._profiles.get(account.spec.provider)
+        if profile is None or facts.spec_is_wrong or facts.is_unread:
+            return None
+        may_log_in = account.has_login and not account.spec.suspend and self._may_log_in(facts)
+        if may_log_in and not memory[Subject.LOGIN].is_on(facts.now):
+            has_device_code = session is not None and bool(session.device_code)
+            is_time = has_device_code and facts.next_poll is not None and facts.next_poll <= facts.now
+            if account.spec.grant == "DeviceCode" and login_is_due(facts):
+                return DeviceOpening(facts)
+            if facts.session_is_open and session is not None and (session.code is not None or is_time):
+                return CodeExchange(facts, session, profile.revoke_replaced_grants)
+        is_held = memory[Subject.REFRESH].is_on(facts.now) or memory[Subject.CLUSTER].is_on(facts.now)
+        if policies.refresh_is_due(facts) and not is_held:
+            if account.has_login:
+                return Refresh(facts)
+            workload, settings = account.spec.workload_identity, profile.workload_identity
+            assert workload is not None and settings is not None  # the CRD's rule, and `_spec_trouble` has looked
+            return WorkloadExchange(facts, workload, settings.audience, self._cluster)
+        left = facts.credential.to_revoke if facts.credential is not None else ()
+        if left and not facts.outcome_is_unknown and not memory[Subject.REVOCATION].is_on(facts.now):
+            return Revocation(facts)
+        return None
+
+    def _end_holds(self, facts: Facts, memory: Memory) -> None:
+        """When a person wants a refresh now, whatever has failed and whatever the provider has asked for."""
+        account = facts.account
+        if facts.refresh_is_wanted:
+            self.throttle.release(account.spec.provider)
+            for subject in (Subject.REFRESH, Subject.CLUSTER, Subject.STORAGE):
+                memory[subject].reset()
+
+    def _nothing_due(self, facts: Facts, memory: Memory) -> Facts:
+        """What failed and is not wanted any more is no trouble; nor is a disk that works again."""
+        if facts.is_unread:
+            return facts
+        over = [] if memory[Subject.STORAGE].is_on(facts.now) else [Subject.STORAGE]
+        if not policies.refresh_is_due(facts):
+            over += [Subject.REFRESH, Subject.CLUSTER]
+        for subject in over:
+            memory[subject].succeeded()
+            if subject is not Subject.STORAGE or not facts.rescued:
+                facts = facts.with_trouble(subject, None)
+        return facts
+
+    # --- publish -----------------------------------------------------------------------------------------------------
+
+    async def _publish(self, facts: Facts, memory: Memory) -> Facts:
+        """Whoever is told of a token can have it by then: access file, then index, then status."""
+        facts = await self._publication.write_access_file(facts, memory)
+        facts = await self._clear_cooldown(facts)
+        facts = await self._publication.update_index(facts)
+        facts = replace(facts, account=await self._publication.report(facts))
+        return replace(facts, account=await self._prune_reports(facts))
 
     async def _clear_cooldown(self, facts: Facts) -> Facts:
         """When a person has asked for it: what proxies have reported until now no longer counts."""

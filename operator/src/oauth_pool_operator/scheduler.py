@@ -1,7 +1,8 @@
 """When each account is reconciled: at once when something happened, and again when it is due.
 
 One task with a heap of due times for all accounts. An account is never reconciled twice at a time; what happens meanwhile
-is looked at once more afterwards. An unexpected failure is tried again, later each time.
+is looked at once more afterwards. An unexpected failure is tried again, later each time. Due times are instants of the wall
+clock: when that is set back, everybody is looked at, so that nobody waits for a time that was meant to be now.
 """
 
 import asyncio
@@ -9,20 +10,22 @@ import heapq
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from oauth_pool_operator.account.backoff import Backoff
 from oauth_pool_operator.account.facts import NEVER
 from oauth_pool_operator.account.spec import rfc3339
 from oauth_pool_operator.errors import ClusterUnavailable
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY = timedelta(seconds=1)
 LAST_RETRY = timedelta(minutes=1)
 # How long the heap's task sleeps at most: wall-clock times are due even after the clock was set.
 LONGEST_SLEEP = 30.0
+# A wall clock that has lost more than this against a clock that nobody sets was set back.
+SET_BACK_SECONDS = 2.0
 
 
 @dataclass
@@ -30,7 +33,8 @@ class _Entry:
     due: datetime | None = None
     is_running: bool = False
     is_wanted: bool = False
-    failures: int = 0
+    backoff: Backoff = field(default_factory=lambda: Backoff(longest=LAST_RETRY))
+    task: asyncio.Task[None] | None = None
 
 
 class Scheduler:
@@ -41,11 +45,14 @@ class Scheduler:
         reconcile: Callable[[str], Awaitable[datetime | None]],
         *,
         clock: Callable[[], datetime],
+        elapsed: Callable[[], float] = time.monotonic,
         name_of: Callable[[str], str] = str,
         may_start: Callable[[], bool] = lambda: True,
     ) -> None:
         self._reconcile = reconcile
         self._clock = clock
+        self._elapsed = elapsed
+        self._started = clock().timestamp() - elapsed()  # on the wall clock as it is now
         self._may_start = may_start  # while it says no, what is due waits; `look` after it has changed its mind
         self._name_of = name_of  # for log lines
         self._entries: dict[str, _Entry] = {}
@@ -53,11 +60,20 @@ class Scheduler:
         self._running: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._is_stopping = False
+        self._last: set[str] = set()  # who has a last turn while stopping
+        self._has_ended = asyncio.Event()
         self.last_turn = time.monotonic()
 
     def wake(self, uid: str) -> None:
         """Reconcile the account as soon as possible."""
         self._set_due(uid, self._entries.setdefault(uid, _Entry()), self._clock())
+
+    def interrupt(self, uid: str) -> None:
+        """The same, also when the account is being reconciled, which may hang: that is cut short. Every step can be."""
+        entry = self._entries.get(uid)
+        if entry is not None and entry.task is not None:
+            entry.task.cancel()
+        self.wake(uid)
 
     def look(self) -> None:
         """Look at once whether something is due."""
@@ -80,6 +96,7 @@ class Scheduler:
         while True:
             self.beat()
             self._changed.clear()
+            self._notice_a_set_clock()
             timeout = LONGEST_SLEEP
             if self._may_start():
                 self._start_due()
@@ -91,14 +108,31 @@ class Scheduler:
             except TimeoutError:
                 continue
 
-    async def stop(self, grace: float) -> bool:
-        """Start nothing more and wait for what runs; True when all of it has ended within `grace` seconds."""
-        self._is_stopping = True
-        if not self._running:
-            return True
-        log.info("waiting for %d reconciles in flight", len(self._running))
-        _, pending = await asyncio.wait(self._running, timeout=grace)
-        return not pending
+    async def stop(self, grace: float, last: Collection[str] = ()) -> bool:
+        """Start nothing more but a last turn of those accounts, and wait for what runs; True when all of it has ended within
+        `grace` seconds."""
+        self._is_stopping, self._last = True, set(last)
+        for uid in last:
+            self.wake(uid)
+        self.look()
+        if self._running:
+            log.info("waiting for %d reconciles in flight", len(self._running))
+        try:
+            async with asyncio.timeout(grace):
+                while self._running or (self._last and self._may_start()):
+                    self._has_ended.clear()
+                    await self._has_ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _notice_a_set_clock(self) -> None:
+        started = self._clock().timestamp() - self._elapsed()
+        if started < self._started - SET_BACK_SECONDS:
+            log.warning("the clock was set back by %.0f s; looking at all accounts", self._started - started)
+            for uid in self._entries:
+                self.wake(uid)
+        self._started = started
 
     def _set_due(self, uid: str, entry: _Entry, due: datetime) -> None:
         if entry.is_running:
@@ -116,31 +150,41 @@ class Scheduler:
         while self._heap and self._heap[0][0] <= now:
             due, uid = heapq.heappop(self._heap)
             entry = self._entries.get(uid)
-            if entry is None or entry.due != due or entry.is_running or self._is_stopping:
+            if entry is None or entry.due != due or entry.is_running:
                 continue  # superseded by an earlier due time, or gone
+            if self._is_stopping and uid not in self._last:
+                continue
+            self._last.discard(uid)
             entry.due, entry.is_running = None, True
-            task = asyncio.create_task(self._run_one(uid, entry), name=f"reconcile {uid}")
+            task = entry.task = asyncio.create_task(self._run_one(uid, entry), name=f"reconcile {uid}")
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._has_ended.set()
 
     async def _run_one(self, uid: str, entry: _Entry) -> None:
+        due: datetime | None = self._clock()
         try:
             due = await self._reconcile(uid)
-            entry.failures = 0
+            entry.backoff.reset()
+        except asyncio.CancelledError:
+            if not entry.is_wanted:
+                raise  # the process ends; else it was interrupted
         except Exception as error:  # noqa: BLE001 (one account must not end the loop)
-            due = self._clock() + min(FIRST_RETRY * 2**entry.failures, LAST_RETRY)
+            due = entry.backoff.put_off(self._clock())
             if isinstance(error, ClusterUnavailable):
                 due = min(due, error.next_check)
                 error = error.__cause__ if isinstance(error.__cause__, Exception) else error
-            entry.failures = min(entry.failures + 1, 16)
             # the traceback names code, not data; the error's own text may quote an object, so only its kind is logged
             log.warning("%s: reconcile failed (%s); again at %s", self._name_of(uid), _kind(error), rfc3339(due))
             log.debug("where it failed: %s", "".join(traceback.format_tb(error.__traceback__)))
         finally:
-            entry.is_running = False
+            entry.is_running, entry.task = False, None
         if entry.is_wanted:
             entry.is_wanted = False
-            due = self._clock() if entry.failures == 0 else due
+            due = self._clock() if entry.backoff.failures == 0 else due
         if due is None:
             self._entries.pop(uid, None)
         elif due < NEVER:

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oauth_pool_operator.account import policies
-from oauth_pool_operator.account.facts import NEVER, Facts, Trouble
+from oauth_pool_operator.account.facts import NEVER, Facts
 from oauth_pool_operator.account.login_policy import login_required
+from oauth_pool_operator.account.trouble import Trouble
 from tests.support.builders import NOW, account, credential, device_session, facts, report, session, trouble, window
 
 HOUR = timedelta(hours=1)
@@ -41,13 +42,31 @@ HOUR = timedelta(hours=1)
             id="the cooldown has passed",
         ),
         pytest.param(
-            facts(credential=credential(dead="GrantRevoked")), False, "Disabled", id="the grant is dead, no login asked"
+            facts(credential=credential(dead="GrantRevoked", expires_in=-HOUR)),
+            False,
+            "Disabled",
+            id="the grant is dead, no login asked",
         ),
         pytest.param(
-            facts(credential=credential(dead="GrantRevoked"), session=session()),
+            facts(credential=credential(dead="GrantRevoked", expires_in=-HOUR), session=session()),
             False,
             "LoginRequired",
             id="the grant is dead, a login is open",
+        ),
+        pytest.param(
+            facts(credential=credential(dead="GrantRevoked")),
+            True,
+            "Available",
+            id="the grant is dead, token still good",
+        ),
+        pytest.param(
+            facts(account(reports=(report("Unauthorized"),)), credential=credential(dead="GrantRevoked")),
+            False,
+            "Disabled",
+            id="the grant is dead, and the token was refused",
+        ),
+        pytest.param(
+            facts(credential=credential(dead="LoggedOut")), False, "Disabled", id="logged out, token still good"
         ),
         pytest.param(facts(account(suspend=True), credential=credential()), False, "Suspended", id="suspended"),
         pytest.param(
@@ -87,7 +106,10 @@ HOUR = timedelta(hours=1)
             id="a login is open, and the volume takes nothing any more",
         ),
         pytest.param(
-            facts(credential=credential(dead="GrantRevoked"), trouble=trouble("StorageUnavailable", is_stalled=True)),
+            facts(
+                credential=credential(dead="GrantRevoked", expires_in=-HOUR),
+                trouble=trouble("StorageUnavailable", is_stalled=True),
+            ),
             False,
             "Disabled",
             id="the grant is dead, and the volume takes nothing",
@@ -365,10 +387,10 @@ def test_a_proxy_whose_clock_differs_by_five_minutes_is_never_without_a_token(
         pytest.param("WorkloadIdentity", 120, 3600, 90, id="30 s before expiry"),
         pytest.param("WorkloadIdentity", 30, 60, 15, id="15 s for a token that lives a minute"),
         pytest.param("WorkloadIdentity", 29, 3600, None, id="it has passed"),
-        pytest.param("AuthorizationCode", 120, 3600, None, id="a refresh has all the time there is"),
+        pytest.param("AuthorizationCode", 120, 3600, 90, id="of a refresh, too"),
     ],
 )
-def test_the_last_call_of_an_exchange(of: str, expires_in: int, lifetime: int, expected: int | None) -> None:
+def test_the_last_call(of: str, expires_in: int, lifetime: int, expected: int | None) -> None:
     token = credential(expires_in=timedelta(seconds=expires_in), lifetime=timedelta(seconds=lifetime))
     instant = policies.last_call(facts(account(grant=of), credential=token))
     assert instant == (NOW + timedelta(seconds=expected) if expected is not None else None)
@@ -436,5 +458,7 @@ def test_next_check_is_when_something_changes_by_itself(given_facts: Facts, expe
     assert policies.next_check(given_facts) == NOW + expected
 
 
-def test_a_dead_account_is_not_looked_at_again_without_an_event() -> None:
-    assert policies.next_check(facts(credential=credential(dead="GrantRevoked"))) == NEVER
+def test_a_dead_account_is_looked_at_when_its_token_expires_and_then_not_without_an_event() -> None:
+    dead = credential(dead="GrantRevoked")
+    assert policies.next_check(facts(credential=dead)) == dead.expires
+    assert policies.next_check(facts(credential=dead, now=dead.expires)) == NEVER

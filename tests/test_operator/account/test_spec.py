@@ -1,17 +1,23 @@
 """API objects as accounts."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from oauth_pool_operator.account import index_entry, policies, status
 from oauth_pool_operator.account.spec import (
     LOGIN_ANNOTATION,
-    LONGEST_LOGIN_REQUEST,
+    LONGEST_REQUEST,
     parse_account,
     parse_duration,
+    parse_reports,
+    parse_spec,
 )
-from tests.support.builders import account
+from tests.support.builders import account, credential, facts
 
 GOOD = {"reporter": "proxy-a", "observedTime": "2026-11-20T12:00:00Z", "reason": "QuotaExhausted", "tokenGeneration": 3}
 
@@ -63,7 +69,7 @@ def test_which_of_two_versions_is_older(one: str, other: str, is_older: bool) ->
 
 def test_a_login_request_is_no_longer_than_status_can_answer() -> None:
     asked = account(annotations={LOGIN_ANNOTATION: "x" * 5000})
-    assert asked.login_request == "x" * LONGEST_LOGIN_REQUEST
+    assert asked.login_request == "x" * LONGEST_REQUEST
 
 
 @pytest.mark.parametrize(
@@ -83,3 +89,53 @@ def test_a_duration(text: str, duration: timedelta) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
+
+
+INSTANTS = st.one_of(
+    st.datetimes(timezones=st.timezones()).map(lambda instant: instant.isoformat()),
+    st.sampled_from(
+        ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:60Z", "x"]
+    ),
+)
+REASONS = st.sampled_from([None, "QuotaExhausted", "RateLimited", "Unauthorized", "Forbidden", "New"])
+
+
+@given(
+    observed=INSTANTS, until=INSTANTS, reset=INSTANTS, reason=REASONS, number=st.floats() | st.integers() | st.text()
+)
+def test_whatever_a_proxy_reports_the_account_can_be_told_of(
+    observed: str, until: str, reset: str, reason: str | None, number: object
+) -> None:
+    windows = [{"name": "5h", "utilization": number, "resetTime": reset}, {"name": "7d", "resetTime": reset}]
+    entry = {**GOOD, "observedTime": observed, "untilTime": until, "reason": reason, "windows": windows}
+    lied_to = account(reports=tuple(parse_reports([entry, {**entry, "windows": []}])))
+    known = facts(lied_to, credential=credential())
+    rendered = status.render_status(known, None)
+    policies.next_check(known)
+    index_entry.render_entry(known)
+    assert rendered["conditions"]
+    for instant in _instants(rendered):
+        assert "1970-01-01T00:00:00Z" <= instant <= "9000-01-10T00:00:00Z"
+
+
+def _instants(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if isinstance(inner, str) and name.endswith("Time"):
+                yield inner
+            yield from _instants(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _instants(inner)
+
+
+@pytest.mark.parametrize("raw", [None, {}, [], "x", {"provider": 7}, {"grant": "New", "provider": "a"}])
+def test_a_spec_that_cannot_be_read_is_said_and_costs_nothing_else(raw: object) -> None:
+    parsed = parse_account({**body(), "spec": raw})
+    assert (parsed.name, parsed.spec_problem != "") == ("claude-1", True)
+
+
+def test_what_can_be_read_of_a_spec_is_kept() -> None:
+    spec, problem = parse_spec({"provider": "anthropic", "grant": "New", "deletionPolicy": "Retain", "weight": "heavy"})
+    assert (spec.provider, spec.grant, spec.deletion_policy, spec.weight) == ("anthropic", "", "Retain", 1)
+    assert "$.grant" in problem

@@ -90,10 +90,12 @@ def test_a_login_request_is_answered_even_when_its_login_is_over() -> None:
     assert status.render_status(facts(session=session(age=HOUR, request="1")), None)["lastHandledLoginRequest"] == "1"
 
 
-def test_a_dead_grant_announces_no_refresh_and_no_end() -> None:
-    rendered = status.render_status(facts(credential=credential(dead="GrantRevoked")), None)
+def test_a_dead_grant_announces_no_refresh_and_the_end_of_its_token_while_that_is_used() -> None:
+    dead = credential(dead="GrantRevoked")
+    rendered = status.render_status(facts(credential=dead), None)
     assert "nextRefreshTime" not in rendered["token"]
-    assert "columns" not in rendered
+    assert rendered["columns"] == {"tokenExpires": "2026-11-20T19:00Z"}
+    assert "columns" not in status.render_status(facts(credential=dead, now=dead.expires), None)
 
 
 def test_a_reset_that_has_passed_is_not_shown() -> None:
@@ -147,8 +149,14 @@ def test_merge_patch(current: dict[str, Any], desired: dict[str, Any], patch: di
         pytest.param(
             facts(credential=credential()),
             facts(credential=credential(dead="GrantRevoked")),
-            ["GrantRevoked", "Disabled"],
-            id="grant revoked",
+            ["GrantRevoked"],
+            id="grant revoked, token still good",
+        ),
+        pytest.param(
+            facts(credential=credential(dead="GrantRevoked")),
+            facts(credential=credential(dead="GrantRevoked"), now=NOW + 8 * HOUR),
+            ["Disabled"],
+            id="and then not any more",
         ),
         pytest.param(
             facts(session=session()),

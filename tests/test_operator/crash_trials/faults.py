@@ -1,5 +1,7 @@
 """What goes wrong besides the kill, and the variants that combine it with a behaviour of the token server."""
 
+import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +13,19 @@ from .api_link import ApiLink
 from .operator_process import OperatorProcess
 
 
+class Sabotage:
+    """The saboteur's orders, in a file: they count for every life of the operator, until they are changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.order()
+
+    def order(self, **orders: Any) -> None:
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(orders))
+        os.replace(new, self.path)
+
+
 class Surroundings(Protocol):
     """What a fault can get at."""
 
@@ -18,6 +33,7 @@ class Surroundings(Protocol):
     link: ApiLink
     access: Path
     process: OperatorProcess
+    sabotage: Sabotage
 
 
 class Fault:
@@ -63,7 +79,6 @@ class AccessGone(Fault):
     """The folder is moved away; it comes back as it was, or empty."""
 
     has_effect = True
-    forbids_spending = True  # the successor could be stored, but no proxy would get its access token
 
     def begin(self) -> None:
         self._aside = self.around.access.with_name("access-aside")
@@ -90,6 +105,62 @@ class ApiServerGone(Fault):
 
     def end(self) -> None:
         self.around.link.mend()
+
+
+class SomethingRaises(Fault):
+    """Some collaborators raise what nobody expects of them, before or after they have done their work."""
+
+    has_effect = True
+
+    def begin(self) -> None:
+        chosen = self.random.sample(_RAISE, self.random.choice((1, 1, 2, 4)))
+        self.around.sabotage.order(**{"raise": {name: self._when(name) for name in chosen}})
+
+    def end(self) -> None:
+        self.around.sabotage.order()
+
+    def _when(self, name: str) -> str:
+        # an answer that is thrown away by whoever received it is lost by all means
+        return "before" if name == "TokenEndpoint.refresh" else self.random.choice(("before", "after"))
+
+
+class VolumeHangs(Fault):
+    """Some calls of a volume do not return before the fault ends, or the process."""
+
+    has_effect = True
+
+    def begin(self) -> None:
+        volume = self.random.choice((_STATE, _ACCESS))
+        self.around.sabotage.order(hang=self.random.sample(volume, self.random.choice((1, 1, len(volume)))))
+
+    def end(self) -> None:
+        self.around.sabotage.order()
+
+
+class ClockJumps(Fault):
+    """The operator's clock is suddenly hours or days ahead or behind, and right again later."""
+
+    has_effect = True
+
+    def begin(self) -> None:
+        self.around.sabotage.order(clock=self.random.choice((-1, 1)) * self.random.choice((600, 6 * 3600, 8 * 86400)))
+
+    def end(self) -> None:
+        self.around.sabotage.order()
+
+
+_STATE_FILES = ("credential", "session", "begin_exchange", "save_credential", "end_journal", "save_session", "waits")
+_STATE = (*(f"Store.{name}" for name in _STATE_FILES), "VolumeLock.acquire")
+_ACCESS = tuple(f"Store.{name}" for name in ("access", "save_access", "touched_access_files", "remove_access"))
+_RAISE = (
+    *_STATE[:-1],
+    *_ACCESS,
+    *(f"Store.{name}" for name in ("journal", "imported", "rescued", "save_waits", "save_owner", "rescue")),
+    *(f"Cluster.{name}" for name in ("patch_status", "patch_metadata", "remove_reports", "post_event", "write_index")),
+    *("IndexPublisher.publish", "TokenEndpoint.refresh"),
+    *("oauth_pool_operator.account.policies.next_check", "oauth_pool_operator.publication.render_entry"),
+    "oauth_pool_operator.publication.render_status",
+)
 
 
 @dataclass(frozen=True)
@@ -125,4 +196,7 @@ VARIANTS = (
     Variant("disk full", _varied, DiskFull),
     Variant("access volume gone", _varied, AccessGone),
     Variant("API server gone", _varied, ApiServerGone),
+    Variant("something raises", _varied, SomethingRaises),
+    Variant("a volume hangs", _varied, VolumeHangs),
+    Variant("the clock jumps", _varied, ClockJumps),
 )

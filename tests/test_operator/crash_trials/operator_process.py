@@ -3,41 +3,38 @@
 import asyncio
 import os
 import resource
-import sys
 from collections import deque
 from pathlib import Path
 
-from tests.support.control_plane.processes import Processes
-
-SCRIPT = str(Path(sys.executable).with_name("oauth-pool-operator"))
+from .nursery import Nursery, is_running, kill
 
 
 class OperatorProcess:
-    """The real console script. Its lines go through a pipe, as in a container: they do not fail when the disk is full."""
+    """The real operator, with a saboteur inside. Its lines go through a pipe, as in a container: they do not fail when the disk
+    is full."""
 
-    def __init__(self, processes: Processes, name: str, config: Path, kubeconfig: Path, *, lines: deque[str]) -> None:
+    def __init__(
+        self, nursery: Nursery, pipe: Path, config: Path, kubeconfig: Path, sabotage: Path, *, lines: deque[str]
+    ) -> None:
         self._lines = lines
-        self._processes = processes
-        self._name = name
         self._rest = b""
-        pipe = processes.log_file(name)
         os.mkfifo(pipe)
         self._reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # before the writer, whose opening waits for it
-        self._pid = processes.start(
-            name, SCRIPT, "--config", config, environment={"KUBECONFIG": str(kubeconfig), "LOG_LEVEL": "info"}
-        )
-        pipe.unlink()
+        environment = {"KUBECONFIG": str(kubeconfig), "LOG_LEVEL": "info", "SABOTAGE": str(sabotage)}
+        self._pid = nursery.bear(("--config", str(config)), environment, pipe)
+        self._pipe = pipe
         asyncio.get_running_loop().add_reader(self._reader, self._read)
 
     @property
     def is_running(self) -> bool:
-        return self._processes.is_running(self._name)
+        return is_running(self._pid)
 
     def kill(self) -> None:
         """SIGKILL; on return the process is gone, and what it has done is done."""
-        self._processes.stop(self._name, seconds=0)
+        kill(self._pid)
         self._read()
         self.close()
+        self._pipe.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Stop listening to it; the guard ends it."""

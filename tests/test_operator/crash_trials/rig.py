@@ -15,11 +15,12 @@ import yaml
 
 from tests.support.control_plane import ControlPlane
 from tests.support.control_plane.plane import free_port
-from tests.support.control_plane.processes import Processes
 
 from .api_link import ApiLink
 from .cluster_view import ClusterView, Json
 from .evidence import Seen, look
+from .faults import Sabotage
+from .nursery import Nursery
 from .operator_process import OperatorProcess
 from .provider import CLIENT_ID, REDIRECT_URI, Provider
 from .verdict import Account, at_any_time, is_settled
@@ -49,6 +50,7 @@ class Rig:
         """From nothing to an operator with all accounts logged in; everything ends with the context."""
         async with AsyncExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crash-trials-")))
+            self.sabotage = Sabotage(self.folder / "sabotage.json")
             self.state, self.access = self.folder / "state", self.folder / "access"
             for folder in (self.state, self.access):
                 folder.mkdir()
@@ -56,8 +58,8 @@ class Rig:
             self.link = ApiLink(httpx2.URL(self._plane.server).port or 443)
             await stack.enter_async_context(self.link.running())
             (self.folder / "process").mkdir()
-            self._processes = Processes(self.folder / "process", keep=False)
-            stack.callback(self._processes.close)
+            self._nursery = Nursery()
+            stack.callback(self._nursery.close)
             # for plain HTTP; each client with a TLS context costs as much as a trial
             self.http = await stack.enter_async_context(httpx2.AsyncClient(trust_env=False, verify=False, timeout=30))
             client = await stack.enter_async_context(self._client())
@@ -83,10 +85,11 @@ class Rig:
         self.lives += 1
         self.life_began = time.time()
         self.process = OperatorProcess(
-            self._processes,
-            f"operator-{self.lives}",
+            self._nursery,
+            self.folder / "process" / f"operator-{self.lives}",
             self.folder / "operator.toml",
             self.folder / "kubeconfig",
+            self.sabotage.path,
             lines=self.lines,
         )
 

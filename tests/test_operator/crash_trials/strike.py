@@ -41,8 +41,6 @@ class Striker:
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
         self._random = rig.random
-        # An operator follows reports of one account only now and then: these have had theirs, in its present life.
-        self._spent: set[Account] = set()
         self._before: dict[Account, Seen] = {}
 
     async def strike(self, variant: Variant) -> list[Trial]:
@@ -65,17 +63,9 @@ class Striker:
         return trials
 
     async def _choose(self) -> list[Account]:
-        """Those that the operator will listen to; for too few of them it is restarted."""
+        """All accounts, in some order, once they have come to rest."""
         rig = self._rig
-        if len(self._spent) > len(rig.accounts) * 2 // 3:
-            await rig.kill()
-            rig.start()
-            self._spent = set()
-        if not await rig.settle():
-            return []
-        chosen = [account for account in rig.accounts if account not in self._spent]
-        self._random.shuffle(chosen)
-        return chosen
+        return self._random.sample(rig.accounts, len(rig.accounts)) if await rig.settle() else []
 
     def _prepare(self, account: Account, variant: Variant) -> None:
         account.has_grace = self._random.random() < 0.5
@@ -203,7 +193,6 @@ class Striker:
         account.note(f"killed (life {rig.lives}) in {phase.name}: {seen}; issued #{latest}; requests {asked}")
         if seen.state is not None and seen.state.number < latest:
             account.unsaved.add(seen.state.number)
-        (self._spent.add if account.asks_for_refresh(seen) else self._spent.discard)(account)
 
     def _phase(self, account: Account, since: float, instant: float = float("inf")) -> Phase:
         rig = self._rig

@@ -45,7 +45,8 @@ def is_settled(account: Account, seen: Seen) -> bool:
     if seen.state is None or seen.is_open:
         return False
     if seen.login_required in DEAD:
-        return seen.index_word in ("Disabled", "LoginRequired") and seen.access is None
+        is_over = seen.index_word in ("Disabled", "LoginRequired") and seen.access is None
+        return is_over or (seen.index_word == seen.ready == "Available" and seen.state == seen.access == seen.index)
     return (
         (seen.ready, seen.index_word, seen.login_required) == ("Available", "Available", "")
         and seen.state == seen.access == seen.index == seen.status

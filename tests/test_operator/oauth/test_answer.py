@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from oauth_pool_operator.account.documents import LoginSession
 from oauth_pool_operator.account.spec import WorkloadIdentity
 from oauth_pool_operator.errors import (
     AuthorizationEnded,
@@ -15,7 +16,6 @@ from oauth_pool_operator.errors import (
     UnusableAnswer,
 )
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
-from oauth_pool_operator.storage.documents import LoginSession
 from tests.support.builders import NOW
 from tests.support.upstream_server import json_answer, upstream_server
 from tests.test_operator.oauth.asking import asked, profile_at

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from oauth_pool_operator.account.documents import LoginSession
 from oauth_pool_operator.account.spec import WorkloadIdentity
 from oauth_pool_operator.config import (
     AuthorizationCodeProfile,
@@ -30,7 +31,6 @@ from oauth_pool_operator.oauth import endpoint as grants
 from oauth_pool_operator.oauth import login
 from oauth_pool_operator.oauth.answer import TokenAnswer
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
-from oauth_pool_operator.storage.documents import LoginSession
 from tests.simulator.server import SimulatorServer
 from tests.simulator.settings import Settings
 from tests.support.builders import NOW

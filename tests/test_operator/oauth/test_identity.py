@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from oauth_pool_operator.account.documents import LoginSession
 from oauth_pool_operator.oauth import login
-from oauth_pool_operator.storage.documents import LoginSession
 from tests.simulator.server import SimulatorServer
 from tests.simulator.settings import Settings
 from tests.support.builders import NOW

@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 import pytest
 from hypothesis import given, strategies
 
+from oauth_pool_operator.account.documents import LoginSession
 from oauth_pool_operator.oauth import login
-from oauth_pool_operator.storage.documents import LoginSession
 from tests.support.builders import NOW, session
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from oauth_pool_operator.account.documents import Remark
 from oauth_pool_operator.account.spec import CODE_ANNOTATION
 from oauth_pool_operator.errors import UnusableAnswer
-from oauth_pool_operator.storage.documents import Remark
 from tests.support.builders import UID, account, answer, credential, session
 from tests.test_operator.test_reconcile import DUE, GOOD_CODE, MINUTE, World, world
 

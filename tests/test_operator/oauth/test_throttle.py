@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from oauth_pool_operator.errors import NotInCharge, ProviderHeld, TokenEndpointUnavailable
-from oauth_pool_operator.oauth.throttle import JITTER, Throttle
+from oauth_pool_operator.oauth.throttle import JITTER, LONGEST_HOLD, Throttle
 from tests.support.builders import NOW
 
 
@@ -120,3 +120,24 @@ async def test_an_operator_that_does_not_lead_spends_nothing() -> None:
 )
 def test_what_is_the_provider_s_word_for_all_its_accounts(error: TokenEndpointUnavailable, is_throttled: bool) -> None:
     assert error.is_throttled is is_throttled
+
+
+async def test_what_is_held_is_held_for_minutes_at_most_and_not_by_a_clock_that_was_wrong() -> None:
+    now = NOW + timedelta(hours=6)
+    throttle = Throttle(1, clock=lambda: now)
+    throttle.hold("a", now + timedelta(days=1))
+    assert throttle.holds() == {"a": now + LONGEST_HOLD}
+    now = NOW
+    assert throttle.holds() == {"a": None}
+    async with throttle.turn("a", "uid"):
+        pass
+
+
+async def test_whoever_cannot_wait_does_not_and_somebody_can_end_the_wait_of_all() -> None:
+    throttle = Throttle(1, clock=lambda: NOW)
+    throttle.hold("a", NOW + timedelta(minutes=1))
+    async with throttle.turn("a", "uid", is_last_call=True):
+        pass
+    throttle.release("a")
+    async with throttle.turn("a", "another"):
+        pass

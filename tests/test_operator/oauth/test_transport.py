@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from oauth_pool_operator.account.documents import LoginSession
 from oauth_pool_operator.errors import TokenEndpointUnavailable
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
-from oauth_pool_operator.storage.documents import LoginSession
 from tests.simulator.server import SimulatorServer
 from tests.simulator.settings import Settings
 from tests.support.builders import NOW

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from oauth_pool_operator.account.documents import AccessFile, Journal, Retained, fingerprint
 from oauth_pool_operator.errors import StoreConflict, StoreCorrupt, StoreFailed
-from oauth_pool_operator.storage.documents import AccessFile, Journal, Retained, fingerprint
 from oauth_pool_operator.storage.store import PREFLIGHT_BYTES, Store
 from tests.support.builders import NOW, UID, credential, session
 
@@ -52,7 +52,6 @@ def test_files_are_for_whom_they_should_be(store: Store, folders: tuple[Path, Pa
         "credential.json.new": 0o600,
         "journal.json": 0o600,
         "login.json": 0o600,
-        f"{UID}.json.new": 0o640,
         f"{UID}.json": 0o640,
     }
 
@@ -80,8 +79,7 @@ def test_room_is_reserved_before_a_token_is_spent_and_the_journal_ends_with_the_
 ) -> None:
     folder = folders[0] / UID
     store.begin_exchange(UID, Journal(NOW, 1, "f"))
-    for reserved in (folder / "credential.json.new", folders[1] / f"{UID}.json.new"):
-        assert reserved.stat().st_size == PREFLIGHT_BYTES
+    assert (folder / "credential.json.new").stat().st_size == PREFLIGHT_BYTES
     assert store.journal(UID) == Journal(NOW, 1, "f")
     store.save_credential(UID, credential(), replaces=0)
     store.save_access(UID, AccessFile(1, "token", "x"))
@@ -92,20 +90,30 @@ def test_room_is_reserved_before_a_token_is_spent_and_the_journal_ends_with_the_
     assert (store.credential(UID), store.access(UID)) == (credential(), AccessFile(1, "token", "x"))
 
 
-@pytest.mark.parametrize("volume", ["state", "access"])
-def test_a_full_disk_shows_before_a_token_is_spent(store: Store, folders: tuple[Path, Path], volume: str) -> None:
+def test_a_full_disk_shows_before_a_token_is_spent(store: Store, folders: tuple[Path, Path]) -> None:
     (folders[0] / UID).mkdir()
-    new = {"state": folders[0] / UID / "credential.json.new", "access": folders[1] / f"{UID}.json.new"}[volume]
-    new.symlink_to("/dev/full")  # not followed: it could lead anywhere
-    with pytest.raises(StoreFailed, match=f"reserve room on the {volume} volume"):
+    (folders[0] / UID / "credential.json.new").symlink_to("/dev/full")  # not followed: it could lead anywhere
+    with pytest.raises(StoreFailed, match="reserve room on the state volume"):
         store.begin_exchange(UID, Journal(NOW, 1, "f"))
     assert store.journal(UID) is None
 
 
-def test_what_was_reserved_for_an_access_file_goes_with_it(store: Store, folders: tuple[Path, Path]) -> None:
-    store.begin_exchange(UID, None)
-    store.remove_access(UID)
-    assert list(folders[1].iterdir()) == []
+def test_the_access_volume_has_no_say_in_whether_a_token_is_refreshed(store: Store, folders: tuple[Path, Path]) -> None:
+    folders[1].rmdir()
+    store.begin_exchange(UID, Journal(NOW, 1, "f"))
+    assert store.journal(UID) == Journal(NOW, 1, "f")
+
+
+def test_a_credential_that_cannot_take_its_place_is_kept_beside_it_and_shows_no_token_in_its_name(
+    store: Store, folders: tuple[Path, Path]
+) -> None:
+    store.save_credential(UID, credential(generation=2), replaces=0)
+    name = store.rescue(UID, credential(generation=2, refresh_token="other"), NOW)
+    assert store.rescued(UID) == {name: credential(generation=2, refresh_token="other")}
+    assert name.startswith("credential.json.rescued-20261120T120000Z-") and "token-of-a-test" not in name
+    assert stat.S_IMODE((folders[0] / UID / name).stat().st_mode) == 0o600
+    store.end_rescue(UID, name)
+    assert store.rescued(UID) == {}
 
 
 def test_a_link_in_the_state_folder_is_not_followed(store: Store, folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,20 +1,38 @@
 """Condition types and reasons, and the rule for changing them.
 
 `Ready` and `QuotaAvailable` are always present. `LoginRequired`, `Reconciling`, `Stalled` and `TokenAnswerOdd` are
-abnormal-true (kstatus): the first is False when nothing is asked of a person, the others are absent when there is nothing to say.
+abnormal-true (kstatus): the first is False when nothing is asked of a person, the others are absent when there is nothing to
+say. `Reconciling` and `Stalled` sum up what the conditions `…Failing` say one by one, which are there only while something fails.
 """
 
 from datetime import datetime
 from typing import Any
 
 from oauth_pool_operator.account.spec import rfc3339
+from oauth_pool_operator.account.trouble import Subject
 
 READY = "Ready"
 LOGIN_REQUIRED = "LoginRequired"
 QUOTA_AVAILABLE = "QuotaAvailable"
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
+PROVIDER_HELD = "ProviderHeld"  # the provider has asked us to wait, and this account waits
 TOKEN_ANSWER_ODD = "TokenAnswerOdd"
+FAILING = {
+    Subject.STORAGE: "StorageFailing",
+    Subject.ACCESS: "AccessFailing",
+    Subject.CLUSTER: "ClusterFailing",
+    Subject.REFRESH: "RefreshFailing",
+    Subject.INDEX: "IndexFailing",
+    Subject.LOGIN: "LoginFailing",
+    Subject.REVOCATION: "RevocationFailing",
+}
+OURS = frozenset(
+    (
+        *(READY, LOGIN_REQUIRED, QUOTA_AVAILABLE, RECONCILING, STALLED, PROVIDER_HELD, TOKEN_ANSWER_ODD),
+        *FAILING.values(),
+    )
+)
 
 # Ready: the word shown as STATUS
 AVAILABLE = "Available"
@@ -33,6 +51,10 @@ LOGIN_EXPIRED = "LoginExpired"
 CODE_REJECTED = "CodeRejected"
 GRANT_REVOKED = "GrantRevoked"
 REFRESH_OUTCOME_UNKNOWN = "RefreshOutcomeUnknown"
+REFRESH_REFUSED = (
+    "RefreshRefused"  # again and again, in words that nobody knows: the profile's mistake, or a dead grant
+)
+LOGGED_OUT = "LoggedOut"  # a person has given the grant back
 STATE_CORRUPT = "StateCorrupt"
 SUBJECT_MISMATCH = "SubjectMismatch"  # somebody else logged in than spec.expectedSubject says
 NOT_REQUIRED = "NotRequired"
@@ -49,12 +71,19 @@ RATE_LIMITED = "RateLimited"
 # Reconciling
 EXCHANGING = "Exchanging"
 
+# ProviderHeld
+ASKED_TO_WAIT = "AskedToWait"
+
 # Stalled
 UNKNOWN_PROVIDER = "UnknownProvider"
 INVALID_PROFILE = "InvalidProfile"  # the profile is there, but the operator cannot use it
 INVALID_SPEC = "InvalidSpec"
 EXCHANGE_REJECTED = "ExchangeRejected"  # the token endpoint refuses for a reason that is not the account's
 SERVICE_ACCOUNT_TOKEN_REFUSED = "ServiceAccountTokenRefused"
+GRANT_DOUBTED = "GrantDoubted"  # the provider refused the refresh token once, and is asked once more
+UNEXPECTED = "UnexpectedFailure"  # an error of this operator, or of something that it relies on
+TOKEN_RESCUED = "TokenRescued"  # one that was granted is kept beside the credential, whose place it could not take
+REVOCATION_FAILED = "RevocationFailed"
 INDEX_FULL = "IndexFull"  # there are more accounts than the pool index has room for
 
 
@@ -75,6 +104,11 @@ def condition(
         "lastTransitionTime": since,
         "observedGeneration": generation,
     }
+
+
+def of_others(conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that are no business of ours."""
+    return [entry for entry in conditions if entry.get("type") not in OURS]
 
 
 def find(conditions: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:

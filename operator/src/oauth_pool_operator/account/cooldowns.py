@@ -115,5 +115,5 @@ def stale_at(report: Report, account: Account, token_generation: int | None, now
         return max(oldest, _ends(report, account) + PROBE)
     if report.observed_time == latest_windows(account, now)[1]:
         resets = [window.reset_time for window in _live_windows(report, now)]
-        return None if None in resets else max(oldest, *filter(None, resets))
+        return None if None in resets else max([oldest, *filter(None, resets)])
     return oldest

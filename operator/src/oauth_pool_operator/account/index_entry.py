@@ -3,10 +3,10 @@
 import msgspec
 
 from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.documents import fingerprint
 from oauth_pool_operator.account.facts import Facts
 from oauth_pool_operator.account.policies import readiness
 from oauth_pool_operator.account.spec import parse_duration, rfc3339
-from oauth_pool_operator.storage.documents import fingerprint
 
 VERSION = 1
 

@@ -5,13 +5,15 @@ Pure functions of what was gathered (`Facts`), as in `policies`.
 
 from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account.facts import Facts
-from oauth_pool_operator.account.spec import Account
-from oauth_pool_operator.oauth.login import HOW_TO_ASK_AGAIN
+from oauth_pool_operator.account.spec import LOGIN_ANNOTATION, Account
+from oauth_pool_operator.account.trouble import Subject
+
+HOW_TO_ASK_AGAIN = f"kubectl annotate oauthaccount {{name}} {LOGIN_ANNOTATION}=$(date +%s) --overwrite"
 
 
 def login_is_due(facts: Facts) -> bool:
     """True when a login session should be opened now: for an account that has nothing yet, or when somebody asked."""
-    session, request = facts.session, facts.account.login_request or ""
+    session, request = facts.session, facts.account.login_request
     is_lost = facts.damaged is not None
     if (facts.credential is None or is_lost) and (session is None or not session.session_id):
         return True
@@ -27,7 +29,7 @@ def login_required(facts: Facts) -> tuple[bool, str, str]:
     if not account.has_login or account.spec.suspend or facts.login_is_impossible:
         return False, c.NOT_REQUIRED, ""
     if credential is not None and credential.dead is None and facts.damaged is None:
-        return False, *_about_second_login(facts)
+        return _about_refusals(facts) if facts.refusals_tell_nothing else (False, *_about_second_login(facts))
     ask_again, trouble = HOW_TO_ASK_AGAIN.format(name=account.name), facts.login_trouble
     if session is not None and session.problem is not None:
         has_expired = not session.is_over and not facts.session_is_open and session.problem != c.LOGIN_EXPIRED
@@ -46,6 +48,19 @@ def login_required(facts: Facts) -> tuple[bool, str, str]:
         why = f": {trouble.message}" if trouble is not None else ""
         return True, _awaited(account), f"a login is about to be opened{why}"
     return True, c.LOGIN_EXPIRED, f"the login was not completed in time; ask for a new one: {ask_again}"
+
+
+def _about_refusals(facts: Facts) -> tuple[bool, str, str]:
+    """The grant may be dead, which the provider says in no words that anybody knows; or the profile is wrong."""
+    trouble = facts.troubles.get(Subject.REFRESH)
+    ask_again = HOW_TO_ASK_AGAIN.format(name=facts.account.name)
+    how = _how_to_log_in(facts.account) if facts.session_is_open else ask_again
+    why = f" ({trouble.message})" if trouble is not None else ""
+    message = (
+        f"the provider has refused {facts.refusals} refreshes in a row in no known words{why}: either log in again: {how}; "
+        f"or mend the profile of provider {facts.account.spec.provider} in the operator's configuration"
+    )
+    return True, c.REFRESH_REFUSED, message
 
 
 def _about_second_login(facts: Facts) -> tuple[str, str]:
@@ -79,4 +94,5 @@ _DEAD = {
     c.REFRESH_OUTCOME_UNKNOWN: (
         "the answer to a refresh was lost, and the provider no longer accepts the refresh token that was sent"
     ),
+    c.LOGGED_OUT: "somebody has logged the account out (oauthpool.dev/logout-requested)",
 }

@@ -15,6 +15,9 @@ Pure functions of what was gathered (`Facts`); the clock is a value. The account
     obtained ─────────────────────────────┬── refresh due ──┬─────── expires
               used by proxies             │  still used     │  Refreshing: not used
                                           └─ margin: max(10 min, 20 % of the lifetime), at most half of it
+
+    What becomes of it on the way, step by step, is drawn in `rotation`. A token whose grant is dead is used up, too: until it
+    expires or is refused.
 """
 
 import zlib
@@ -24,18 +27,21 @@ from datetime import UTC, datetime, timedelta
 
 from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account.cooldowns import latest_windows, next_probe, stale_at
-from oauth_pool_operator.account.facts import NEVER, Facts
+from oauth_pool_operator.account.documents import AccessFile, Credential, fingerprint
+from oauth_pool_operator.account.facts import MOST_REFUSALS, NEVER, REFUSED_FOR, Facts
 from oauth_pool_operator.account.login_policy import login_required
 from oauth_pool_operator.account.spec import Account, Report, rfc3339
-from oauth_pool_operator.storage.documents import AccessFile, Credential, fingerprint
+from oauth_pool_operator.account.trouble import Subject, Trouble
 
 # A provider that refuses even fresh tokens must not be asked for another with every request.
 FORCED_REFRESH_INTERVAL = timedelta(minutes=5)
 
 # More than clocks may differ: a proxy whose clock is 5 minutes ahead has a new token before it takes the old for expired.
 REFRESH_MARGIN = timedelta(minutes=10)
-# An exchange that failed is tried again at this time before expiry, if not before: the official SDKs count on it.
+# What failed is tried once more at this time before expiry, if not before, whatever the provider has asked for.
 LAST_CALL = timedelta(seconds=30)
+# A token that was obtained so much later than now was obtained by a clock that was wrong, and nobody knows its end.
+MOST_SKEW = timedelta(minutes=5)
 # However short a token lives, the token endpoint is not asked more often than this.
 SHORTEST_PAUSE = timedelta(seconds=1)
 
@@ -60,29 +66,39 @@ def next_refresh(credential: Credential, account: Account) -> datetime:
 
 
 def last_call(facts: Facts) -> datetime | None:
-    """When an exchange of a ServiceAccount token must have another try at the latest, however often it failed before."""
+    """When a refresh or an exchange must have another try at the latest, however often it failed before."""
     credential = facts.credential
-    if credential is None or facts.account.has_login:
+    if credential is None or facts.damaged is not None or credential.dead is not None:
         return None
     lifetime = credential.expires - credential.obtained
     instant = credential.expires - min(LAST_CALL, lifetime / 4)
     return instant if instant > facts.now else None
 
 
+def is_last_call(facts: Facts) -> bool:
+    """The token is about to expire, and has to have its try also while the provider is left alone."""
+    credential = facts.credential
+    return credential is not None and last_call(facts) is None and facts.now < credential.expires
+
+
 def refresh_is_due(facts: Facts) -> bool:
     """True when a new access token should be obtained now, be it by refresh or by exchanging an assertion."""
     account, credential = facts.account, facts.credential
-    if account.spec.suspend:
+    if account.spec.suspend or facts.spec_is_wrong or facts.is_unread:
         return False
     if credential is None or facts.damaged is not None:
         return not account.has_login
+    if facts.refresh_is_wanted and (credential.refresh_token is not None or not account.has_login):
+        return True  # also of a grant that is dead: it may have been the provider's bad hour
     if credential.dead is not None:
         return False
     if account.has_login and credential.refresh_token is None:
         return credential.expires <= facts.now  # nothing to refresh with: used up to its end
+    if facts.is_doubted:
+        return True  # nobody is sent to log in by one answer
     if facts.outcome_is_unknown:
         return True  # at once: a provider that repeats its answer does so for a while only
-    if _is_of_another_workload(account, credential):
+    if _is_of_another_workload(account, credential) or credential.obtained > facts.now + MOST_SKEW:
         return True
     return next_refresh(credential, account) <= facts.now or forced_refresh(facts) == facts.now
 
@@ -99,7 +115,7 @@ def salvaged(access: AccessFile | None, facts: Facts) -> Credential | None:
     """What is left of a credential that was lost: its access token serves until it expires, or is refused."""
     try:
         expires = datetime.fromisoformat(access.expires).astimezone(UTC) if access is not None else facts.now
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if access is None or expires <= facts.now:
         return None
@@ -112,9 +128,20 @@ def forced_refresh(facts: Facts) -> datetime | None:
     """When a proxy's report of a refused token makes us refresh: now, or a while after the last time it did."""
     if facts.credential is None or not token_was_refused(facts.account.reports, facts.credential):
         return None
-    if facts.last_forced_refresh is None:
+    last = facts.last_forced_refresh
+    if last is None or last > facts.now:  # later than now: by a clock that was wrong
         return facts.now
-    return max(facts.now, facts.last_forced_refresh + FORCED_REFRESH_INTERVAL)
+    return max(facts.now, last + FORCED_REFRESH_INTERVAL)
+
+
+def is_used(credential: Credential | None, facts: Facts) -> bool:
+    """Proxies may use the access token: it is not known to be refused, and it was not given back. It may have expired."""
+    if credential is None:
+        return False
+    if credential.dead is None:
+        return True
+    is_over = credential.expires <= facts.now or credential.dead == c.LOGGED_OUT
+    return not is_over and not token_was_refused(facts.account.reports, credential)
 
 
 def token_was_refused(reports: Sequence[Report], credential: Credential) -> bool:
@@ -139,24 +166,21 @@ def _stale_at(report: Report, facts: Facts) -> datetime:
 
 def readiness(facts: Facts) -> Readiness:
     """The word for STATUS and its explanation; the order of the checks is the order of importance."""
-    account, credential, trouble = facts.account, facts.credential, facts.trouble
-    if trouble is not None and trouble.reason in (c.UNKNOWN_PROVIDER, c.INVALID_SPEC):
-        return Readiness(False, trouble.reason, trouble.message)
+    account, credential, troubles = facts.account, facts.credential, facts.troubles
+    spec, index = troubles.get(Subject.SPEC), troubles.get(Subject.INDEX)
+    storage = facts.storage_trouble
+    if spec is not None and spec.reason in (c.UNKNOWN_PROVIDER, c.INVALID_SPEC):
+        return Readiness(False, spec.reason, spec.message)
     if account.spec.suspend:
         return Readiness(False, c.SUSPENDED, "spec.suspend is true")
-    if facts.is_unread and trouble is not None:
-        return Readiness(False, c.STORAGE_UNAVAILABLE, trouble.message)
-    if credential is None or credential.dead is not None:
+    if facts.is_unread and storage is not None:
+        return Readiness(False, c.STORAGE_UNAVAILABLE, storage.message)
+    if credential is None or not is_used(credential, facts):
         return _without_grant(facts)
-    if credential.expires <= facts.now and facts.storage_fails and trouble is not None:
-        return Readiness(False, c.STORAGE_UNAVAILABLE, trouble.message)
     if credential.expires <= facts.now:
-        if trouble is not None and trouble.reason == c.INVALID_PROFILE:
-            return Readiness(False, trouble.reason, trouble.message)
-        why = f": {trouble.message}" if trouble is not None else ""
-        return Readiness(False, c.REFRESHING, f"the access token has expired and a new one is being obtained{why}")
-    if trouble is not None and trouble.reason == c.INDEX_FULL:
-        return Readiness(False, trouble.reason, trouble.message)
+        return _expired(facts, storage or spec)
+    if index is not None:
+        return Readiness(False, index.reason, index.message)
     if (cooldown := facts.cooldown) is not None:
         so_far = "; trying it with one request at a time" if facts.probe is not None else ""
         return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} until {rfc3339(cooldown.until)}{so_far}")
@@ -164,10 +188,24 @@ def readiness(facts: Facts) -> Readiness:
         return Readiness(
             True, c.AVAILABLE, f"after a long cooldown: one request at a time until {rfc3339(facts.probe.end)}"
         )
-    why = f"; refreshing it fails: {trouble.message}" if trouble is not None else ""
-    if facts.damaged is not None and account.has_login:
-        why = "; a login is needed before that, because the stored credential was damaged"
-    return Readiness(True, c.AVAILABLE, f"access token valid until {rfc3339(credential.expires)}{why}")
+    return Readiness(True, c.AVAILABLE, f"access token valid until {rfc3339(credential.expires)}{_but(facts)}")
+
+
+def _expired(facts: Facts, worse: Trouble | None) -> Readiness:
+    if worse is not None:
+        return Readiness(False, worse.reason, worse.message)
+    why = f": {facts.trouble.message}" if facts.trouble is not None else ""
+    return Readiness(False, c.REFRESHING, f"the access token has expired and a new one is being obtained{why}")
+
+
+def _but(facts: Facts) -> str:
+    """What will keep an account that works now from working later."""
+    credential = facts.credential
+    if facts.account.has_login and facts.damaged is not None:
+        return "; a login is needed before that, because the stored credential was damaged"
+    if credential is not None and credential.dead is not None:
+        return f"; a login is needed before that, because the grant is dead ({credential.dead})"
+    return f"; refreshing it fails: {facts.trouble.message}" if facts.trouble is not None else ""
 
 
 def _without_grant(facts: Facts) -> Readiness:
@@ -195,20 +233,17 @@ def next_generation(facts: Facts) -> int:
 def next_check(facts: Facts) -> datetime:
     """The next instant at which something changes by itself."""
     account, credential, session = facts.account, facts.credential, facts.session
-    instants = []
-    if facts.trouble is not None:
-        instants.append(facts.trouble.retry_at)
-    if facts.next_poll is not None:
-        instants.append(facts.next_poll)
-    if facts.login_trouble is not None:
-        instants.append(facts.login_trouble.retry_at)
+    instants = [trouble.retry_at for trouble in facts.troubles.values()]
+    instants += [instant for instant in (facts.next_poll, facts.retry_begin) if instant is not None]
     if facts.session_is_open and session is not None:
         instants.append(session.expires)
-    if credential is not None and credential.dead is None:
+    if credential is not None and is_used(credential, facts):
         instants.append(credential.expires)
-        if not account.spec.suspend and facts.trouble is None and facts.damaged is None:
-            instants.append(next_refresh(credential, account))
-            instants.append(forced_refresh(facts) or NEVER)
+    is_put_off = account.spec.suspend or bool({Subject.REFRESH, Subject.CLUSTER} & facts.troubles.keys())
+    if credential is not None and credential.dead is None and facts.damaged is None and not is_put_off:
+        instants += [next_refresh(credential, account), forced_refresh(facts) or NEVER]
+    if facts.refusals >= MOST_REFUSALS and facts.refused_since is not None:
+        instants.append(facts.refused_since + REFUSED_FOR)
     if (cooldown := facts.cooldown) is not None:
         instants.append(cooldown.until)
     instants.extend(w.reset_time for w in latest_windows(account, facts.now)[0] if w.reset_time is not None)

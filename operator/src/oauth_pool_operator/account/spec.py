@@ -20,9 +20,12 @@ CODE_ANNOTATION = f"{GROUP}/authorization-code"
 LOGIN_ANNOTATION = f"{GROUP}/login-requested"
 CLEAR_ANNOTATION = f"{GROUP}/cooldown-cleared"
 IMPORT_ANNOTATION = f"{GROUP}/import-requested"
+REFRESH_ANNOTATION = f"{GROUP}/refresh-requested"
+LOGOUT_ANNOTATION = f"{GROUP}/logout-requested"
 
-LAST_YEAR = 9000
-LONGEST_LOGIN_REQUEST = 1024  # also of one to end a cooldown: it is answered in status, which has limits
+# What a report says of time is brought between these: no sum of an instant and a cooldown, in any time zone, is out of range.
+FIRST_INSTANT, LAST_INSTANT = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+LONGEST_REQUEST = 1024  # requests are answered in status, which has limits
 
 Grant = Literal["AuthorizationCode", "DeviceCode", "WorkloadIdentity"]
 
@@ -92,6 +95,8 @@ class Account(msgspec.Struct, frozen=True):
     spec: Spec
     reports: list[Report]
     status: dict[str, Any]
+    # why this operator cannot read the spec, of which `spec` then holds what it can; empty when it can
+    spec_problem: str = ""
 
     def __repr__(self) -> str:
         return f"<Account {self.namespace}/{self.name} {self.uid}>"
@@ -106,14 +111,27 @@ class Account(msgspec.Struct, frozen=True):
         return self.annotations.get(CODE_ANNOTATION)
 
     @property
-    def login_request(self) -> str | None:
-        value = self.annotations.get(LOGIN_ANNOTATION)
-        return value[:LONGEST_LOGIN_REQUEST] if value is not None else None
+    def login_request(self) -> str:
+        return self._request(LOGIN_ANNOTATION)
 
     @property
-    def clear_request(self) -> str | None:
-        value = self.annotations.get(CLEAR_ANNOTATION)
-        return value[:LONGEST_LOGIN_REQUEST] if value is not None else None
+    def clear_request(self) -> str:
+        return self._request(CLEAR_ANNOTATION)
+
+    @property
+    def refresh_request(self) -> str:
+        """To refresh now, if it is not done."""
+        request = self._request(REFRESH_ANNOTATION)
+        return request if request != self.status.get("lastHandledRefreshRequest") else ""
+
+    @property
+    def logout_request(self) -> str:
+        """To give the grant back, if it is not done."""
+        request = self._request(LOGOUT_ANNOTATION)
+        return request if request != self.status.get("lastHandledLogoutRequest") else ""
+
+    def _request(self, annotation: str) -> str:
+        return self.annotations.get(annotation, "")[:LONGEST_REQUEST]
 
     @property
     def conditions(self) -> list[dict[str, Any]]:
@@ -129,9 +147,10 @@ class Account(msgspec.Struct, frozen=True):
 
 
 def parse_account(body: dict[str, Any]) -> Account:
-    """An API object as an `Account`; `msgspec.ValidationError` when the spec is not one this operator knows."""
+    """An API object as an `Account`. Only its metadata has to be in order: what cannot be read of the spec is `spec_problem`."""
     metadata = body["metadata"]
     status = body.get("status") or {}
+    spec, problem = parse_spec(body.get("spec"))
     return Account(
         name=metadata["name"],
         namespace=metadata["namespace"],
@@ -141,23 +160,73 @@ def parse_account(body: dict[str, Any]) -> Account:
         deleting="deletionTimestamp" in metadata,
         finalizers=list(metadata.get("finalizers") or ()),
         annotations=dict(metadata.get("annotations") or {}),
-        spec=msgspec.convert(body["spec"], Spec),
+        spec=spec,
         reports=parse_reports(status.get("reports") or []),
         status=status,
+        spec_problem=problem,
     )
 
 
-def parse_reports(raw: list[Any]) -> list[Report]:
-    """The reports that make sense; one that does not costs nobody else's."""
+def parse_spec(raw: Any) -> tuple[Spec, str]:
+    """The spec, and what is wrong with it. What this operator does not know comes with a newer CRD, or with one that was
+    rolled back: of such a spec, the members that make sense are kept, so that the account can be deleted as it says."""
+    try:
+        spec = msgspec.convert(raw, Spec)
+        parse_duration(spec.cooldown)
+        return spec, ""
+    except (msgspec.ValidationError, ValueError) as error:
+        return _readable(raw if isinstance(raw, dict) else {}), str(error)
+
+
+def _readable(raw: dict[str, Any]) -> Spec:
+    members: dict[str, Any] = {"provider": "", "grant": ""}  # no grant that anybody offers
+    for member in msgspec.structs.fields(Spec):
+        try:
+            members[member.name] = msgspec.convert(raw[member.encode_name], member.type)
+        except (KeyError, msgspec.ValidationError):
+            continue
+    if "deletionPolicy" in raw and "deletion_policy" not in members:
+        members["deletion_policy"] = "Retain"  # whatever it means: nothing is given back that cannot be had again
+    try:
+        parse_duration(members.get("cooldown", "2h"))
+    except ValueError:
+        del members["cooldown"]
+    return Spec(**members)
+
+
+def parse_reports(raw: Any) -> list[Report]:
+    """The reports that make sense, their instants within `FIRST_INSTANT` and `LAST_INSTANT`; one that does not costs
+    nobody else's. One from beyond all time does not: as a cooldown, it would never end."""
     reports = []
-    for entry in raw:
+    for entry in raw if isinstance(raw, list) else ():
         try:
             report = msgspec.convert(entry, Report)
         except msgspec.ValidationError:
             continue
-        if report.observed_time.year < LAST_YEAR:  # room to add a cooldown
+        report = _clamped_report(report)
+        if report.observed_time < LAST_INSTANT:
             reports.append(report)
     return reports
+
+
+def _clamped_report(report: Report) -> Report:
+    return msgspec.structs.replace(
+        report,
+        observed_time=clamped(report.observed_time),
+        until_time=None if report.until_time is None else clamped(report.until_time),
+        windows=[
+            window
+            if window.reset_time is None
+            else msgspec.structs.replace(window, reset_time=clamped(window.reset_time))
+            for window in report.windows
+        ],
+    )
+
+
+def clamped(instant: datetime) -> datetime:
+    """The instant in UTC, or the nearest one that can be reckoned with."""
+    aware = instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
+    return min(max(aware, FIRST_INSTANT), LAST_INSTANT).astimezone(UTC)
 
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")

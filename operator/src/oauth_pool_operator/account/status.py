@@ -8,10 +8,11 @@ from typing import Any
 from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account import policies
 from oauth_pool_operator.account.cooldowns import latest_windows
+from oauth_pool_operator.account.documents import LoginSession, fingerprint
 from oauth_pool_operator.account.facts import Facts
 from oauth_pool_operator.account.login_policy import login_required
-from oauth_pool_operator.account.spec import Window, rfc3339
-from oauth_pool_operator.storage.documents import LoginSession, fingerprint
+from oauth_pool_operator.account.spec import REFRESH_ANNOTATION, Window, rfc3339
+from oauth_pool_operator.account.trouble import Subject, Trouble
 
 # What the operator owns below `status`. `reports` is the proxies'.
 OWNED = (
@@ -24,6 +25,8 @@ OWNED = (
     "columns",
     "lastHandledLoginRequest",
     "lastHandledClearRequest",
+    "lastHandledRefreshRequest",
+    "lastHandledLogoutRequest",
     "conditions",
 )
 
@@ -32,7 +35,8 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
     """All of the operator's part of status; a member that has nothing to say is left out."""
     account, credential, session, cooldown = facts.account, facts.credential, facts.session, facts.cooldown
     windows, observed = latest_windows(account, facts.now)
-    status: dict[str, Any] = {"observedGeneration": account.generation, "conditions": render_conditions(facts)}
+    conditions = [*render_conditions(facts), *c.of_others(account.conditions)]
+    status: dict[str, Any] = {"observedGeneration": account.generation, "conditions": conditions}
     if credential is not None:
         if credential.subject:
             status["subject"] = credential.subject
@@ -56,8 +60,10 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
         }
     if session is not None and session.request:
         status["lastHandledLoginRequest"] = session.request
-    if cleared := facts.cleared or account.status.get("lastHandledClearRequest"):
-        status["lastHandledClearRequest"] = cleared
+    handled = {"Clear": facts.cleared, "Refresh": facts.refreshed, "Logout": facts.logged_out}
+    for kind, request in handled.items():
+        if answered := request or account.status.get(f"lastHandled{kind}Request"):
+            status[f"lastHandled{kind}Request"] = answered
     if observed is not None:
         status["quota"] = {"windows": [_window(window) for window in windows], "observedTime": rfc3339(observed)}
     if cooldown is not None:
@@ -93,17 +99,43 @@ def render_conditions(facts: Facts) -> list[dict[str, Any]]:
         conditions.append(condition(c.QUOTA_AVAILABLE, False, cooldown.reason, f"until {rfc3339(cooldown.until)}"))
     else:
         conditions.append(condition(c.QUOTA_AVAILABLE, True, c.AVAILABLE, ""))
-    if (trouble := facts.trouble or facts.login_trouble) is not None:
+    if (trouble := _summary(facts)) is not None:
         kind = c.STALLED if trouble.is_stalled else c.RECONCILING
         conditions.append(condition(kind, True, trouble.reason, trouble.message))
     elif ready.reason == c.REFRESHING:
         conditions.append(
             condition(c.RECONCILING, True, c.REFRESHING if account.has_login else c.EXCHANGING, ready.message)
         )
+    for subject, kind in c.FAILING.items():
+        if (one := facts.troubles.get(subject)) is not None:
+            conditions.append(condition(kind, True, one.reason, one.message))
+    if (held := next((one for one in facts.troubles.values() if one.is_held), None)) is not None:
+        conditions.append(condition(c.PROVIDER_HELD, True, c.ASKED_TO_WAIT, _held(facts, held)))
     if facts.credential is not None and (remarks := facts.credential.remarks):
         message = "; ".join(remark.message for remark in remarks)
         conditions.append(condition(c.TOKEN_ANSWER_ODD, True, remarks[0].reason, message))
     return conditions
+
+
+def _summary(facts: Facts) -> Trouble | None:
+    """For those who read one condition (kstatus): what a person has to change before what passes by itself."""
+    troubles = [one for subject, one in sorted(facts.troubles.items(), key=_rank) if subject in _SUMMED_UP]
+    return next((one for one in troubles if one.is_stalled), troubles[0] if troubles else None)
+
+
+_RANKS = {subject: rank for rank, subject in enumerate(Subject)}
+_SUMMED_UP = frozenset(Subject) - {Subject.REVOCATION}
+
+
+def _rank(item: tuple[Subject, Trouble]) -> int:
+    return _RANKS[item[0]]
+
+
+def _held(facts: Facts, held: Trouble) -> str:
+    return (
+        f"provider {facts.account.spec.provider} is held until {rfc3339(held.retry_at)}, because it has asked us to wait; "
+        f"kubectl annotate oauthaccount {facts.account.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite ends that"
+    )
 
 
 def render_columns(facts: Facts, windows: list[Window]) -> dict[str, str]:
@@ -118,7 +150,7 @@ def render_columns(facts: Facts, windows: list[Window]) -> dict[str, str]:
         columns["resets"] = _minute(facts.cooldown.until)
     elif upcoming := [instant for instant in resets if instant > facts.now]:
         columns["resets"] = _minute(min(upcoming))
-    if facts.credential is not None and facts.credential.dead is None:
+    if facts.credential is not None and policies.is_used(facts.credential, facts):
         columns["tokenExpires"] = _minute(facts.credential.expires)
     return columns
 
@@ -154,7 +186,7 @@ def happenings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Happen
         yield from _readiness_changed(was_ready, ready)
     elif ready is not None and _has_logged_in_again(before, after):
         yield Happening("Normal", "LoggedIn", ready["message"])
-    elif ready is not None and ready["reason"] == c.AVAILABLE and _is_failing(was) and not _is_failing(now):
+    elif ready is not None and _has_recovered(before, after):
         yield Happening("Normal", "RefreshSucceeded", ready["message"])
     stalled = c.find(now, c.STALLED)
     if stalled is not None and stalled["reason"] != c.reason_of(was, c.STALLED):
@@ -179,11 +211,21 @@ def _login_changed(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Ha
 def _has_logged_in_again(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """The login that was open is over, and there is a token that was not there: what the word of Ready does not tell of
     an account that worked all the time."""
+    return bool(_session_id(before) and not _session_id(after)) and _has_new_token(before, after)
 
+
+def _has_recovered(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Refreshes failed, and there is a new token after all."""
+    was, now = before.get("conditions") or [], after["conditions"]
+    is_well = c.reason_of(now, c.READY) == c.AVAILABLE and not _is_failing(now)
+    return is_well and _is_failing(was) and _has_new_token(before, after)
+
+
+def _has_new_token(before: dict[str, Any], after: dict[str, Any]) -> bool:
     def generation(of: dict[str, Any]) -> int:
         return int((of.get("token") or {}).get("generation", 0))
 
-    return bool(_session_id(before) and not _session_id(after) and generation(after) > generation(before))
+    return generation(after) > generation(before)
 
 
 def _session_id(status: dict[str, Any]) -> str | None:

@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 import httpx2
 
 from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.documents import Credential, Import, Retained
 from oauth_pool_operator.account.spec import FINALIZER, GROUP, IMPORT_ANNOTATION, KIND, VERSION, Account
 from oauth_pool_operator.cluster.api import Cluster, describe
 from oauth_pool_operator.config import Config
 from oauth_pool_operator.errors import StoreCorrupt, StoreFailed
 from oauth_pool_operator.handover.credential_files import Entry, Found, shown
-from oauth_pool_operator.storage.documents import Credential, Import, Retained
 from oauth_pool_operator.storage.store import Store, in_thread
 
 DONE, FAILED, TOO_LATE = 0, 1, 3

@@ -8,16 +8,17 @@ import logging
 from dataclasses import replace
 
 from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.documents import Credential, Import
 from oauth_pool_operator.account.facts import Facts
+from oauth_pool_operator.account.memory import Memory
 from oauth_pool_operator.account.policies import next_generation
 from oauth_pool_operator.account.spec import IMPORT_ANNOTATION, Account
+from oauth_pool_operator.account.trouble import Subject
 from oauth_pool_operator.cluster.api import Cluster
-from oauth_pool_operator.credentials import Credentials
 from oauth_pool_operator.errors import StoreConflict, StoreCorrupt, StoreFailed
-from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.oauth import login
 from oauth_pool_operator.oauth.lifetime import DEFAULT_LIFETIME, LONGEST_LIFETIME
-from oauth_pool_operator.storage.documents import Credential, Import
+from oauth_pool_operator.rotation import put
 from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
@@ -26,19 +27,19 @@ log = logging.getLogger(__name__)
 class Imports:
     """Takes them."""
 
-    def __init__(self, *, store: Store, credentials: Credentials, cluster: Cluster) -> None:
+    def __init__(self, *, store: Store, cluster: Cluster) -> None:
         self._store = store
-        self._credentials = credentials
         self._cluster = cluster
 
     async def take(self, facts: Facts, memory: Memory) -> Facts:
         """What was handed over for the account, if anything was; whoever waits for it sees the annotation go."""
-        if facts.is_unread:
+        if facts.is_unread or facts.is_rotating:
             return facts
         try:
             facts = await self._take(facts, memory)
         except (StoreFailed, StoreConflict) as error:
-            return replace(facts, trouble=memory.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True))
+            trouble = memory[Subject.STORAGE].failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
+            return facts.with_trouble(Subject.STORAGE, trouble)
         if IMPORT_ANNOTATION in facts.account.annotations:
             facts = replace(facts, account=await self._cluster.remove_annotation(facts.account, IMPORT_ANNOTATION))
         return facts
@@ -50,7 +51,9 @@ class Imports:
             return facts
         if account.has_login:
             facts = await self._store_in_place(facts, given)
-            memory.succeeded()  # what failed with the old credential may work with this one
+            memory.try_anew()  # what failed with the old credential may work with this one
+            kept = replace(facts, troubles={}, refusals=0, is_doubted=False)
+            facts = kept.with_trouble(Subject.SPEC, facts.troubles.get(Subject.SPEC))
         else:
             log.warning("%s: a credential was handed over, but its grant needs none", account.name)
         await in_thread(self._store.end_import, account.uid, given)
@@ -68,9 +71,8 @@ class Imports:
         """In place of the credential that is there; a login that is open is no longer needed."""
         account, credential, session = facts.account, facts.credential, facts.session
         if credential is None or credential.code_digest != login.digest(given.request):
-            replaces = credential.generation if credential else 0
-            credential = _as_credential(given, facts)
-            await self._credentials.store(account, credential, replaces=replaces)
+            before, credential = credential, _as_credential(given, facts)
+            await put(self._store, account, credential, replaces=before)
             log.info("%s: imported, token generation %d", account.name, credential.generation)
         if session is not None and not session.is_over:
             session = login.end_session(session)

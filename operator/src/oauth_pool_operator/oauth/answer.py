@@ -18,12 +18,12 @@ from typing import Any
 import httpx2
 
 from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.documents import Remark
 from oauth_pool_operator.errors import ExchangeRejected, GrantRejected, TokenEndpointUnavailable, UnusableAnswer
 from oauth_pool_operator.oauth.identity import subject_of
 from oauth_pool_operator.oauth.lifetime import lifetime_of
 from oauth_pool_operator.oauth.profiles import ClientProfile
 from oauth_pool_operator.oauth.transport import Answer
-from oauth_pool_operator.storage.documents import Remark
 
 LONGEST_WAIT = timedelta(days=1)  # that a server can ask for
 

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
+from oauth_pool_operator.account.documents import LoginSession
 from oauth_pool_operator.account.spec import Grant, WorkloadIdentity
 from oauth_pool_operator.errors import (
     AuthorizationEnded,
@@ -32,7 +33,6 @@ from oauth_pool_operator.oauth.client_auth import Proof, prove
 from oauth_pool_operator.oauth.profiles import ClientProfile, Profile
 from oauth_pool_operator.oauth.transport import Answer, Transport
 from oauth_pool_operator.secret_files import SecretUnreadable
-from oauth_pool_operator.storage.documents import LoginSession
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from oauth_pool_operator.account.conditions import LIFETIME_ODD
-from oauth_pool_operator.storage.documents import Remark
+from oauth_pool_operator.account.documents import Remark
 
 # RFC 6749 5.1 only recommends `expires_in`; this is assumed without it.
 DEFAULT_LIFETIME = timedelta(hours=1)

@@ -16,12 +16,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from oauth_pool_operator.account.conditions import CODE_REJECTED, LOGIN_EXPIRED
-from oauth_pool_operator.account.spec import LOGIN_ANNOTATION
-from oauth_pool_operator.storage.documents import LoginSession
+from oauth_pool_operator.account.documents import LoginSession
+from oauth_pool_operator.account.login_policy import HOW_TO_ASK_AGAIN
+from oauth_pool_operator.oauth.answer import DeviceAuthorization
 
 SESSION_LIFETIME = timedelta(minutes=10)
-
-HOW_TO_ASK_AGAIN = f"kubectl annotate oauthaccount {{name}} {LOGIN_ANNOTATION}=$(date +%s) --overwrite"
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,21 @@ def open_session(now: datetime, request: str) -> LoginSession:
         state=secrets.token_urlsafe(32),
         verifier=secrets.token_urlsafe(64),
         request=request,
+    )
+
+
+def open_device_session(now: datetime, request: str, authorization: DeviceAuthorization) -> LoginSession:
+    """A session as the provider granted it (RFC 8628 3.2)."""
+    return LoginSession(
+        session_id=secrets.token_hex(8),
+        start=now,
+        expires=now + authorization.lifetime,
+        request=request,
+        device_code=authorization.device_code,
+        user_code=authorization.user_code,
+        verification_uri=authorization.verification_uri,
+        verification_uri_complete=authorization.verification_uri_complete,
+        poll_seconds=authorization.interval.total_seconds(),
     )
 
 

@@ -91,6 +91,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # trusted instead of the system's certificates, for a provider with a private CA
     ca_file: Path | None = None
     timeout_secs: float = 60  # of a whole request, body included
+    # a new login of an account that works gives the grant back that it replaces (RFC 9700 2.2.2)
+    revoke_replaced_grants: bool = True
     # further words with which a token endpoint says that a refresh token is dead
     dead_grant_errors: list[str] = []
     # http(s)://[user@]host:port; unset: the operator's; empty: none

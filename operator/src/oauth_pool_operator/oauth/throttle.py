@@ -1,4 +1,5 @@
-"""How hard token endpoints are asked: a few requests at once to each, and none to a provider that has told us to wait."""
+"""How hard token endpoints are asked, and whether at all: a few requests at once to each, and none to a provider that has
+told us to wait."""
 
 import asyncio
 import zlib
@@ -11,10 +12,13 @@ from oauth_pool_operator.errors import NotInCharge, ProviderHeld
 
 # When a wait is over, the accounts of the provider come back spread over this time.
 JITTER = timedelta(seconds=10)
+# However long one account is told to wait, the others of its provider ask for themselves after this time.
+LONGEST_HOLD = timedelta(minutes=5)
 
 
 class Throttle:
-    """One for all accounts; a provider that is slow holds up no other. `may_spend` says whether this operator is the one that may spend tokens."""
+    """One for all accounts; a provider that is slow holds up no other. `may_spend` says whether this operator is the one
+    that may spend tokens."""
 
     def __init__(
         self, at_once: int, *, clock: Callable[[], datetime], may_spend: Callable[[], bool] = lambda: True
@@ -23,11 +27,11 @@ class Throttle:
         self._clock = clock
         self._may_spend = may_spend
         self._is_closed = False
-        self._held: dict[str, datetime] = {}  # by provider: nobody asks before
+        self._held: dict[str, tuple[datetime, datetime]] = {}  # by provider: since when, and nobody asks before when
         self.waiting = 0
 
     @asynccontextmanager
-    async def turn(self, provider: str, uid: str) -> AsyncIterator[None]:
+    async def turn(self, provider: str, uid: str, *, is_last_call: bool = False) -> AsyncIterator[None]:
         """One request. Raises `ProviderHeld` when it has to wait longer, `NotInCharge` when it must not be made at all."""
         self.waiting += 1
         try:
@@ -35,23 +39,45 @@ class Throttle:
         finally:
             self.waiting -= 1
         try:
-            if self._is_closed or not self._may_spend():
-                raise NotInCharge
-            if (wait := self._wait(provider, uid)) > timedelta(0):
+            self.demand_right_to_spend()
+            if (wait := self._wait(provider, uid)) > timedelta(0) and not is_last_call:
                 raise ProviderHeld(wait)
             yield
         finally:
             self._turns[provider].release()
 
+    def demand_right_to_spend(self) -> None:
+        """`NotInCharge` unless a token may be spent at this very instant."""
+        if self._is_closed or not self._may_spend():
+            raise NotInCharge
+
     def hold(self, provider: str, until: datetime) -> None:
-        """The provider has told us to wait: all its accounts do."""
-        self._held[provider] = max(until, self._held.get(provider, until))
+        """The provider has told one of its accounts to wait: all of them do, for a while."""
+        now = self._clock()
+        until = min(until, now + LONGEST_HOLD)
+        self._held[provider] = now, max(until, self.held_until(provider) or until)
+
+    def release(self, provider: str) -> None:
+        """Somebody knows better."""
+        self._held.pop(provider, None)
+
+    def held_until(self, provider: str) -> datetime | None:
+        """None when nobody has to wait. A hold that began later than now did so by a clock that was wrong, and is none."""
+        since, until = self._held.get(provider, (None, None))
+        now = self._clock()
+        return until if since is not None and until is not None and since <= now < until else None
+
+    def holds(self) -> dict[str, datetime | None]:
+        """The providers that were asked so far, and until when they are held; may be called from any thread."""
+        return {provider: self.held_until(provider) for provider in [*self._turns, *self._held]}
 
     def close(self) -> None:
         """Let nobody begin any more; who has begun goes on."""
         self._is_closed = True
 
     def _wait(self, provider: str, uid: str) -> timedelta:
-        if provider not in self._held:
+        since, until = self._held.get(provider, (None, None))
+        now = self._clock()
+        if since is None or until is None or now < since:
             return timedelta(0)
-        return self._held[provider] + JITTER * (zlib.crc32(uid.encode()) / 2**32) - self._clock()
+        return until + JITTER * (zlib.crc32(uid.encode()) / 2**32) - now

@@ -1,7 +1,7 @@
 """The only module that reads or writes the state and access volumes.
 
-State, mode 0600: `<uid>/credential.json`, `journal.json`, `login.json`, `import.json`, `account.json`, and `retained.json`
-once the account is deleted but its credential is kept. Access, mode 0640: `<uid>.json`. What stands in them is in
+State, mode 0600: `<uid>/credential.json`, `journal.json`, `waits.json`, `login.json`, `import.json`, `account.json`, and
+`retained.json` once the account is deleted but its credential is kept. Access, mode 0640: `<uid>.json`. What stands in them is in
 `documents`. Names are the object's UID, never user input.
 
 All of it blocks for as long as the volume does: call it with `in_thread`.
@@ -20,8 +20,18 @@ from typing import ParamSpec, TypeVar
 
 import msgspec
 
+from oauth_pool_operator.account.documents import (
+    AccessFile,
+    Credential,
+    Import,
+    Journal,
+    LoginSession,
+    Owner,
+    Retained,
+    Waits,
+    fingerprint,
+)
 from oauth_pool_operator.errors import StoreConflict, StoreCorrupt, StoreFailed
-from oauth_pool_operator.storage.documents import AccessFile, Credential, Import, Journal, LoginSession, Owner, Retained
 from oauth_pool_operator.storage.durable_files import (
     Signature,
     guarded,
@@ -37,6 +47,7 @@ from oauth_pool_operator.storage.durable_files import (
 # What the pre-flight file reserves: larger than any credential that is written (tokens of a few hundred bytes each).
 PREFLIGHT_BYTES = 32 * 1024
 ACCESS_MODE = 0o640
+RESCUED = "credential.json.rescued-"
 
 _UID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _P = ParamSpec("_P")
@@ -135,10 +146,16 @@ class Store:
     def save_session(self, uid: str, session: LoginSession) -> None:
         self._write(uid, "login.json", session)
 
+    def waits(self, uid: str) -> Waits | None:
+        return read(self._folder(uid) / "waits.json", Waits)
+
+    def save_waits(self, uid: str, waits: Waits) -> None:
+        self._write(uid, "waits.json", waits)
+
     def begin_exchange(self, uid: str, journal: Journal | None) -> None:
         """Write the journal and reserve room for the answer, so that a full disk shows before a token is spent.
 
-        The reserved files are those that `save_credential` and `save_access` write the answer into.
+        The reserved file is the one that `save_credential` writes the answer into.
         """
 
         def reserve() -> None:
@@ -146,12 +163,7 @@ class Store:
             write_synced(folder / "credential.json.new", b"\0" * PREFLIGHT_BYTES, 0o600, truncate=False)
             sync_folder(folder)
 
-        def reserve_access() -> None:
-            new = temporary(self._access_path(uid))
-            write_synced(new, b"\0" * PREFLIGHT_BYTES, ACCESS_MODE, truncate=False)
-
         guarded("reserve room on the state volume", reserve)
-        guarded("reserve room on the access volume", reserve_access)
         if journal is not None:
             self._write(uid, "journal.json", journal)
 
@@ -177,6 +189,25 @@ class Store:
             unlink(folder / "journal.json")
 
         guarded("write credential.json", save)
+
+    def rescue(self, uid: str, credential: Credential, now: datetime) -> str:
+        """Write a credential beside the one that it cannot replace; returns the name of its file. Once for each token."""
+        name = f"{RESCUED}{now:%Y%m%dT%H%M%SZ}-{fingerprint(credential.access_token)}"
+        self._write(uid, name, credential)
+        return name
+
+    def rescued(self, uid: str) -> dict[str, Credential]:
+        """What was rescued and is still there, by name."""
+        found = {}
+        for path in sorted(self._folder(uid).glob(f"{RESCUED}*")):
+            with suppress(StoreCorrupt):
+                if path.suffix != ".new" and (credential := read(path, Credential)) is not None:
+                    found[path.name] = credential
+        return found
+
+    def end_rescue(self, uid: str, name: str) -> None:
+        """It has found its place after all."""
+        guarded(f"remove {name}", lambda: unlink(self._folder(uid) / name))
 
     def end_journal(self, uid: str) -> None:
         guarded("remove journal.json", lambda: unlink(self._folder(uid) / "journal.json"))

@@ -32,9 +32,11 @@ class Credential(msgspec.Struct, frozen=True):
     code_digest: str | None = None
     # fingerprint of the spec.workloadIdentity that the token was exchanged for: with another, it is another's token
     workload: str | None = None
-    # why the grant is dead (GrantRevoked, RefreshOutcomeUnknown), for as long as no new login replaces it
+    # why the grant is dead (GrantRevoked, RefreshOutcomeUnknown, LoggedOut), for as long as no new login replaces it
     dead: str | None = None
     remarks: tuple[Remark, ...] = ()
+    # refresh tokens of grants that nobody needs any more, for as long as the provider has not been told
+    to_revoke: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Credential generation {self.generation}>"
@@ -117,6 +119,31 @@ class Import(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"<Import {self.request}>"
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Something that failed, when it is tried again, and what a person reads of it."""
+
+    failures: int
+    since: datetime
+    retry_at: datetime
+    reason: str
+    message: str
+    is_stalled: bool
+    is_held: bool = False  # by the provider's word, which counts for its other accounts, too
+
+
+class Waits(msgspec.Struct, frozen=True):
+    """What must not be forgotten by a restart, or a crash loop would ask a provider that has told us to wait."""
+
+    generation: int = 0  # of the spec that it is about
+    by_subject: dict[str, Wait] = {}
+    last_forced_refresh: datetime | None = None
+    # fingerprint of the refresh token that was answered with invalid_grant once
+    doubted: str = ""
+    # how often a refresh was refused in words that nobody knows, and since when
+    refusals: int = 0
+    refused_since: datetime | None = None
 
 
 class AccessFile(msgspec.Struct, frozen=True):

@@ -20,8 +20,8 @@ ACCOUNTS = 10
 FAR = 4_000_000_000.0
 """When the access tokens expire."""
 
-IMAGE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "268435456"}
-"""What the proxy's image sets: large bodies stay in the heap instead of being mapped and unmapped one by one."""
+IMAGE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "33554432"}
+"""What the proxy's image sets: bodies of up to 4 MiB stay in the heap instead of being mapped and unmapped one by one."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench.environments import python_with
@@ -35,6 +35,8 @@ class Bench:
     upstream: Upstream
     python: Path
     """The interpreter that has the proxy installed."""
+    other_python: Path | None = None
+    """One that has another version of it."""
 
 
 Variant = Callable[[Bench, bool], AbstractContextManager[Target]]
@@ -168,13 +170,27 @@ def litellm(bench: Bench, is_tls: bool) -> Iterator[Target]:
         yield target
 
 
+def of_other_version(variant: Variant) -> Variant:
+    """The same with the proxy of `--against`."""
+
+    def other(bench: Bench, is_tls: bool) -> AbstractContextManager[Target]:
+        assert bench.other_python
+        return variant(replace(bench, python=bench.other_python), is_tls)
+
+    return other
+
+
 VARIANTS: dict[str, Variant] = {
     "direct": direct,
     "nginx": nginx,
     "litellm": litellm,
     "passthrough": passthrough,
     "pool": pool,
+    "passthrough-other": of_other_version(passthrough),
+    "pool-other": of_other_version(pool),
 }
+OTHER_VERSION = frozenset(("passthrough-other", "pool-other"))
+"""Those of `--against`."""
 SLOW = frozenset(("litellm",))
 """Those that serve about 100 requests a second, and are spared most cases."""
 

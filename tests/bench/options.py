@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.cases import CASES
-from tests.bench.variants import SLOW, VARIANTS
+from tests.bench.variants import OTHER_VERSION, SLOW, VARIANTS
 from tests.support.stack import ROOT
 
 EPILOGUE = """\
@@ -26,7 +26,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.seconds = options.seconds or (1 if options.quick else 3)
     options.case = options.case or list(CASES)
     wanted = options.variant or [name for name in VARIANTS if name not in SLOW]
-    options.variant = [name for name in VARIANTS if name in wanted or (name == "litellm" and options.litellm)]
+    options.variant = [
+        name
+        for name in VARIANTS
+        if (name in wanted and (options.against or name not in OTHER_VERSION))
+        or (name == "litellm" and options.litellm)
+    ]
     options.output = options.output or ROOT / ".bench" / time.strftime("%Y%m%d-%H%M%S.json")
     return options
 
@@ -50,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="one round of one second, unless said otherwise: does it work?")
     add("--python", type=Path, default=Path(sys.executable), metavar="PATH",
         help="an interpreter that has the proxy installed, such as another checkout's .venv/bin/python")  # fmt: skip
+    add("--against", type=Path, metavar="PATH",
+        help="an interpreter that has another version of the proxy, measured in the same run: pool-other, passthrough-other")  # fmt: skip
     add("--priority", action="store_true", help="go before other work on this machine (needs root)")
     add("--output", type=Path, metavar="FILE", help="where to save the run (.bench/DATE-TIME.json)")
     add("--markdown", action="store_true", help="tables in Markdown")

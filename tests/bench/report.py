@@ -41,6 +41,8 @@ RSS = [plain(f"RSS {when} MiB", f"rss_{when}") for when in ("idle", "peak", "aft
 REQUESTS = [
     FAILED,
     plain("req/s", "per_second"),
+    of("pool-other", "per_second", "req/s"),
+    of("pool-other", "cpu_us", "CPU"),
     of("nginx", "per_second", "req/s"),
     of("direct", "per_second", "req/s"),
     plain("CPU µs/req", "cpu_us"),
@@ -55,6 +57,8 @@ def _stream_lines(phase: str = "", title: str = "") -> list[Line]:
     return [
         plain(f"{title}CPU µs/event", f"{phase}cpu_us", 1),
         of("nginx", f"{phase}cpu_us", f"{title}CPU"),
+        of("pool-other", f"{phase}cpu_us", f"{title}CPU"),
+        of("pool-other", f"{phase}first_byte_p50", f"{title}first byte p50"),
         plain(f"{title}first byte p50 ms", f"{phase}first_byte_p50", 1),
         plain(f"{title}first byte p99 ms", f"{phase}first_byte_p99", 1),
         plain(f"{title}delay p50 ms", f"{phase}delay_p50", 2),

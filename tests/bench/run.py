@@ -61,7 +61,7 @@ def measure(options: argparse.Namespace) -> tuple[Results, dict[str, object]]:
     shown = {name: getattr(options, name) for name in ("rounds", "seconds")}
     results, about = Results(), saved.about(options.python, find_nginx(), shown)
     variants = chosen_variants(options)
-    with bench_on(cores, options.python) as bench:
+    with bench_on(cores, options.python, options.against) as bench:
         for name in options.case:
             for number in range(1, options.rounds + 1):
                 for variant in takers(CASES[name], variants):
@@ -99,7 +99,7 @@ def takers(case: Case, variants: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def bench_on(cores: Sequence[int], python: Path) -> Iterator[Bench]:
+def bench_on(cores: Sequence[int], python: Path, other_python: Path | None = None) -> Iterator[Bench]:
     """The upstream, and a core for what is measured: whatever else runs here shares the others."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # inherited by whatever is started
@@ -111,7 +111,7 @@ def bench_on(cores: Sequence[int], python: Path) -> Iterator[Bench]:
         folder = Path(temporary)
         load = build(folder)
         with upstream(load, folder, others) as addresses:
-            yield Bench(load, folder, proxy, others, addresses, python)
+            yield Bench(load, folder, proxy, others, addresses, python, other_python)
 
 
 def measured(bench: Bench, case: Case, variant: str, seconds: float) -> Figures:

@@ -7,7 +7,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench.environments import python_with
@@ -20,8 +20,8 @@ ACCOUNTS = 10
 FAR = 4_000_000_000.0
 """When the access tokens expire."""
 
-IMAGE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "268435456"}
-"""What the proxy's image sets: large bodies stay in the heap instead of being mapped and unmapped one by one."""
+IMAGE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "33554432"}
+"""What the proxy's image sets: bodies of up to 4 MiB stay in the heap instead of being mapped and unmapped one by one."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Bench:
     upstream: Upstream
     python: Path
     """The interpreter that has the proxy installed."""
+    other_python: Path | None = None
+    """One that has another version of it."""
 
 
 Variant = Callable[[Bench, bool], AbstractContextManager[Target]]
@@ -168,13 +170,27 @@ def litellm(bench: Bench, is_tls: bool) -> Iterator[Target]:
         yield target
 
 
+def of_other_version(variant: Variant) -> Variant:
+    """The same with the proxy of `--against`."""
+
+    def other(bench: Bench, is_tls: bool) -> AbstractContextManager[Target]:
+        assert bench.other_python
+        return variant(replace(bench, python=bench.other_python), is_tls)
+
+    return other
+
+
 VARIANTS: dict[str, Variant] = {
     "direct": direct,
     "nginx": nginx,
     "litellm": litellm,
     "passthrough": passthrough,
     "pool": pool,
+    "passthrough-other": of_other_version(passthrough),
+    "pool-other": of_other_version(pool),
 }
+OTHER_VERSION = frozenset(("passthrough-other", "pool-other"))
+"""Those of `--against`."""
 SLOW = frozenset(("litellm",))
 """Those that serve about 100 requests a second, and are spared most cases."""
 

@@ -6,6 +6,7 @@ The parser has seen to the syntax. What it lets through, and RFC 9110 and RFC 91
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from ipaddress import ip_address
 
 from oauth_pool_proxy.errors import InvalidRequest, MethodNotAllowed, MethodNotImplemented, Misdirected, ProxyError
 from oauth_pool_proxy.upstream.headers import Headers
@@ -13,6 +14,7 @@ from oauth_pool_proxy.upstream.headers import Headers
 Authority = tuple[bytes, bytes]
 """Host and port."""
 
+_PRIVATE_NAMES = (".localhost", ".local", ".internal", ".svc", ".ts.net")
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
 _HOST = re.compile(  # RFC 9110 7.2: uri-host [ ":" port ], and RFC 3986 3.2.2
     rb"(\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]*))?"
@@ -98,10 +100,21 @@ def _target_refusal(method: bytes, target: bytes, host: Authority | None) -> Pro
     authority = _authority(absolute[2]) if absolute else None
     if absolute is None or authority is None:
         return InvalidRequest("The request target is none that HTTP has")
-    if absolute[1].lower() != b"http" or authority != host:
+    if absolute[1].lower() != b"http" or authority != host or not _may_be_ours(authority[0].decode()):
         # Something takes this proxy for a forward proxy, and its request must not leave with an account's token.
         return Misdirected("The request is for another host than this proxy")
     return None
+
+
+@lru_cache(64)
+def _may_be_ours(host: str) -> bool:
+    """Whether a private network may know this proxy by that name. Nobody else sends the absolute form but those who take
+    it for a forward proxy, and they name hosts of the internet.
+    """
+    try:
+        return not ip_address(host.strip("[]")).is_global
+    except ValueError:
+        return "." not in host.rstrip(".") or host.rstrip(".").endswith(_PRIVATE_NAMES)
 
 
 @lru_cache(64)

@@ -13,6 +13,8 @@ from oauth_pool_proxy.downstream import kernel
 from oauth_pool_proxy.downstream.admission import READ_AHEAD
 from oauth_pool_proxy.errors import ClientGone, ProxyError, RequestTimeout, RequestTooLarge
 
+STALLED_SECONDS = 30.0
+"""How long a body for which room is held may bring nothing, or be behind the pace at which it would arrive in time."""
 POLL_SECONDS = 0.05
 """How often a connection that is not read from is asked whether its client has left."""
 
@@ -53,6 +55,8 @@ class Upload:
         """The body, once there is room for it."""
         self._is_gone = self._is_looking = False
         self._limit = self._seconds_left = self._deadline = 0.0
+        self._has_room_since: float | None = None
+        self._size_at_check, self._grew_at = 0, 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._watched: asyncio.Task[object] | None = None
 
@@ -83,6 +87,7 @@ class Upload:
                 self._cycle.waiting_for_100_continue = False
                 self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._connection.flow.resume_reading()
+            self._has_room_since = self._grew_at = asyncio.get_running_loop().time()
             await self._until(self._most_bytes)
         if self._size > self._most_bytes:
             raise self._too_large()
@@ -158,6 +163,15 @@ class Upload:
         """Called at times."""
         if self._waiter and now >= self._deadline:
             self.refuse(RequestTimeout(f"The request body did not arrive within {self._limit:g} s"))
+        elif self._waiter and self._has_room_since is not None and self._is_stalled(now, self._has_room_since):
+            self.refuse(RequestTimeout(f"The request body arrives too slowly to be there within {self._limit:g} s"))
+
+    def _is_stalled(self, now: float, since: float) -> bool:
+        """Others wait for the room that this one holds."""
+        if self._size > self._size_at_check:
+            self._size_at_check, self._grew_at = self._size, now
+        due = (self.announced or 0) * (now - since - STALLED_SECONDS) / self._limit
+        return now - self._grew_at > STALLED_SECONDS or self._size < due
 
     def watched(self) -> Self:
         """Run the block only as long as the client is there: `ClientGone` is raised in it the moment it leaves."""

@@ -273,6 +273,7 @@ class Rotation:
     async def _rescue(self, credential: Credential) -> str:
         """Beside the credential whose place it cannot take; empty when not even that is possible."""
         try:
+            self._memory.may_have_rescued = True
             name = await in_thread(self._tools.store.rescue, self._account.uid, credential, self.asked)
             log.error("%s: the new credential is kept as %s", self._account.name, name)
         except Exception as error:  # noqa: BLE001 (it is tried again)

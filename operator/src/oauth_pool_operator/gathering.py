@@ -52,7 +52,7 @@ class Gathering:
         facts = Facts(account, self._clock(), is_rotating=is_rotating)
         try:
             await self._recall(facts, memory)
-            facts = await self._read_all(facts)
+            facts = await self._read_all(facts, memory)
         except StoreFailed as error:
             memory[Subject.STORAGE].failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
             facts = replace(facts, is_unread=True)
@@ -62,8 +62,7 @@ class Gathering:
         """On the disk: a crash loop must not ask a provider that has told us to wait. Best effort."""
         if facts.is_unread or (waits := memory.waits()) == memory.saved:
             return facts
-        is_worth_a_file = bool(waits.by_subject or waits.last_forced_refresh or waits.doubted or waits.refusals)
-        if is_worth_a_file or await in_thread(self._store.waits, facts.account.uid) is not None:
+        if waits.says_something or (memory.saved is not None and memory.saved.says_something):
             try:
                 await in_thread(self._store.save_waits, facts.account.uid, waits)
             except StoreFailed as error:
@@ -89,13 +88,14 @@ class Gathering:
             memory.try_anew()
             memory.generation = account.generation
 
-    async def _read_all(self, facts: Facts) -> Facts:
+    async def _read_all(self, facts: Facts, memory: Memory) -> Facts:
         store, account = self._store, facts.account
         credential = await self._read(facts, "credential.json", store.credential)
         session = await self._read(facts, "login.json", store.session)
-        rescued = await in_thread(store.rescued, account.uid)
-        if not facts.is_rotating and rescued:
+        rescued = await in_thread(store.rescued, account.uid) if memory.may_have_rescued else {}
+        if not facts.is_rotating:
             credential, rescued = await self._take_rescued(facts, credential, rescued)
+            memory.may_have_rescued = bool(rescued)
         journal = await self._read_journal(facts, credential)
         damaged = None if credential else await in_thread(store.damaged_credential, account.uid)
         if damaged is not None:

@@ -49,7 +49,7 @@ from oauth_pool_operator.errors import (
     UnusableAnswer,
     text_of,
 )
-from oauth_pool_operator.oauth import login
+from oauth_pool_operator.oauth import device_login
 from oauth_pool_operator.oauth.answer import DeviceAuthorization, TokenAnswer
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
 from oauth_pool_operator.oauth.profiles import Profile
@@ -231,7 +231,7 @@ class Rotation:
             self._has_a_new_token()
             log.info("%s: token generation %d is stored", self._account.name, credential.generation)
         elif isinstance(answer, DeviceAuthorization):
-            session = login.open_device_session(self._tools.clock(), self._account.login_request, answer)
+            session = device_login.open_session(self._tools.clock(), self._account.login_request, answer)
             await in_thread(self._tools.store.save_session, self._account.uid, session)
             log.info("%s: login %s is open until %s", self._account.name, session.session_id, rfc3339(session.expires))
         else:
@@ -288,6 +288,7 @@ class Rotation:
     async def _rescue(self, credential: Credential) -> str:
         """Beside the credential whose place it cannot take; empty when not even that is possible."""
         try:
+            self._memory.may_have_rescued = True
             name = await in_thread(self._tools.store.rescue, self._account.uid, credential, self.asked)
             log.error("%s: the new credential is kept as %s", self._account.name, name)
         except Exception as error:  # noqa: BLE001 (it is tried again)

@@ -145,6 +145,11 @@ class Waits(msgspec.Struct, frozen=True):
     refusals: int = 0
     refused_since: datetime | None = None
 
+    @property
+    def says_something(self) -> bool:
+        """It is worth a file."""
+        return bool(self.by_subject or self.last_forced_refresh or self.doubted or self.refusals)
+
 
 class AccessFile(msgspec.Struct, frozen=True):
     """What proxies read."""

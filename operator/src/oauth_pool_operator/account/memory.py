@@ -61,6 +61,7 @@ class Memory:
         default_factory=lambda: Backoff(longest=timedelta(seconds=5))
     )  # after one that might not begin
     removal_began: float | None = None
+    may_have_rescued: bool = True  # a token that could not take its place may be beside the credential
     saved: Waits | None = None  # as last written; None before it was read
     # when the provider is asked next whether a person has decided about a device's login, and about which
     next_poll: datetime | None = None

@@ -5,8 +5,9 @@ until it has an answer. What survives a restart is on the state volume; when to 
 """
 
 import logging
+import secrets
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -23,6 +24,7 @@ from oauth_pool_operator.errors import (
     SubjectMismatch,
 )
 from oauth_pool_operator.oauth import login
+from oauth_pool_operator.oauth.answer import DeviceAuthorization
 from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
@@ -86,3 +88,18 @@ class DeviceLogins:
         ended = msgspec.structs.replace(login.end_session(session), problem=reason, problem_message=message)
         await in_thread(self._store.save_session, account.uid, ended)
         return replace(facts, session=ended)
+
+
+def open_session(now: datetime, request: str, authorization: DeviceAuthorization) -> LoginSession:
+    """A session as the provider granted it (RFC 8628 3.2)."""
+    return LoginSession(
+        session_id=secrets.token_hex(8),
+        start=now,
+        expires=now + authorization.lifetime,
+        request=request,
+        device_code=authorization.device_code,
+        user_code=authorization.user_code,
+        verification_uri=authorization.verification_uri,
+        verification_uri_complete=authorization.verification_uri_complete,
+        poll_seconds=authorization.interval.total_seconds(),
+    )

@@ -18,7 +18,6 @@ import msgspec
 from oauth_pool_operator.account.conditions import CODE_REJECTED, LOGIN_EXPIRED
 from oauth_pool_operator.account.documents import LoginSession
 from oauth_pool_operator.account.login_policy import HOW_TO_ASK_AGAIN
-from oauth_pool_operator.oauth.answer import DeviceAuthorization
 
 SESSION_LIFETIME = timedelta(minutes=10)
 
@@ -42,21 +41,6 @@ def open_session(now: datetime, request: str) -> LoginSession:
         state=secrets.token_urlsafe(32),
         verifier=secrets.token_urlsafe(64),
         request=request,
-    )
-
-
-def open_device_session(now: datetime, request: str, authorization: DeviceAuthorization) -> LoginSession:
-    """A session as the provider granted it (RFC 8628 3.2)."""
-    return LoginSession(
-        session_id=secrets.token_hex(8),
-        start=now,
-        expires=now + authorization.lifetime,
-        request=request,
-        device_code=authorization.device_code,
-        user_code=authorization.user_code,
-        verification_uri=authorization.verification_uri,
-        verification_uri_complete=authorization.verification_uri_complete,
-        poll_seconds=authorization.interval.total_seconds(),
     )
 
 

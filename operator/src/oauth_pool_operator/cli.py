@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -79,11 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         return 0 if options.command is None else 130
-    except Exception as error:  # noqa: BLE001 (whatever it is, a person reads one line and the exit code is 1)
-        # not the text of an answer of the API server: it may quote an object
-        why = describe(error) if isinstance(error, httpx2.HTTPError) else f"{type(error).__name__}: {error}"
-        log.debug("where it ended: %s", "".join(traceback.format_tb(error.__traceback__)))
-        return _fail(f"the operator ended: {why}")
+    except Exception as error:  # noqa: BLE001 (whatever it is, a person reads why in the last line, and the exit code is 1)
+        return _fail(f"the operator ended: {_what_ended_it(error)}")
     log.info("shutdown complete")
     return 0
 
@@ -139,6 +136,28 @@ def _check(path: Path, config: Config) -> int:
     for problem in broken.values():
         _fail(f"{path}: {problem}")
     return 1 if broken else 0
+
+
+def _what_ended_it(error: Exception) -> str:
+    """In one line; where in the code that was goes to the log, without the errors' own texts."""
+    causes = list(_unwrapped(error))
+    for cause in causes:
+        log.error("where it ended: %s", "".join(traceback.format_tb(cause.__traceback__)))
+    return "; ".join(dict.fromkeys(map(_named, causes)))
+
+
+def _unwrapped(error: Exception) -> Iterator[Exception]:
+    """The errors themselves: a task that fails wraps them into a group, and groups into groups."""
+    if isinstance(error, ExceptionGroup):
+        for inner in error.exceptions:
+            yield from _unwrapped(inner)
+    else:
+        yield error
+
+
+def _named(error: Exception) -> str:
+    # not the text of an answer of the API server: it may quote an object
+    return describe(error) if isinstance(error, httpx2.HTTPError) else f"{type(error).__name__}: {error}"
 
 
 def _fail(message: str) -> int:

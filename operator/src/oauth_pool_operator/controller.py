@@ -17,7 +17,7 @@ from oauth_pool_operator import metrics
 from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account.facts import NEVER
 from oauth_pool_operator.account.spec import Account, parse_account
-from oauth_pool_operator.cluster.api import Cluster, describe, is_gone
+from oauth_pool_operator.cluster.api import Cluster, describe, is_gone, is_not_served
 from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.cluster.leadership import Leadership
 from oauth_pool_operator.errors import StoreFailed
@@ -135,7 +135,7 @@ class Controller:
                 self._is_served = True
                 return
             except httpx2.HTTPError as error:
-                hint = "; is the CRD installed?" if is_gone(error) else ""
+                hint = "; is the CRD installed?" if is_not_served(error) else ""
                 log.warning("accounts cannot be listed yet: %s%s", describe(error), hint)
             await asyncio.sleep(wait)
             wait = min(wait * 2, LAST_SERVED_RETRY)

@@ -1,14 +1,17 @@
 """The only module that talks to the API server, except for the watch, which is Kopf's.
 
-Whatever it raises is an `httpx2.HTTPError` (an answer of the API server, or none); callers try again later.
+Whatever it raises is an `httpx2.HTTPError` (an answer of the API server, or none), a time-out, or one of `errors`; callers
+try again later. That holds for answers that are none of the API server's, too: gateways stand before some of them.
 """
 
 import os
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import wraps
 from http import HTTPStatus
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import httpx2
 import msgspec
@@ -40,8 +43,41 @@ OAuthAccount = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
 # The API server's word for why nothing new may be made in a namespace.
 NAMESPACE_TERMINATING = "NamespaceTerminating"
 
+# What the annotation may say. Anybody may edit it, and a number of 5,000 digits is one that Python refuses to read.
+_SHARDS = re.compile(r"[1-9][0-9]{0,3}")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 # The shortest life that the API server grants (TokenRequest: at least 10 minutes); it is used once, at once.
 _ASSERTION_SECONDS = 600
+
+
+class UnusableAnswer(httpx2.HTTPError):
+    """What came is no answer of an API server, or one of a version that we do not know."""
+
+
+def _translated(call: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
+    """Have the call raise nothing that callers do not expect.
+
+    lightkube takes every answer for a well-formed one of the API server, and raises `KeyError`, `JSONDecodeError` and more
+    for those of a gateway.
+    """
+
+    @wraps(call)
+    async def translated(*arguments: _P.args, **keywords: _P.kwargs) -> _T:
+        try:
+            return await call(*arguments, **keywords)
+        except (httpx2.HTTPError, TimeoutError, ServiceAccountTokenRefused):
+            raise
+        except Exception as error:
+            if isinstance(
+                error.__context__, httpx2.HTTPStatusError
+            ):  # it failed over an error's body; the status is news
+                raise error.__context__ from error
+            raise UnusableAnswer(type(error).__name__) from error
+
+    return translated
 
 
 class IndexMap(NamedTuple):
@@ -72,6 +108,7 @@ class Cluster:
     async def close(self) -> None:
         await self._client.aclose()
 
+    @_translated
     async def is_being_deleted(self) -> bool:
         """True when the namespace is going, which is for good: the API server lets nobody make anything new in it."""
         probe = ConfigMap(metadata=ObjectMeta(generateName="is-the-namespace-going-"))
@@ -83,11 +120,13 @@ class Cluster:
             return any(cause.reason == NAMESPACE_TERMINATING for cause in causes)
         return False
 
+    @_translated
     async def account_names(self) -> set[str]:
         return {
             item.metadata.name async for item in self._client.list(OAuthAccount) if item.metadata and item.metadata.name
         }
 
+    @_translated
     async def accounts(self) -> list[Account]:
         """All that this operator understands."""
         found = []
@@ -96,6 +135,7 @@ class Cluster:
                 found.append(parse_account(item))
         return found
 
+    @_translated
     async def account(self, name: str) -> Account | None:
         try:
             return parse_account(await self._client.get(OAuthAccount, name))
@@ -104,16 +144,19 @@ class Cluster:
                 return None
             raise
 
+    @_translated
     async def annotate(self, account: Account, annotation: str, value: str) -> Account:
         """Set an annotation of this very object, whatever else has changed."""
         patch = {"metadata": {"uid": account.uid, "annotations": {annotation: value}}}
         return parse_account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
 
+    @_translated
     async def patch_metadata(self, account: Account, metadata: dict[str, Any]) -> Account:
         """Merge into metadata; refused (409) when the object has changed since `account` was observed."""
         patch = {"metadata": {**metadata, "resourceVersion": account.resource_version}}
         return parse_account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
 
+    @_translated
     async def remove_annotation(self, account: Account, annotation: str) -> Account:
         """Remove it as it was observed, whatever else has changed; a newer value stays for the next look."""
         path = f"/metadata/annotations/{annotation.replace('~', '~0').replace('/', '~1')}"  # RFC 6901
@@ -123,6 +166,7 @@ class Cluster:
         ]
         return await self._patch_as_observed(OAuthAccount, account, patch)
 
+    @_translated
     async def remove_reports(self, account: Account, reporters: Collection[str]) -> Account:
         """Remove these entries of `status.reports` as they were observed; all of them stay if one has changed meanwhile.
 
@@ -149,6 +193,7 @@ class Cluster:
                 raise
         return parse_account(await self._client.get(OAuthAccount, account.name))
 
+    @_translated
     async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
         """Merge into status; reports, which belong to proxies, are never part of it."""
         patch = {"metadata": {"uid": account.uid}, "status": changes}
@@ -156,6 +201,7 @@ class Cluster:
             await self._client.patch(OAuthAccount.Status, account.name, patch, patch_type=PatchType.MERGE)
         )
 
+    @_translated
     async def post_event(self, account: Account, kind: str, reason: str, message: str, now: datetime) -> None:
         """One Event about the account; `kind` is Normal or Warning."""
         await self._client.create(
@@ -180,6 +226,7 @@ class Cluster:
             )
         )
 
+    @_translated
     async def service_account_token(self, name: str, audience: str) -> str:
         """A fresh token of the ServiceAccount for the audience (TokenRequest)."""
         try:
@@ -195,20 +242,22 @@ class Cluster:
         assert answer.status is not None and answer.status.token is not None
         return answer.status.token
 
+    @_translated
     async def read_index(self, shard: int) -> IndexMap:
         """As it stands; one that is not there, or has lost its label, is as good as empty."""
         try:
             found = await self._client.get(ConfigMap, shard_name(self._config_map, shard))
         except ApiError as error:
-            if error.response.status_code == HTTPStatus.NOT_FOUND:
+            if is_gone(error):
                 return IndexMap({})
             raise
         metadata = found.metadata or ObjectMeta()
         if (metadata.labels or {}).get(INDEX_LABEL) != "1":
             return IndexMap({})
         said = (metadata.annotations or {}).get(SHARDS_ANNOTATION, "")
-        return IndexMap(dict(found.data or {}), int(said) if said.isascii() and said.isdigit() else 1)
+        return IndexMap(dict(found.data or {}), int(said) if _SHARDS.fullmatch(said) else 1)
 
+    @_translated
     async def write_index(
         self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str], shards: int
     ) -> None:
@@ -222,22 +271,24 @@ class Cluster:
         try:
             await self._client.patch(ConfigMap, name, patch, patch_type=PatchType.MERGE)
         except ApiError as error:
-            if error.response.status_code != HTTPStatus.NOT_FOUND:
+            if not is_gone(error):
                 raise
             if changes and not any(changes.values()):
                 return  # an index that is not there lists nobody, and cannot be made in a namespace that is going
             metadata = ObjectMeta(name=name, labels=labels, annotations=annotations)
             await self._client.create(ConfigMap(metadata=metadata, data=dict(whole)))
 
+    @_translated
     async def read_lease(self) -> Lease | None:
         try:
             found = await self._client.get(coordination_v1.Lease, LEASE_NAME)
         except ApiError as error:
-            if error.response.status_code == HTTPStatus.NOT_FOUND:
+            if is_gone(error):
                 return None
             raise
         return parsed(found)
 
+    @_translated
     async def write_lease(self, lease: Lease) -> Lease:
         """Write it as it is to be; refused (409) when somebody has written it since it was read."""
         body = rendered(lease)
@@ -249,7 +300,7 @@ class Cluster:
 
     def _explained(self, error: ApiError, name: str) -> Exception:
         where = f"ServiceAccount {name} in namespace {self._namespace}"
-        if error.response.status_code == HTTPStatus.NOT_FOUND:
+        if is_gone(error):
             return ServiceAccountTokenRefused(f"there is no {where}; create it, or correct spec.workloadIdentity")
         if error.response.status_code == HTTPStatus.FORBIDDEN:
             return ServiceAccountTokenRefused(
@@ -284,11 +335,18 @@ def describe(error: BaseException) -> str:
     """A failure of the API server in a few words: its text may quote an object, so it is not repeated."""
     if isinstance(error, httpx2.HTTPStatusError):  # lightkube's ApiError is one
         return f"the API server answered {error.response.status_code}"
+    if isinstance(error, UnusableAnswer):
+        return f"the API server's answer is none that can be used ({error})"
     # "connection refused", or what is wrong with its certificate
     why = str(error) if isinstance(error, httpx2.ConnectError) else ""
     return f"the API server cannot be reached ({why or type(error).__name__})"
 
 
 def is_gone(error: BaseException) -> bool:
-    """True when the API server said that the object does not exist."""
+    """True when the API server itself said that the object does not exist; a gateway's 404 says nothing of the object."""
+    return isinstance(error, ApiError) and error.status.code == HTTPStatus.NOT_FOUND
+
+
+def is_not_served(error: BaseException) -> bool:
+    """True when there is nothing at the address: the kind is not known (yet), or it is none of an API server."""
     return isinstance(error, httpx2.HTTPStatusError) and error.response.status_code == HTTPStatus.NOT_FOUND

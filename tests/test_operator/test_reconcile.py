@@ -1191,23 +1191,23 @@ async def test_after_a_kill_between_two_files_the_index_names_no_token_before_it
         assert [access.generation for access in seen if access is not None] == [6]
 
 
-async def test_nothing_is_exchanged_while_the_present_token_cannot_be_handed_to_proxies(tmp_path: Path) -> None:
+async def test_a_token_is_obtained_while_the_access_volume_fails_and_proxies_are_told_of_it_afterwards(
+    tmp_path: Path,
+) -> None:
     async with world(tmp_path, credential=DUE) as w:
         obstacle = w.store.access_dir / f"{UID}.json"
         obstacle.mkdir()
-        w.now = await w.reconcile()
-        assert (w.endpoint.sent, w.reason("Stalled"), w.cluster.index) == ([], "StorageUnavailable", {})
+        w.now = await w.reconcile(answer())
+        assert (w.credential.generation, w.reason("Stalled"), w.cluster.index) == (2, "StorageUnavailable", {})
         obstacle.rmdir()
-        await w.reconcile(answer())
-        assert (w.credential.generation, w.reason("Stalled")) == (2, None)
+        await w.reconcile()
+        assert (w.published()["generation"], w.reason("Stalled")) == (2, None)
 
 
-@pytest.mark.parametrize("volume", ["state", "access"])
-async def test_no_token_is_spent_while_a_volume_takes_no_answer(tmp_path: Path, volume: str) -> None:
+async def test_no_token_is_spent_while_the_state_volume_takes_no_answer(tmp_path: Path) -> None:
     async with world(tmp_path, account(reports=(report("Unauthorized"),)), credential=credential()) as w:
-        folders = {"state": w.store.state_dir / UID / "credential.json", "access": w.store.access_dir / f"{UID}.json"}
         w.store.save_access(UID, AccessFile(1, "access-token-of-a-test", "2026-11-20T19:00:00Z"))
-        obstacle = folders[volume].with_name(f"{folders[volume].name}.new")
+        obstacle = w.store.state_dir / UID / "credential.json.new"
         obstacle.mkdir()
         w.now = await w.reconcile()
         assert (w.endpoint.sent, w.store.journal(UID)) == ([], None)

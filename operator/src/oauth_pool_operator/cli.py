@@ -10,6 +10,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +33,8 @@ from oauth_pool_operator.oauth.endpoint import TokenEndpoint
 from oauth_pool_operator.oauth.throttle import Throttle
 from oauth_pool_operator.reconcile import Reconciler
 from oauth_pool_operator.storage.lock import VolumeLock
-from oauth_pool_operator.storage.store import Store
+from oauth_pool_operator.storage.store import Store, in_thread
+from oauth_pool_operator.storage.volume import VolumeSilent
 
 log = logging.getLogger(__name__)
 
@@ -184,11 +186,7 @@ async def _run(config: Config) -> None:
     if not (config.providers or config.broken_providers):
         log.warning(NO_PROVIDER)
     store = Store(settings.state_dir, settings.access_dir)
-    await asyncio.to_thread(store.check)
-    try:
-        await asyncio.to_thread(store.probe)
-    except StoreFailed as error:
-        log.error("%s; going on with what is there: no token is spent before its successor can be stored", error)
+    await _look_at_volumes(store)
     _must_be_free("operator.health_listen_addr", settings.health_listen_addr)
     _must_be_free("operator.metrics_listen_addr", settings.metrics_listen_addr)
     host, port = split_address(settings.metrics_listen_addr)
@@ -225,6 +223,18 @@ async def _run(config: Config) -> None:
         for endpoint in endpoints.values():
             await endpoint.close()
         await cluster.close()
+
+
+async def _look_at_volumes(store: Store) -> None:
+    """Raises `StoreFailed` when one is not there; one that refuses or hangs is said, and may come round."""
+    for check in (store.check_state, store.check_access):
+        with suppress(VolumeSilent):  # the probe says so
+            await in_thread(check)
+    for probe in (store.probe_state, store.probe_access):
+        try:
+            await in_thread(probe)
+        except StoreFailed as error:
+            log.error("%s; going on with what is there: no token is spent before its successor can be stored", error)
 
 
 def now() -> datetime:

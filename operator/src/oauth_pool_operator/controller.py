@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import httpx2
@@ -221,8 +220,8 @@ class Controller:
                 self.scheduler.wake(uid)
             if self._clock() >= self._next_sweep:
                 self._next_sweep = self._clock() + SWEEP_INTERVAL
-                sweep = partial(self._store.sweep, self._clock() - RETENTION, spare=set(self._known))
-                for gone in await in_thread(sweep):
+                before = self._clock() - RETENTION
+                for gone in await in_thread(self._store.sweep, before, spare=set(self._known)):
                     log.info("%s: deleted for %d days; what was retained of it is removed", gone.name, RETENTION.days)
         except StoreFailed as error:
             log.warning("the volumes were not looked at: %s", error)

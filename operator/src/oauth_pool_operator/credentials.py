@@ -122,7 +122,7 @@ class Credentials:
 
     async def store(self, account: Account, credential: Credential, *, replaces: int) -> None:
         """On the disk, with whose it is."""
-        await in_thread(lambda: self._store.save_credential(account.uid, credential, replaces=replaces))
+        await in_thread(self._store.save_credential, account.uid, credential, replaces=replaces)
         owner = Owner(account.name, account.namespace, account.spec.provider, account.spec.grant)
         with suppress(StoreFailed):  # the credential is what matters; the next one brings another chance
             await in_thread(self._store.save_owner, account.uid, owner)

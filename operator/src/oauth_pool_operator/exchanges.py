@@ -38,9 +38,10 @@ class Exchanges:
         A suspension, a cooldown or a deletion does not wait for a slow token endpoint, nor for a full disk. What proxies
         are told meanwhile is about the token that is stored, so its file comes first: a kill may have come between the two.
         """
-        facts = await self._publication.write_access_file(facts, memory)
-        if facts.storage_fails:
+        if facts.is_unread:
             return facts
+        # should that fail, the token is obtained all the same, and the index goes on naming the one that is in the file
+        facts = await self._publication.write_access_file(facts, memory)
         request = asyncio.create_task(self._in_turn(facts, memory, obtain))
         memory.news.clear()
         try:

@@ -4,10 +4,9 @@ State, mode 0600: `<uid>/credential.json`, `journal.json`, `login.json`, `import
 once the account is deleted but its credential is kept. Access, mode 0640: `<uid>.json`. What stands in them is in
 `documents`. Names are the object's UID, never user input.
 
-All of it blocks for as long as the volume does: call it with `in_thread`.
+All of it blocks for as long as the volume does: call it with `in_thread`. Each method is about one volume, not both.
 """
 
-import asyncio
 import os
 import re
 import shutil
@@ -33,6 +32,7 @@ from oauth_pool_operator.storage.durable_files import (
     unlink,
     write_synced,
 )
+from oauth_pool_operator.storage.volume import Volume
 
 # What the pre-flight file reserves: larger than any credential that is written (tokens of a few hundred bytes each).
 PREFLIGHT_BYTES = 32 * 1024
@@ -49,20 +49,24 @@ class Store:
     def __init__(self, state: Path, access: Path) -> None:
         self._state = state
         self._access = access
+        self.state_volume, self.access_volume = Volume("state"), Volume("access")
         self._access_files: dict[str, Signature] = {}  # by UID: as last written or read
 
-    def check(self) -> None:
-        """Both volumes are there."""
-        for folder in (self._state, self._access):
-            if not folder.is_dir():
-                raise StoreFailed(f"there is no folder {folder}")
+    def check_state(self) -> None:
+        """The state volume is there."""
+        _check(self._state)
 
-    def probe(self) -> None:
-        """Prove that both volumes take a file."""
-        for folder in (self._state, self._access):
-            probe = folder / ".probe"
-            guarded(f"write to {folder}", partial(replace, probe, b"ok", 0o600))
-            guarded(f"remove from {folder}", probe.unlink)
+    def check_access(self) -> None:
+        """The access volume is there."""
+        _check(self._access)
+
+    def probe_state(self) -> None:
+        """Prove that the state volume takes a file."""
+        _probe(self._state)
+
+    def probe_access(self) -> None:
+        """Prove that the access volume takes a file."""
+        _probe(self._access)
 
     def credential(self, uid: str) -> Credential | None:
         return read(self._folder(uid) / "credential.json", Credential)
@@ -138,7 +142,8 @@ class Store:
     def begin_exchange(self, uid: str, journal: Journal | None) -> None:
         """Write the journal and reserve room for the answer, so that a full disk shows before a token is spent.
 
-        The reserved files are those that `save_credential` and `save_access` write the answer into.
+        The reserved file is the one that `save_credential` writes the answer into. What the access volume takes does not
+        matter here: its files can be written at any time.
         """
 
         def reserve() -> None:
@@ -146,24 +151,22 @@ class Store:
             write_synced(folder / "credential.json.new", b"\0" * PREFLIGHT_BYTES, 0o600, truncate=False)
             sync_folder(folder)
 
-        def reserve_access() -> None:
-            new = temporary(self._access_path(uid))
-            write_synced(new, b"\0" * PREFLIGHT_BYTES, ACCESS_MODE, truncate=False)
-
         guarded("reserve room on the state volume", reserve)
-        guarded("reserve room on the access volume", reserve_access)
         if journal is not None:
             self._write(uid, "journal.json", journal)
 
     def save_credential(self, uid: str, credential: Credential, *, replaces: int) -> None:
-        """Replace the credential and end the journal; `StoreConflict` when one newer than `replaces` is stored."""
+        """Replace the credential and end the journal; `StoreConflict` when one newer than `replaces` is stored.
+
+        To save the same once more is no conflict: a call that was given up may have come to its end after all.
+        """
         current, is_damaged = None, False
         try:
             current = self.credential(uid)
         except StoreCorrupt:
             is_damaged = True
         # One that is older, gone or damaged since it was read is no reason to throw away what is to be saved.
-        if current is not None and current.generation > replaces:
+        if current is not None and current.generation > replaces and current != credential:
             raise StoreConflict(f"the state volume holds generation {current.generation}, not {replaces}")
 
         def save() -> None:
@@ -272,6 +275,38 @@ def _checked(uid: str) -> str:
     return uid
 
 
-async def in_thread(function: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:
-    """The volumes may hang; the event loop must not."""
-    return await asyncio.to_thread(function, *arguments, **keywords)
+def _check(folder: Path) -> None:
+    if not folder.is_dir():
+        raise StoreFailed(f"there is no folder {folder}")
+
+
+def _probe(folder: Path) -> None:
+    probe = folder / ".probe"
+    guarded(f"write to {folder}", partial(replace, probe, b"ok", 0o600))
+    guarded(f"remove from {folder}", probe.unlink)
+
+
+_ON_ACCESS_VOLUME = frozenset(
+    method.__name__
+    for method in (
+        Store.access,
+        Store.save_access,
+        Store.remove_access,
+        Store.touched_access_files,
+        Store.check_access,
+        Store.probe_access,
+    )
+)
+
+
+async def in_thread(method: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:
+    """Call a method of a `Store` in a thread of its volume: that may hang, and the event loop must not.
+
+    Raises `VolumeSilent`, which is a `StoreFailed`, when it takes too long. Calls about one account take turns.
+    """
+    store = getattr(method, "__self__", None)
+    if not isinstance(store, Store):
+        raise TypeError("not a method of a Store: nobody knows which volume it is about")
+    volume = store.access_volume if method.__name__ in _ON_ACCESS_VOLUME else store.state_volume
+    uid = arguments[0] if arguments and isinstance(arguments[0], str) else ""
+    return await volume.call(uid, partial(method, *arguments, **keywords))

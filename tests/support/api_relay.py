@@ -34,7 +34,7 @@ def refusal(status: int, reason: str) -> bytes:
     return answer(status, json.dumps(document).encode())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Request:
     method: str
     target: str
@@ -111,6 +111,11 @@ class ApiRelay:
             yield fault
         finally:
             self.faults.remove(fault)
+
+    @property
+    def open_requests(self) -> list[Request]:
+        """Those that are being answered."""
+        return list(self._open.values())
 
     def cut(self, which: Which) -> None:
         """Break the connections of these requests."""

@@ -212,6 +212,7 @@ async def _run(config: Config) -> None:
     health = HealthServer(
         *split_address(settings.health_listen_addr),
         seconds_since_last_turn=controller.seconds_since_last_turn,
+        why_deaf=controller.why_deaf,
         why_not_ready=controller.why_not_ready,
     )
     try:

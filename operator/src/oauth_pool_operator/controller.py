@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import httpx2
@@ -16,23 +16,21 @@ from oauth_pool_operator import metrics
 from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account.facts import NEVER
 from oauth_pool_operator.account.spec import Account, parse_account
-from oauth_pool_operator.cluster.api import Cluster, describe, is_gone, is_not_served
+from oauth_pool_operator.cluster.api import Cluster, describe, is_forbidden, is_gone, is_not_served
 from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.cluster.leadership import Leadership
-from oauth_pool_operator.errors import StoreFailed
+from oauth_pool_operator.cluster.watch import SILENT_SECONDS, WatchPulse
 from oauth_pool_operator.memory import Memory
 from oauth_pool_operator.reconcile import Reconciler
 from oauth_pool_operator.scheduler import Scheduler
-from oauth_pool_operator.storage.store import Store, in_thread
+from oauth_pool_operator.storage.store import Store
+from oauth_pool_operator.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
 LAST_SERVED_RETRY = 5.0
 REPAIR_SECONDS = 10.0
 LOOK_SECONDS = 5.0
-# How long the credential of an account is kept that was deleted with `deletionPolicy: Retain`.
-RETENTION = timedelta(days=7)
-SWEEP_INTERVAL = timedelta(days=1)
 FIRST_INDEX_RETRY, LAST_INDEX_RETRY = 0.5, 30.0
 
 
@@ -61,7 +59,7 @@ class Controller:
         self._store = store
         self._leadership = leadership
         self._clock = clock
-        self._next_sweep = datetime.min.replace(tzinfo=UTC)
+        self.pulse = WatchPulse()
         self._known: dict[str, _Known] = {}
         self._is_served = self._is_leaving = False
         self._last_has_gone = asyncio.Event()
@@ -69,6 +67,28 @@ class Controller:
             self._reconcile, clock=clock, name_of=self._name_of, may_start=lambda: leadership.leads
         )
         leadership.on_look = self.scheduler.look
+        self.upkeep = Upkeep(self, cluster=cluster, store=store, leadership=leadership, clock=clock)
+
+    @property
+    def uids(self) -> Collection[str]:
+        """Of all accounts."""
+        return self._known.keys()
+
+    def known(self, uid: str) -> Account | None:
+        """The account as last observed."""
+        known = self._known.get(uid)
+        return known.account if known is not None else None
+
+    def wake(self, uid: str) -> None:
+        """Have the account looked at."""
+        self.scheduler.wake(uid)
+
+    def observe_gone(self, uid: str) -> None:
+        """The object is not there any more, whoever removed our finalizer: what we hold of it goes, too."""
+        known = self._known[uid]
+        known.account = msgspec.structs.replace(known.account, deleting=True, finalizers=[])
+        known.memory.observe(known.account)
+        self.scheduler.wake(uid)
 
     def observe(self, kind: str | None, body: dict[str, Any]) -> None:
         """An event of the watch (`kind` is None for what was listed)."""
@@ -111,18 +131,31 @@ class Controller:
             reconciles_in_flight=self.scheduler.number_running(),
             token_requests_waiting=self._reconciler.throttle.waiting,
             index_shards=self._index.shards,
+            volumes_unanswered={
+                "state": max(self._store.state_volume.unanswered_for, self._leadership.volume.unanswered_for),
+                "access": self._store.access_volume.unanswered_for,
+            },
+            watch_silent=self.pulse.silent_for,
+            orphaned_folders=self.upkeep.orphans,
         )
 
     def seconds_since_last_turn(self) -> float:
         return time.monotonic() - self.scheduler.last_turn
 
+    def why_deaf(self) -> str:
+        """That the watch is silent although the API server answers, in a few words; may be called from any thread."""
+        silent = self.pulse.silent_for
+        if silent < SILENT_SECONDS or not self._leadership.is_answered:
+            return ""
+        return f"the watch of accounts has been silent for {silent:.0f} s, although the API server answers"
+
     def why_not_ready(self) -> str:
         """Why this operator does not work, in a few words; empty when it does. May be called from any thread."""
         if not self._is_served:
             return "accounts cannot be listed yet"
-        return (
-            "" if self._leadership.leads else self._leadership.why_not or "it has not looked at the Lease for too long"
-        )
+        if not self._leadership.leads:
+            return self._leadership.why_not or "it has not looked at the Lease for too long"
+        return self._store.state_volume.why_silent or self._store.access_volume.why_silent or self.why_deaf()
 
     async def wait_until_served(self) -> None:
         """Return once accounts can be listed. Kopf looks for the kind once, and never serves one that comes later."""
@@ -154,6 +187,7 @@ class Controller:
             tasks = [
                 group.create_task(self._leadership.run(), name="leadership"),
                 group.create_task(self._keep_index(), name="index keeper"),
+                group.create_task(self.upkeep.run(), name="upkeep"),
                 group.create_task(self._index.run(), name="index publisher"),
                 group.create_task(self.scheduler.run(), name="scheduler"),
             ]
@@ -169,6 +203,12 @@ class Controller:
                 return self._leadership.leads and await self._cluster.is_being_deleted()
         except (httpx2.HTTPError, TimeoutError) as error:
             log.debug("nobody says whether the namespace is being deleted: %s", describe(error))
+            if is_forbidden(error):
+                log.error(
+                    "the API server lets this operator do nothing any more: if the namespace is being deleted, the finalizers "
+                    "of its %d accounts stay until somebody takes them off (oauthaccounts, metadata.finalizers)",
+                    len(self._known),
+                )
             return False
 
     async def _let_go(self, grace: float) -> None:
@@ -196,7 +236,7 @@ class Controller:
         while True:
             await self._leadership.wait_until(True)
             await self._load_index()
-            await self._look_at_volumes()
+            await self.upkeep.look()
             for uid in self._known:  # somebody else may have led since we last looked at them
                 self.scheduler.wake(uid)
             while not await self._leadership.ends_within(REPAIR_SECONDS):
@@ -210,21 +250,7 @@ class Controller:
             await self._index.repair()
         except httpx2.HTTPError as error:
             log.debug("the pool index was not looked at: %s", describe(error))
-        await self._look_at_volumes()
-
-    async def _look_at_volumes(self) -> None:
-        """Have accounts looked at whose access files somebody touched, and remove what was retained for long enough."""
-        try:
-            for uid in self._known.keys() & await in_thread(self._store.touched_access_files):
-                log.warning("%s: somebody else touched its access file; looking at it", self._name_of(uid))
-                self.scheduler.wake(uid)
-            if self._clock() >= self._next_sweep:
-                self._next_sweep = self._clock() + SWEEP_INTERVAL
-                before = self._clock() - RETENTION
-                for gone in await in_thread(self._store.sweep, before, spare=set(self._known)):
-                    log.info("%s: deleted for %d days; what was retained of it is removed", gone.name, RETENTION.days)
-        except StoreFailed as error:
-            log.warning("the volumes were not looked at: %s", error)
+        await self.upkeep.look_at_access_files()
 
     async def _load_index(self) -> None:
         wait = FIRST_INDEX_RETRY

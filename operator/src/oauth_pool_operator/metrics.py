@@ -1,7 +1,8 @@
 """The operator's Prometheus metrics."""
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -54,6 +55,12 @@ class Counts(NamedTuple):
     reconciles_in_flight: int
     token_requests_waiting: int
     index_shards: int
+    # by volume: the age in seconds of the oldest call that has not returned
+    volumes_unanswered: Mapping[str, float] = MappingProxyType({})
+    # the age in seconds of the last thing that the watch of accounts has said
+    watch_silent: float = 0
+    # of folders on the state volume that no account owns
+    orphaned_folders: int = 0
 
 
 class PoolCollector(Collector):
@@ -71,6 +78,15 @@ class PoolCollector(Collector):
             "pool_token_requests_waiting", "Accounts that wait for their turn to ask", counts.token_requests_waiting
         )
         yield _gauge("pool_index_shards", "ConfigMaps that the pool index uses", counts.index_shards)
+        yield _gauge(
+            "pool_watch_silent_seconds",
+            "Age of the last event or bookmark of the watch of accounts",
+            counts.watch_silent,
+        )
+        yield _gauge(
+            "pool_orphaned_folders", "Folders on the state volume that no account owns", counts.orphaned_folders
+        )
+        yield _volumes(counts.volumes_unanswered)
         family = GaugeMetricFamily("pool_accounts", "Accounts by the word shown as STATUS", labels=["status"])
         for word, number in sorted(Tally(account.status_word for account in counts.accounts).items()):
             family.add_metric([word], number)
@@ -85,6 +101,17 @@ def _conditions(accounts: list[AccountConditions]) -> GaugeMetricFamily:
     for account in accounts:
         for condition in CONDITIONS:
             family.add_metric([account.account_id, condition], condition in account.are_true)
+    return family
+
+
+def _volumes(unanswered: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "pool_volume_unanswered_seconds",
+        "Age of the oldest call of the volume that has not returned",
+        labels=["volume"],
+    )
+    for volume, seconds in unanswered.items():
+        family.add_metric([volume], seconds)
     return family
 
 

@@ -14,6 +14,7 @@ LOGIN_REQUIRED = "LoginRequired"
 QUOTA_AVAILABLE = "QuotaAvailable"
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
+_OURS = frozenset((READY, LOGIN_REQUIRED, QUOTA_AVAILABLE, RECONCILING, STALLED))
 
 # Ready: the word shown as STATUS
 AVAILABLE = "Available"
@@ -86,3 +87,8 @@ def reason_of(conditions: list[dict[str, Any]], kind: str) -> str | None:
     """The reason of the condition of that type, if it is there."""
     found = find(conditions, kind)
     return found.get("reason") if found is not None else None
+
+
+def of_others(conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that are no business of ours."""
+    return [entry for entry in conditions if entry.get("type") not in _OURS]

@@ -32,7 +32,8 @@ def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]
     """All of the operator's part of status; a member that has nothing to say is left out."""
     account, credential, session, cooldown = facts.account, facts.credential, facts.session, facts.cooldown
     windows, observed = latest_windows(account, facts.now)
-    status: dict[str, Any] = {"observedGeneration": account.generation, "conditions": render_conditions(facts)}
+    conditions = [*render_conditions(facts), *c.of_others(account.conditions)]
+    status: dict[str, Any] = {"observedGeneration": account.generation, "conditions": conditions}
     if credential is not None:
         if credential.subject:
             status["subject"] = credential.subject

@@ -6,7 +6,7 @@ try again later. That holds for answers that are none of the API server's, too: 
 
 import os
 import re
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import wraps
@@ -24,11 +24,12 @@ from lightkube.core.exceptions import ConfigError as LightkubeConfigError
 from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.authentication_v1 import TokenRequestSpec
 from lightkube.models.core_v1 import EventSource, ObjectReference
-from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.models.meta_v1 import ObjectMeta, StatusCause
 from lightkube.resources import coordination_v1
 from lightkube.resources.core_v1 import ConfigMap, Event, ServiceAccountToken
 from lightkube.types import PatchType
 
+from oauth_pool_operator.account.conditions import of_others
 from oauth_pool_operator.account.spec import GROUP, KIND, PLURAL, VERSION, Account, parse_account
 from oauth_pool_operator.certificates import as_others_verify
 from oauth_pool_operator.cluster.lease import LEASE_NAME, Lease, parsed, rendered
@@ -48,6 +49,9 @@ _SHARDS = re.compile(r"[1-9][0-9]{0,3}")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+# Objects of one answer: the memory that a list takes has an end.
+LIST_CHUNK = 500
 
 # The shortest life that the API server grants (TokenRequest: at least 10 minutes); it is used once, at once.
 _ASSERTION_SECONDS = 600
@@ -91,7 +95,7 @@ class Cluster:
     """The operator's namespace."""
 
     def __init__(self, namespace: str, config_map: str) -> None:
-        self._namespace = namespace
+        self.namespace = namespace
         self._config_map = config_map
         config = _connection()
         self._client = AsyncClient(
@@ -115,9 +119,10 @@ class Cluster:
         try:
             await self._client.create(probe, dry_run=True)
         except ApiError as error:
-            details = error.status.details
-            causes = (details.causes if details is not None else None) or ()
-            return any(cause.reason == NAMESPACE_TERMINATING for cause in causes)
+            if any(cause.reason == NAMESPACE_TERMINATING for cause in _causes(error)):
+                return True
+            if is_forbidden(error):
+                raise  # whoever may do nothing is not told why
         return False
 
     @_translated
@@ -125,6 +130,11 @@ class Cluster:
         return {
             item.metadata.name async for item in self._client.list(OAuthAccount) if item.metadata and item.metadata.name
         }
+
+    @_translated
+    async def listed(self) -> list[dict[str, Any]]:
+        """All accounts as the API server has them now, those that this operator does not understand included."""
+        return [item async for item in self._client.list(OAuthAccount, chunk_size=LIST_CHUNK)]
 
     @_translated
     async def accounts(self) -> list[Account]:
@@ -195,8 +205,15 @@ class Cluster:
 
     @_translated
     async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
-        """Merge into status; reports, which belong to proxies, are never part of it."""
-        patch = {"metadata": {"uid": account.uid}, "status": changes}
+        """Merge into status; reports, which belong to proxies, are never part of it.
+
+        A merge replaces all conditions. Where some are another controller's, it is refused (409) when the object has changed
+        since `account` was observed: theirs may have.
+        """
+        metadata = {"uid": account.uid}
+        if "conditions" in changes and of_others(account.conditions):
+            metadata["resourceVersion"] = account.resource_version
+        patch = {"metadata": metadata, "status": changes}
         return parse_account(
             await self._client.patch(OAuthAccount.Status, account.name, patch, patch_type=PatchType.MERGE)
         )
@@ -299,7 +316,7 @@ class Cluster:
         return parsed(patched)
 
     def _explained(self, error: ApiError, name: str) -> Exception:
-        where = f"ServiceAccount {name} in namespace {self._namespace}"
+        where = f"ServiceAccount {name} in namespace {self.namespace}"
         if is_gone(error):
             return ServiceAccountTokenRefused(f"there is no {where}; create it, or correct spec.workloadIdentity")
         if error.response.status_code == HTTPStatus.FORBIDDEN:
@@ -326,6 +343,11 @@ def _connection() -> SingleConfig:
         ) from error
 
 
+def _causes(error: ApiError) -> Sequence[StatusCause]:
+    details = error.status.details
+    return (details.causes if details is not None else None) or ()
+
+
 def shard_name(config_map: str, shard: int) -> str:
     """The name of one ConfigMap of the pool index."""
     return f"{config_map}-{shard}" if shard else config_map
@@ -350,3 +372,8 @@ def is_gone(error: BaseException) -> bool:
 def is_not_served(error: BaseException) -> bool:
     """True when there is nothing at the address: the kind is not known (yet), or it is none of an API server."""
     return isinstance(error, httpx2.HTTPStatusError) and error.response.status_code == HTTPStatus.NOT_FOUND
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """True when the API server said that the Role lacks something."""
+    return isinstance(error, ApiError) and error.status.code == HTTPStatus.FORBIDDEN

@@ -76,6 +76,7 @@ class Leadership:
         self._looked = clock()
         self._seen: tuple[object, float] = (None, 0.0)  # somebody else's Lease, and since when it has looked like that
         self._is_unanswered = False
+        self._answered: float | None = None  # when the API server has last answered about the Lease
         self.why_not = "it has just started"
         self._changed = asyncio.Condition()
 
@@ -83,6 +84,11 @@ class Leadership:
     def leads(self) -> bool:
         """True while this operator may spend tokens and write what only one may write."""
         return self._lease is not None and self._clock() - self._looked < LEASE_SECONDS
+
+    @property
+    def is_answered(self) -> bool:
+        """True while the API server answers about the Lease; may be read from any thread."""
+        return self._answered is not None and self._clock() - self._answered < LEASE_SECONDS
 
     async def wait_until(self, leads: bool) -> None:
         """Return when this operator leads, or does not lead any more."""
@@ -126,7 +132,7 @@ class Leadership:
             else:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._claim()
-                self._is_unanswered = False
+                self._is_unanswered, self._answered = False, self._clock()
         except VolumeSilent as error:
             self._did_not_look(error)
             return

@@ -8,7 +8,6 @@ All of it blocks for as long as the volume does: call it with `in_thread`. Each 
 """
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -32,13 +31,13 @@ from oauth_pool_operator.storage.durable_files import (
     unlink,
     write_synced,
 )
+from oauth_pool_operator.storage.left_behind import UID, LeftBehind, end_retention, left_behind, sweep
 from oauth_pool_operator.storage.volume import Volume
 
 # What the pre-flight file reserves: larger than any credential that is written (tokens of a few hundred bytes each).
 PREFLIGHT_BYTES = 32 * 1024
 ACCESS_MODE = 0o640
 
-_UID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -122,19 +121,13 @@ class Store:
                 return
         self._write(uid, "account.json", owner)
 
-    def retained(self) -> dict[str, Retained]:
-        """What is kept of deleted accounts, by UID; a damaged note is as good as none."""
-        found = {}
+    def left_behind(self, owned: Collection[str]) -> dict[str, LeftBehind]:
+        """All folders but those of these accounts, by UID."""
+        return _guarded_result("look for folders without an account", lambda: left_behind(self._state, owned))
 
-        def look() -> None:
-            for path in self._state.glob("*/retained.json"):
-                with suppress(StoreCorrupt):
-                    retained = read(path, Retained)
-                    if retained is not None and _UID.fullmatch(path.parent.name):
-                        found[path.parent.name] = retained
-
-        guarded("look for what is retained", look)
-        return found
+    def end_retention(self, owned: Collection[str]) -> None:
+        """Take the note off the folders of accounts that are there (again): they are not kept for a while, but for good."""
+        guarded("look for what is retained", lambda: end_retention(self._state, owned))
 
     def save_session(self, uid: str, session: LoginSession) -> None:
         self._write(uid, "login.json", session)
@@ -232,24 +225,8 @@ class Store:
             self._write(uid, "retained.json", retained)
 
     def sweep(self, before: datetime, *, spare: Collection[str]) -> list[Retained]:
-        """Remove folders that are retained since before that instant, and no others; returns whose they were.
-
-        A folder whose account is merely not known is left alone: it may be known again tomorrow.
-        """
-        swept = []
-
-        def look() -> None:
-            for path in list(self._state.iterdir()):
-                if path.name in spare or not _UID.fullmatch(path.name):
-                    continue
-                with suppress(StoreCorrupt):
-                    retained = read(path / "retained.json", Retained)
-                    if retained is not None and retained.since < before:
-                        shutil.rmtree(path)
-                        swept.append(retained)
-
-        guarded("look for retained folders", look)
-        return swept
+        """Remove folders that are kept since before that instant, and no others; returns whose they were."""
+        return _guarded_result("remove what was kept for long enough", lambda: sweep(self._state, before, spare))
 
     def _access_path(self, uid: str) -> Path:
         return self._access / f"{_checked(uid)}.json"
@@ -269,8 +246,14 @@ class Store:
         guarded(f"write {name}", lambda: replace(self._made_folder(uid) / name, content, 0o600))
 
 
+def _guarded_result(what: str, action: Callable[[], _T]) -> _T:
+    results: list[_T] = []
+    guarded(what, lambda: results.append(action()))
+    return results[0]
+
+
 def _checked(uid: str) -> str:
-    if not _UID.fullmatch(uid):
+    if not UID.fullmatch(uid):
         raise StoreFailed("the object's UID is not one")
     return uid
 

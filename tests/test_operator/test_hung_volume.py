@@ -39,9 +39,20 @@ def hang(path: Path) -> None:
 
 
 def end(path: Path) -> None:
-    """Whoever reads from the pipe has reached its end; nobody may."""
+    """The volume is back, and the file is gone. Whoever reads from the pipe has reached its end; nobody may."""
     with suppress(OSError):
-        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        path.unlink()
+        os.close(writer)
+    path.unlink(missing_ok=True)
+
+
+def accounts(stack: Stack) -> str:
+    return f"/apis/oauthpool.dev/v1alpha1/namespaces/{stack.namespace}/oauthaccounts"
+
+
+def tokens(stack: Stack) -> list[Path]:
+    return list(stack.access_dir.glob("*.json"))
 
 
 def readiness(stack: Stack) -> tuple[int, str]:
@@ -61,10 +72,9 @@ def refreshes(stack: Stack) -> int:
 def test_tokens_are_refreshed_and_the_lease_is_kept_while_the_access_volume_hangs(stack: Stack) -> None:
     names = [f"many-{number}" for number in range(MANY)]
     for name in names:
-        stack.apply(stack.account(name))
-    for name in names:
-        stack.log_in(name, f"{name}@example.com")
-    files = [stack.access_dir / f"{stack.get(name)['metadata']['uid']}.json" for name in names]
+        stack.control_plane.api.post(accounts(stack), json=stack.workload_account(name)).raise_for_status()
+    wait_until(lambda: len(tokens(stack)) == MANY, "every account's token", seconds=60)
+    files = tokens(stack)
     for file in files:
         hang(file)
     wait_until(

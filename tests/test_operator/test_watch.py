@@ -1,6 +1,5 @@
 """The watch of accounts, through a gateway that refuses it, lets it go silent, or loses what it says."""
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,16 +126,19 @@ def test_an_account_that_the_watch_does_not_tell_of_is_found_by_the_list(stack: 
 def test_a_deletion_that_the_watch_does_not_tell_of_leaves_no_ghost_in_the_index(
     stack: RelayedStack, relay: ApiRelay
 ) -> None:
-    stack.start_hasty(relist=1)
+    stack.start_hasty(relist=3)
     for name in ("alice", "bob"):
         stack.apply(stack.account(name))
         stack.log_in(name, f"{name}@example.com")
     uid = stack.get("alice")["metadata"]["uid"]
     relay.faults = [Fault(is_watch, stalls=True)]
-    stack.kubectl(
-        "patch", "oauthaccount", "alice", "--type=merge", "-p", json.dumps({"metadata": {"finalizers": None}})
+    api, path = (
+        stack.control_plane.api,
+        f"/apis/oauthpool.dev/v1alpha1/namespaces/{stack.namespace}/oauthaccounts/alice",
     )
-    stack.kubectl("delete", "oauthaccount", "alice", "--timeout=10s")
+    assert api.delete(path).is_success  # both at once, so that no list falls between them
+    patch = {"content-type": "application/merge-patch+json"}
+    assert api.patch(path, json={"metadata": {"finalizers": None}}, headers=patch).is_success
     wait_until(lambda: list(stack.index()) == ["bob"], "the ghost to leave the index")
     wait_until(lambda: not (stack.state_dir / uid).exists(), "what is held of it to go")
     assert "alice: it is gone, and the watch has not told" in stack.operator.output

@@ -106,11 +106,12 @@ class Handover:
     async def adopt(self, name: str, uid: str | None) -> int:
         account = await self._account(name)
         left = await self._left_behind()
-        fitting = {folder: one for folder, one in left.items() if _fits(one, account) and one.has_credential}
+        fitting = {folder: one for folder, one in left.items() if _fits(one, account)}
         if uid is None and _works(account):
             raise NotDone("it is Ready; to replace its credential all the same, say which one to take with --from")
         if uid is None:
-            uid = _only(name, fitting)
+            usable = {folder: one for folder, one in fitting.items() if one.has_credential}
+            uid = _only(name, usable or fitting)
         elif uid not in left:
             raise NotDone(f"no folder {uid} is without an account; there are for {name}: {_listed(fitting)}")
         elif not _fits(left[uid], account):

@@ -60,10 +60,9 @@ class DiskFull(Fault):
 
 
 class AccessGone(Fault):
-    """The folder is moved away; it comes back as it was, or empty."""
+    """The folder is moved away; it comes back as it was, or empty. Tokens are refreshed meanwhile: nothing on it can be lost."""
 
     has_effect = True
-    forbids_spending = True  # the successor could be stored, but no proxy would get its access token
 
     def begin(self) -> None:
         self._aside = self.around.access.with_name("access-aside")

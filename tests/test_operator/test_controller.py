@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from oauth_pool_operator.account.documents import Retained
 from oauth_pool_operator.account.facts import NEVER
 from oauth_pool_operator.account.memory import Memory
-from oauth_pool_operator.account.spec import FINALIZER, Account, parse_account
+from oauth_pool_operator.account.spec import FINALIZER, Account
 from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.cluster.leadership import Leadership
@@ -217,13 +217,16 @@ async def test_a_deletion_does_not_wait_for_a_reconcile_that_hangs() -> None:
         assert controller.account_conditions() == []
 
 
-async def test_an_account_whose_deletion_nobody_told_of_is_cleaned_up_after() -> None:
+async def test_an_account_whose_deletion_nobody_told_of_is_cleaned_up_after_though_its_reconcile_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with running() as (controller, seen):
+        seen.hangs = True
         await observe(controller, None, body("1"), body("1", uid="gone", name="gone"))
+        seen.hangs = False
         seen.accounts.clear()
-        there = parse_account(body("1"))
-        controller._cluster = Lists(there)
-        await controller.look_for_ghosts()
+        monkeypatch.setattr(controller.upkeep, "_cluster", Lists(body("1")))
+        await controller.upkeep.look()
         await turns()
         assert [(account.name, account.deleting, account.finalizers) for account in seen.accounts] == [
             ("gone", True, [])
@@ -231,23 +234,20 @@ async def test_an_account_whose_deletion_nobody_told_of_is_cleaned_up_after() ->
 
 
 class Lists(NoCluster):
-    """One object and no other."""
+    """These objects and no others."""
 
-    def __init__(self, there: Account) -> None:
-        self.there = there
+    def __init__(self, *there: dict[str, Any]) -> None:
+        self.there, self.namespace = list(there), "pool"
 
-    async def accounts(self) -> list[Account]:
-        return [self.there]
-
-    async def account(self, name: str) -> Account | None:
-        return self.there if self.there.name == name else None
+    async def listed(self) -> list[dict[str, Any]]:
+        return self.there
 
 
 @pytest.mark.parametrize(("ahead", "is_swept"), [(timedelta(0), True), (timedelta(days=30), False)])
 async def test_a_clock_that_jumps_ahead_sweeps_nothing_early(tmp_path: Path, ahead: timedelta, is_swept: bool) -> None:
     for name in ("state", "access"):
         (tmp_path / name).mkdir()
-    store, seen, cluster = Store(tmp_path / "state", tmp_path / "access"), Seen(), NoCluster()
+    store, seen, cluster = Store(tmp_path / "state", tmp_path / "access"), Seen(), Lists()
     age = timedelta(days=8) if is_swept else timedelta(days=1)
     store.save_credential(UID, credential(), replaces=0)
     store.retain(UID, Retained("claude-1", "pool", "anthropic", "AuthorizationCode", NOW - age))
@@ -262,5 +262,5 @@ async def test_a_clock_that_jumps_ahead_sweeps_nothing_early(tmp_path: Path, ahe
         elapsed=lambda: elapsed,
     )
     now, elapsed = NOW + timedelta(seconds=10) + ahead, 10
-    await controller._look_at_volumes()
+    await controller.upkeep.look()
     assert (store.credential(UID) is None) is is_swept

@@ -47,3 +47,16 @@ def test_accounts_that_go_first_do_not_wait_for_an_index_that_cannot_be_made_aga
     stack.kubectl("delete", "configmaps", "--all")
     stack.kubectl("delete", "oauthaccounts", "--all", "--timeout=30s")
     must_have_left_nothing(stack)
+
+
+def test_an_operator_whose_role_went_first_ends_in_time_and_says_what_stays(stack: Stack) -> None:
+    stack.kubectl("delete", "rolebinding", "oauth-pool-operator")
+    wait_until(lambda: "yes" not in may_write(stack), "the API server to know it")
+    assert stack.operator.stop(seconds=55) == 0
+    assert "the finalizers of its 2 accounts stay until somebody takes them off" in stack.operator.output
+
+
+def may_write(stack: Stack) -> str:
+    user = f"--as=system:serviceaccount:{stack.namespace}:oauth-pool-operator"
+    arguments = ("-n", stack.namespace, "auth", "can-i", "create", "configmaps", user)
+    return stack.control_plane.kubectl(*arguments, check=False)

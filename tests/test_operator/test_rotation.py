@@ -3,9 +3,11 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import msgspec
@@ -153,7 +155,7 @@ async def test_an_error_that_nobody_expects_before_the_request_spends_nothing_an
             raise RuntimeError("a mistake of ours")
 
         with monkeypatch.context() as patch:
-            patch.setattr(w.store, "begin_exchange", fails)
+            patch.setattr(w.store, "begin_exchange", as_method(w.store, "begin_exchange", fails))
             w.now = await w.reconcile()
         assert (w.endpoint.sent, w.reason("RefreshFailing"), w.now) == ([], "UnexpectedFailure", NOW + SECOND)
         await w.reconcile(answer())
@@ -182,7 +184,7 @@ async def test_an_error_that_nobody_expects_while_the_answer_is_stored_does_not_
                 raise failures.pop()
             save(uid, given, replaces=replaces)
 
-        monkeypatch.setattr(w.store, "save_credential", fails_first)
+        monkeypatch.setattr(w.store, "save_credential", as_method(w.store, "save_credential", fails_first))
         await w.reconcile(answer())
         assert (w.credential.refresh_token, w.store.rescued(UID)) == ("refresh-token-2-of-a-test", {})
 
@@ -390,7 +392,7 @@ async def test_the_right_to_spend_is_looked_at_after_the_disk_and_right_before_t
             begin(uid, journal)
             leads = False
 
-        monkeypatch.setattr(w.store, "begin_exchange", takes_its_time)
+        monkeypatch.setattr(w.store, "begin_exchange", as_method(w.store, "begin_exchange", takes_its_time))
         w.now = await w.reconcile()
         assert (w.endpoint.sent, w.reason("Stalled"), w.reason("Reconciling")) == ([], None, None)
         assert w.now <= NOW + 5 * SECOND  # and it is not forgotten
@@ -591,6 +593,16 @@ async def test_a_device_s_login_is_asked_about_in_time_when_the_clock_is_set_bac
 # --- what hangs: deletions -------------------------------------------------------------------------------------------
 
 
+def as_method(store: RecordedStore, name: str, function: Callable[..., object]) -> MethodType:
+    """The function as the store's method of that name, by which its volume is known."""
+
+    def method(_: RecordedStore, *arguments: Any, **keywords: Any) -> object:
+        return function(*arguments, **keywords)
+
+    method.__name__ = name
+    return MethodType(method, store)
+
+
 class HangingStore(RecordedStore):
     """One of its calls does not return before the test ends."""
 
@@ -599,11 +611,8 @@ class HangingStore(RecordedStore):
 
     def __getattribute__(self, name: str) -> Any:
         if name == super().__getattribute__("hangs"):
-            return self._hang
+            return as_method(self, name, lambda *_, **__: self.gate.wait(60))
         return super().__getattribute__(name)
-
-    def _hang(self, *_: object, **__: object) -> None:
-        self.gate.wait(60)
 
 
 @pytest.mark.parametrize("policy", ["Revoke", "Retain"])
@@ -902,7 +911,7 @@ async def test_what_is_sent_is_what_is_stored_whatever_a_step_before_has_raised(
             raise RuntimeError("a mistake of ours")
 
         with monkeypatch.context() as patch:
-            patch.setattr(w.store, "end_import", fails)
+            patch.setattr(w.store, "end_import", as_method(w.store, "end_import", fails))
             with pytest.raises(RuntimeError):
                 await w.reconcile()
         await w.reconcile()

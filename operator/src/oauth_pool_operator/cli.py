@@ -9,7 +9,8 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +33,8 @@ from oauth_pool_operator.oauth.endpoint import TokenEndpoint
 from oauth_pool_operator.oauth.throttle import Throttle
 from oauth_pool_operator.reconcile import Reconciler
 from oauth_pool_operator.storage.lock import VolumeLock
-from oauth_pool_operator.storage.store import Store
+from oauth_pool_operator.storage.store import Store, in_thread
+from oauth_pool_operator.storage.volume import VolumeSilent
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         return 0 if options.command is None else 130
-    except Exception as error:  # noqa: BLE001 (whatever it is, a person reads one line and the exit code is 1)
-        # not the text of an answer of the API server: it may quote an object
-        why = describe(error) if isinstance(error, httpx2.HTTPError) else f"{type(error).__name__}: {error}"
-        log.debug("where it ended: %s", "".join(traceback.format_tb(error.__traceback__)))
-        return _fail(f"the operator ended: {why}")
+    except Exception as error:  # noqa: BLE001 (whatever it is, a person reads why in the last line, and the exit code is 1)
+        return _fail(f"the operator ended: {_what_ended_it(error)}")
     log.info("shutdown complete")
     return 0
 
@@ -141,6 +140,28 @@ def _check(path: Path, config: Config) -> int:
     return 1 if broken else 0
 
 
+def _what_ended_it(error: Exception) -> str:
+    """In one line; where in the code that was goes to the log, without the errors' own texts."""
+    causes = list(_unwrapped(error))
+    for cause in causes:
+        log.error("where it ended: %s", "".join(traceback.format_tb(cause.__traceback__)))
+    return "; ".join(dict.fromkeys(map(_named, causes)))
+
+
+def _unwrapped(error: Exception) -> Iterator[Exception]:
+    """The errors themselves: a task that fails wraps them into a group, and groups into groups."""
+    if isinstance(error, ExceptionGroup):
+        for inner in error.exceptions:
+            yield from _unwrapped(inner)
+    else:
+        yield error
+
+
+def _named(error: Exception) -> str:
+    # not the text of an answer of the API server: it may quote an object
+    return describe(error) if isinstance(error, httpx2.HTTPError) else f"{type(error).__name__}: {error}"
+
+
 def _fail(message: str) -> int:
     sys.stderr.write(f"oauth-pool-operator: {message}\n")
     return 1
@@ -165,11 +186,7 @@ async def _run(config: Config) -> None:
     if not (config.providers or config.broken_providers):
         log.warning(NO_PROVIDER)
     store = Store(settings.state_dir, settings.access_dir)
-    await asyncio.to_thread(store.check)
-    try:
-        await asyncio.to_thread(store.probe)
-    except StoreFailed as error:
-        log.error("%s; going on with what is there: no token is spent before its successor can be stored", error)
+    await _look_at_volumes(store)
     _must_be_free("operator.health_listen_addr", settings.health_listen_addr)
     _must_be_free("operator.metrics_listen_addr", settings.metrics_listen_addr)
     host, port = split_address(settings.metrics_listen_addr)
@@ -195,6 +212,7 @@ async def _run(config: Config) -> None:
     health = HealthServer(
         *split_address(settings.health_listen_addr),
         seconds_since_last_turn=controller.seconds_since_last_turn,
+        why_deaf=controller.why_deaf,
         why_not_ready=controller.why_not_ready,
     )
     try:
@@ -206,6 +224,18 @@ async def _run(config: Config) -> None:
         for endpoint in endpoints.values():
             await endpoint.close()
         await cluster.close()
+
+
+async def _look_at_volumes(store: Store) -> None:
+    """Raises `StoreFailed` when one is not there; one that refuses or hangs is said, and may come round."""
+    for check in (store.check_state, store.check_access):
+        with suppress(VolumeSilent):  # the probe says so
+            await in_thread(check)
+    for probe in (store.probe_state, store.probe_access):
+        try:
+            await in_thread(probe)
+        except StoreFailed as error:
+            log.error("%s; going on with what is there: no token is spent before its successor can be stored", error)
 
 
 def now() -> datetime:

@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 import httpx2
@@ -19,27 +18,19 @@ from oauth_pool_operator.account.backoff import Backoff
 from oauth_pool_operator.account.facts import NEVER
 from oauth_pool_operator.account.memory import Memory
 from oauth_pool_operator.account.spec import Account, parse_account
-from oauth_pool_operator.cluster.api import Cluster, describe, is_gone
+from oauth_pool_operator.cluster.api import Cluster, describe, is_forbidden, is_gone, is_not_served
 from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.cluster.leadership import Leadership
-from oauth_pool_operator.errors import StoreFailed
+from oauth_pool_operator.cluster.watch import SILENT_SECONDS, WatchPulse
 from oauth_pool_operator.reconcile import Reconciler
 from oauth_pool_operator.scheduler import Scheduler
-from oauth_pool_operator.storage.store import Store, in_thread
+from oauth_pool_operator.storage.store import Store
+from oauth_pool_operator.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
 REPAIR_SECONDS = 10.0
 LOOK_SECONDS = 5.0
-# How long the credential of an account is kept that was deleted with `deletionPolicy: Retain`.
-RETENTION = timedelta(days=7)
-SWEEP_SECONDS = 24 * 3600.0
-# A wall clock that has gained more than this against a clock that nobody sets is not believed when it says that it is time to
-# remove what cannot be had again.
-MOST_DRIFT_SECONDS = 60.0
-# How often the accounts that are known are compared with those that there are: the watch tells of no deletion that falls into
-# a new list.
-GHOST_SECONDS = 300.0
 
 
 @dataclass
@@ -69,7 +60,7 @@ class Controller:
         self._leadership = leadership
         self._clock = clock
         self._elapsed = elapsed
-        self._began, self._next_sweep = clock().timestamp() - elapsed(), elapsed()
+        self.pulse = WatchPulse()
         self._known: dict[str, _Known] = {}
         self._is_served = self._is_leaving = False
         self._last_has_gone = asyncio.Event()
@@ -78,6 +69,26 @@ class Controller:
         )
         leadership.on_look = self.scheduler.look
         reconciler.rotations.on_news = self.scheduler.wake
+        self.upkeep = Upkeep(self, cluster=cluster, store=store, leadership=leadership, clock=clock, elapsed=elapsed)
+
+    @property
+    def uids(self) -> Collection[str]:
+        """Of all accounts."""
+        return self._known.keys()
+
+    def known(self, uid: str) -> Account | None:
+        """The account as last observed."""
+        known = self._known.get(uid)
+        return known.account if known is not None else None
+
+    def wake(self, uid: str) -> None:
+        """Have the account looked at."""
+        self.scheduler.wake(uid)
+
+    def observe_gone(self, uid: str) -> None:
+        """The object is not there any more, whoever removed our finalizer: what we hold of it goes, too."""
+        known = self._known[uid]
+        self._take(known, msgspec.structs.replace(known.account, deleting=True, finalizers=[]))
 
     def observe(self, kind: str | None, body: dict[str, Any]) -> None:
         """An event of the watch (`kind` is None for what was listed)."""
@@ -89,6 +100,9 @@ class Controller:
         known = self._known.setdefault(account.uid, _Known(account))
         if account.is_older_than(known.account):
             return  # our own patches are known before their events arrive
+        self._take(known, account)
+
+    def _take(self, known: _Known, account: Account) -> None:
         is_deleted_now = account.deleting and not known.account.deleting
         known.account = account
         if is_deleted_now:  # which must not wait for a reconcile that hangs
@@ -120,18 +134,31 @@ class Controller:
             rotations_in_flight=self._reconciler.rotations.number_running(),
             provider_holds=self._reconciler.throttle.holds(),
             index_shards=self._index.shards,
+            volumes_unanswered={
+                "state": max(self._store.state_volume.unanswered_for, self._leadership.volume.unanswered_for),
+                "access": self._store.access_volume.unanswered_for,
+            },
+            watch_silent=self.pulse.silent_for,
+            orphaned_folders=self.upkeep.orphans,
         )
 
     def seconds_since_last_turn(self) -> float:
         return time.monotonic() - self.scheduler.last_turn
 
+    def why_deaf(self) -> str:
+        """That the watch is silent although the API server answers, in a few words; may be called from any thread."""
+        silent = self.pulse.silent_for
+        if silent < SILENT_SECONDS or not self._leadership.is_answered:
+            return ""
+        return f"the watch of accounts has been silent for {silent:.0f} s, although the API server answers"
+
     def why_not_ready(self) -> str:
         """Why this operator does not work, in a few words; empty when it does. May be called from any thread."""
         if not self._is_served:
             return "accounts cannot be listed yet"
-        return (
-            "" if self._leadership.leads else self._leadership.why_not or "it has not looked at the Lease for too long"
-        )
+        if not self._leadership.leads:
+            return self._leadership.why_not or "it has not looked at the Lease for too long"
+        return self._store.state_volume.why_silent or self._store.access_volume.why_silent or self.why_deaf()
 
     async def wait_until_served(self) -> None:
         """Return once accounts can be listed. Kopf looks for the kind once, and never serves one that comes later."""
@@ -143,7 +170,7 @@ class Controller:
                 self._is_served = True
                 return
             except httpx2.HTTPError as error:
-                hint = "; is the CRD installed?" if is_gone(error) else ""
+                hint = "; is the CRD installed?" if is_not_served(error) else ""
                 log.warning("accounts cannot be listed yet: %s%s", describe(error), hint)
             await asyncio.sleep(backoff.pause().total_seconds())
 
@@ -164,8 +191,7 @@ class Controller:
             tasks = [
                 group.create_task(self._leadership.run(), name="leadership"),
                 group.create_task(self._keep_index(), name="index keeper"),
-                group.create_task(self._keep_volumes(), name="volume keeper"),
-                group.create_task(self._keep_known(), name="keeper of what is known"),
+                group.create_task(self.upkeep.run(), name="upkeep"),
                 group.create_task(self._index.run(), name="index publisher"),
                 group.create_task(self.scheduler.run(), name="scheduler"),
             ]
@@ -181,6 +207,12 @@ class Controller:
                 return self._leadership.leads and await self._cluster.is_being_deleted()
         except (httpx2.HTTPError, TimeoutError) as error:
             log.debug("nobody says whether the namespace is being deleted: %s", describe(error))
+            if is_forbidden(error):
+                log.error(
+                    "the API server lets this operator do nothing any more: if the namespace is being deleted, the finalizers "
+                    "of its %d accounts stay until somebody takes them off (oauthaccounts, metadata.finalizers)",
+                    len(self._known),
+                )
             return False
 
     async def _let_go(self, grace: float) -> None:
@@ -208,6 +240,7 @@ class Controller:
         while True:
             await self._leadership.wait_until(True)
             await self._load_index()
+            await self.upkeep.look()
             for uid in self._known:  # somebody else may have led since we last looked at them
                 self.scheduler.wake(uid)
             while not await self._leadership.ends_within(REPAIR_SECONDS):
@@ -223,56 +256,7 @@ class Controller:
             log.debug("the pool index was not looked at: %s", describe(error))
         except Exception as error:  # noqa: BLE001 (a look that fails ends nothing: the next one is soon)
             log.error("the pool index was not looked at: unexpected %s", type(error).__name__)
-
-    async def _keep_volumes(self) -> None:
-        """Look at them while this operator leads. By itself, because a volume may hang."""
-        while True:
-            await self._leadership.wait_until(True)
-            await self._look_at_volumes()
-            await asyncio.sleep(REPAIR_SECONDS)
-
-    async def _look_at_volumes(self) -> None:
-        """Have accounts looked at whose access files somebody touched, and remove what was retained for long enough."""
-        try:
-            for uid in self._known.keys() & await in_thread(self._store.touched_access_files):
-                log.warning("%s: somebody else touched its access file; looking at it", self._name_of(uid))
-                self.scheduler.wake(uid)
-            if self._elapsed() >= self._next_sweep and self._clock_is_believed():
-                self._next_sweep = self._elapsed() + SWEEP_SECONDS
-                sweep = partial(self._store.sweep, self._clock() - RETENTION, spare=set(self._known))
-                for gone in await in_thread(sweep):
-                    log.info("%s: deleted for %d days; what was retained of it is removed", gone.name, RETENTION.days)
-        except StoreFailed as error:
-            log.warning("the volumes were not looked at: %s", error)
-        except Exception as error:  # noqa: BLE001 (as above)
-            log.error("the volumes were not looked at: unexpected %s", type(error).__name__)
-
-    def _clock_is_believed(self) -> bool:
-        """It has not jumped ahead since this operator began."""
-        return self._clock().timestamp() - self._elapsed() - self._began < MOST_DRIFT_SECONDS
-
-    async def _keep_known(self) -> None:
-        """Notice deletions that nobody told us of."""
-        while True:
-            await asyncio.sleep(GHOST_SECONDS)
-            try:
-                await self.look_for_ghosts()
-            except (httpx2.HTTPError, TimeoutError) as error:
-                log.debug("the accounts were not listed: %s", describe(error))
-            except Exception as error:  # noqa: BLE001 (as above)
-                log.error("the accounts were not listed: unexpected %s", type(error).__name__)
-
-    async def look_for_ghosts(self) -> None:
-        """An account that is known and no longer there is as good as deleted."""
-        suspects = dict(self._known)
-        for account in await self._cluster.accounts():
-            suspects.pop(account.uid, None)
-        for known in suspects.values():
-            found = await self._cluster.account(known.account.name)
-            if (found is None or found.uid != known.account.uid) and known.account.uid in self._known:
-                log.warning("%s: is gone, and nobody said so", known.account.name)
-                known.account = msgspec.structs.replace(known.account, deleting=True, finalizers=[])
-                self.scheduler.wake(known.account.uid)
+        await self.upkeep.look_at_access_files()
 
     async def _load_index(self) -> None:
         backoff = Backoff(first=timedelta(seconds=0.5), longest=timedelta(seconds=30))

@@ -7,7 +7,6 @@ finalizer is our own.
 import asyncio
 import logging
 import signal
-import ssl
 from datetime import timedelta
 from typing import Any
 
@@ -15,8 +14,8 @@ import kopf
 
 from oauth_pool_operator.account.backoff import Backoff
 from oauth_pool_operator.account.spec import GROUP, PLURAL, VERSION
-from oauth_pool_operator.certificates import as_others_verify
 from oauth_pool_operator.cluster.leadership import Leadership
+from oauth_pool_operator.cluster.watch import BOOKMARK_SECONDS, Logins
 from oauth_pool_operator.controller import Controller
 from oauth_pool_operator.oauth.profiles import LONGEST_TIMEOUT_SECS
 
@@ -46,6 +45,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.error_backoffs = Backoff(longest=timedelta(seconds=15))
     settings.watching.server_timeout = 290
     settings.watching.client_timeout = 320
+    settings.watching.inactivity_timeout = BOOKMARK_SECONDS
     settings.watching.reconnect_backoff = 1.0
     settings.posting.enabled = False
     settings.persistence.finalizer = f"{GROUP}/kopf"
@@ -57,11 +57,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
 def register(controller: Controller) -> kopf.OperatorRegistry:
     """Kopf's registry with this operator's handlers, bound to `controller`."""
     registry = kopf.OperatorRegistry()
-
-    @kopf.on.login(registry=registry)
-    def log_in(**kwargs: Any) -> kopf.ConnectionInfo | None:
-        found = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
-        return found and _Connection(**vars(found))
+    kopf.on.login(registry=registry)(Logins(controller.pulse).log_in)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def observe(event: kopf.RawEvent, **_: Any) -> None:
@@ -73,11 +69,6 @@ def register(controller: Controller) -> kopf.OperatorRegistry:
             log.error("a refresh is still in flight after %d s; ending without it", DRAIN_SECONDS)
 
     return registry
-
-
-class _Connection(kopf.ConnectionInfo):
-    def as_ssl_context(self) -> ssl.SSLContext:
-        return as_others_verify(super().as_ssl_context())
 
 
 async def _served(controller: Controller) -> bool:
@@ -94,11 +85,12 @@ async def _served(controller: Controller) -> bool:
 
 
 async def run(controller: Controller, leadership: Leadership, *, namespace: str) -> None:
-    """Watch and reconcile until SIGTERM or SIGINT; raises when the API server does not let us in."""
+    """Watch and reconcile until SIGTERM or SIGINT."""
     settings = kopf.OperatorSettings()
     configure(settings)
     if not await _served(controller):
         return
+    controller.pulse.beat()
     # These exist before Kopf's own tasks do, so that Kopf leaves them alone when it cancels its tasks at the end.
     async with controller.running():
         await kopf.operator(

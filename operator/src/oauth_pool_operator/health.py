@@ -7,16 +7,18 @@ import json
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import AF_INET, AF_INET6
 from threading import Thread
 
 # A loop that has not turned for this long is stuck (it turns at least every 30 s).
 STUCK_SECONDS = 90.0
 
 
-def liveness(seconds_since_last_turn: float) -> tuple[HTTPStatus, dict[str, str]]:
-    if seconds_since_last_turn > STUCK_SECONDS:
-        return HTTPStatus.INTERNAL_SERVER_ERROR, {"loop": "stuck"}
-    return HTTPStatus.OK, {"loop": "turning"}
+def liveness(seconds_since_last_turn: float, why_deaf: str = "") -> tuple[HTTPStatus, dict[str, str]]:
+    """`why_deaf` says that the watch is silent while it should not be; a new process is the remedy, as it is for a stuck loop."""
+    is_stuck = seconds_since_last_turn > STUCK_SECONDS
+    status = HTTPStatus.INTERNAL_SERVER_ERROR if is_stuck or why_deaf else HTTPStatus.OK
+    return status, {"loop": "stuck" if is_stuck else "turning", "watch": why_deaf or "heard"}
 
 
 def readiness(why_not: str) -> tuple[HTTPStatus, dict[str, str]]:
@@ -25,8 +27,16 @@ def readiness(why_not: str) -> tuple[HTTPStatus, dict[str, str]]:
     return HTTPStatus.OK, {"ready": "yes"}
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = AF_INET6 if ":" in host else AF_INET  # `[::]` on a cluster that has no other
+        super().__init__((host, port), handler)
+
+
 class HealthServer:
-    """Answers until `close`. Both functions are called from its thread."""
+    """Answers until `close`. The functions are called from its threads."""
 
     def __init__(
         self,
@@ -34,10 +44,11 @@ class HealthServer:
         port: int,
         *,
         seconds_since_last_turn: Callable[[], float],
+        why_deaf: Callable[[], str],
         why_not_ready: Callable[[], str],
     ) -> None:
         pages = {
-            "/healthz": lambda: liveness(seconds_since_last_turn()),
+            "/healthz": lambda: liveness(seconds_since_last_turn(), why_deaf()),
             "/readyz": lambda: readiness(why_not_ready()),
         }
 
@@ -57,8 +68,7 @@ class HealthServer:
             def log_message(self, *_: object) -> None:
                 """A probe is not worth a line."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(host, port, Handler)
         self._thread = Thread(target=self._server.serve_forever, name="health", daemon=True)
         self._thread.start()
 

@@ -3,6 +3,7 @@
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -56,7 +57,14 @@ class Counts(NamedTuple):
     token_requests_waiting: int
     index_shards: int
     rotations_in_flight: int = 0
-    provider_holds: Mapping[str, datetime | None] = {}
+    # by provider: until when it is left alone
+    provider_holds: Mapping[str, datetime | None] = MappingProxyType({})
+    # by volume: the age in seconds of the oldest call that has not returned
+    volumes_unanswered: Mapping[str, float] = MappingProxyType({})
+    # the age in seconds of the last thing that the watch of accounts has said
+    watch_silent: float = 0
+    # of folders on the state volume that no account owns
+    orphaned_folders: int = 0
 
 
 class PoolCollector(Collector):
@@ -79,14 +87,16 @@ class PoolCollector(Collector):
             counts.rotations_in_flight,
         )
         yield _gauge("pool_index_shards", "ConfigMaps that the pool index uses", counts.index_shards)
-        family = GaugeMetricFamily(
-            "pool_provider_held_until_timestamp_seconds",
-            "Until when the provider is left alone, which has asked for that (Unix time); 0 when it is not",
-            labels=["provider"],
+        yield _held(counts.provider_holds)
+        yield _gauge(
+            "pool_watch_silent_seconds",
+            "Age of the last event or bookmark of the watch of accounts",
+            counts.watch_silent,
         )
-        for provider, until in counts.provider_holds.items():
-            family.add_metric([provider], until.timestamp() if until is not None else 0)
-        yield family
+        yield _gauge(
+            "pool_orphaned_folders", "Folders on the state volume that no account owns", counts.orphaned_folders
+        )
+        yield _volumes(counts.volumes_unanswered)
         family = GaugeMetricFamily("pool_accounts", "Accounts by the word shown as STATUS", labels=["status"])
         for word, number in sorted(Tally(account.status_word for account in counts.accounts).items()):
             family.add_metric([word], number)
@@ -101,6 +111,28 @@ def _conditions(accounts: list[AccountConditions]) -> GaugeMetricFamily:
     for account in accounts:
         for condition in CONDITIONS:
             family.add_metric([account.account_id, condition], condition in account.are_true)
+    return family
+
+
+def _held(until: Mapping[str, datetime | None]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "pool_provider_held_until_timestamp_seconds",
+        "Until when the provider is left alone, which has asked for that (Unix time); 0 when it is not",
+        labels=["provider"],
+    )
+    for provider, instant in until.items():
+        family.add_metric([provider], instant.timestamp() if instant is not None else 0)
+    return family
+
+
+def _volumes(unanswered: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "pool_volume_unanswered_seconds",
+        "Age of the oldest call of the volume that has not returned",
+        labels=["volume"],
+    )
+    for volume, seconds in unanswered.items():
+        family.add_metric([volume], seconds)
     return family
 
 

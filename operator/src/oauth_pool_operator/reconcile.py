@@ -179,9 +179,8 @@ class Reconciler:
             credential = msgspec.structs.replace(
                 credential, dead=c.LOGGED_OUT, refresh_token=None, previous_refresh_token=None, to_revoke=left
             )
-            save, gone = self._store.save_credential, credential
             try:
-                await in_thread(lambda: save(account.uid, gone, replaces=gone.generation))
+                await in_thread(self._store.save_credential, account.uid, credential, replaces=credential.generation)
             except (StoreFailed, StoreConflict) as error:
                 return self._storage_failed(facts, memory, error)
             log.warning("%s: is logged out, as asked for", account.name)

@@ -97,7 +97,7 @@ class Tools:
 async def put(store: Store, account: Account, credential: Credential, *, replaces: Credential | None) -> None:
     """On the disk, with whose it is: for what has a copy elsewhere, and for what a rotation does not give up on."""
     generation = replaces.generation if replaces is not None else 0
-    await in_thread(lambda: store.save_credential(account.uid, credential, replaces=generation))
+    await in_thread(store.save_credential, account.uid, credential, replaces=generation)
     owner = Owner(account.name, account.namespace, account.spec.provider, account.spec.grant)
     with suppress(StoreFailed):  # the credential is what matters; the next one brings another chance
         await in_thread(store.save_owner, account.uid, owner)
@@ -260,8 +260,6 @@ class Rotation:
                 await self._save(credential)
                 break
             except StoreConflict as error:
-                if await self._is_there(credential):  # stored, and then the disk failed
-                    break
                 log.error("%s: somebody else has stored a newer credential: %s", self._account.name, error)
                 if await self._rescue(credential):
                     break

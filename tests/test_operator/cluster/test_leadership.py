@@ -1,5 +1,8 @@
 """Who may work: the lock is a real one, the Lease is kept by the test, and so is the clock."""
 
+import os
+import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +11,7 @@ import httpx2
 import pytest
 from lightkube.core.exceptions import ApiError
 
+from oauth_pool_operator.cluster import leadership
 from oauth_pool_operator.cluster.leadership import LEASE_SECONDS, RENEW_SECONDS, Leadership
 from oauth_pool_operator.cluster.lease import Lease
 from oauth_pool_operator.storage.lock import LOCK_FILE, VolumeLock
@@ -202,10 +206,89 @@ async def test_who_has_not_looked_for_too_long_does_not_lead_until_it_has(
     operator: Leadership, leases: Leases, clock: Clock
 ) -> None:
     await operator.look()
-    clock.now += LEASE_SECONDS  # as after SIGSTOP, or on a machine that was asleep
+    clock.now += LEASE_SECONDS  # as after SIGSTOP
     assert not operator.leads
     await operator.look()
     assert operator.leads
+
+
+async def test_a_machine_that_was_asleep_has_not_looked_for_too_long(
+    tmp_path: Path, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = Leadership(VolumeLock(tmp_path), leases)  # with the clock that is shipped
+    await operator.look()
+    led = operator.leads
+    # While a machine sleeps, the kernel's monotonic clock stands still, and this one goes on.
+    read = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda kind: read(kind) + (3600 if kind == time.CLOCK_BOOTTIME else 0))
+    leads = operator.leads
+    await operator.look()
+    assert (led, leads, operator.leads) == (True, False, True)
+
+
+class HangingLock(VolumeLock):
+    """The real one, on a volume that hangs from when `hangs` is cleared until it is set."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.answers = threading.Event()
+        self.answers.set()
+        self.threads: set[threading.Thread] = set()
+
+    def acquire(self) -> bool:
+        self.threads.add(threading.current_thread())
+        self.answers.wait()
+        return super().acquire()
+
+
+async def test_a_volume_that_hangs_is_no_look_and_stops_nobody_before_it_was_too_long(
+    tmp_path: Path, leases: Leases, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leadership, "LOOK_SECONDS", 0.1)
+    lock = HangingLock(tmp_path)
+    operator = Leadership(lock, leases, clock=clock)
+    await operator.look()
+    lock.answers.clear()
+    written = leases.version
+    try:
+        await operator.look()
+        led = operator.leads
+        clock.now += LEASE_SECONDS
+        await operator.look()
+        assert (led, operator.leads, leases.version) == (True, False, written)  # so that the Lease expires
+        assert "the state volume has not answered" in operator.why_not
+        assert operator.volume.why_silent
+    finally:
+        lock.answers.set()
+    while not operator.leads:
+        await operator.look()
+    assert (operator.volume.why_silent, operator.why_not) == ("", "")
+
+
+async def test_the_volume_is_never_asked_on_the_event_loop(tmp_path: Path, leases: Leases, clock: Clock) -> None:
+    lock = HangingLock(tmp_path)
+    operator = Leadership(lock, leases, clock=clock)
+    leases.taken_by("somebody")
+    await operator.look()
+    await operator.look()
+    assert threading.current_thread() not in lock.threads
+    os.rename(tmp_path / LOCK_FILE, tmp_path / "away")  # what is asked of the lock beside that needs no volume
+    assert lock.identity
+
+
+async def test_who_lost_the_lock_stops_before_anything_else(
+    operator: Leadership, leases: Leases, tmp_path: Path, clock: Clock
+) -> None:
+    await operator.look()
+    (tmp_path / LOCK_FILE).rename(tmp_path / "away")
+    second = Leadership(VolumeLock(tmp_path), leases, clock=clock)
+    await second.look()  # holds the lock on the file that is there now; the Lease is what it waits for
+    assert "holds the Lease" in second.why_not
+    await operator.look()
+    assert not operator.leads
+    assert "another file" in operator.why_not
+    await operator.look()
+    assert "another operator holds the lock" in operator.why_not
 
 
 async def test_a_lease_that_somebody_deletes_is_made_again(operator: Leadership, leases: Leases) -> None:

@@ -76,7 +76,7 @@ class DiskFull(Fault):
 
 
 class AccessGone(Fault):
-    """The folder is moved away; it comes back as it was, or empty."""
+    """The folder is moved away; it comes back as it was, or empty. Tokens are refreshed meanwhile: nothing on it can be lost."""
 
     has_effect = True
 

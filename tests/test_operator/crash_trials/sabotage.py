@@ -5,6 +5,7 @@ does nothing but shorten the operator's pauses, which a trial need not sit out.
 """
 
 import ctypes
+import functools
 import inspect
 import json
 import os
@@ -74,6 +75,7 @@ def sabotage(orders: Orders, owner: Any, name: str) -> None:
 
     if inspect.iscoroutinefunction(original):
 
+        @functools.wraps(original)
         async def failing(*arguments: Any, **keywords: Any) -> Any:
             fails("before")
             result = await original(*arguments, **keywords)
@@ -83,6 +85,7 @@ def sabotage(orders: Orders, owner: Any, name: str) -> None:
         setattr(owner, name, failing)
         return
 
+    @functools.wraps(original)  # which volume a method is about is told by its name
     def hanging(*arguments: Any, **keywords: Any) -> Any:
         fails("before")
         hang()

@@ -214,9 +214,17 @@ async def test_it_takes_the_place_of_a_credential_that_is_damaged(tmp_path: Path
 
 def retain(w: World, uid: str = OLD_UID) -> None:
     """What the operator leaves of a deleted account with deletionPolicy Retain."""
-    w.store.save_credential(uid, credential(generation=9), replaces=0)
+    w.store.save_credential(uid, credential(generation=9, refresh_token="imported-refresh-token"), replaces=0)
     note = Retained("claude-1", "pool", "anthropic", "AuthorizationCode", NOW)
     (w.store.state_dir / uid / "retained.json").write_bytes(msgspec.json.encode(note))
+
+
+async def test_a_folder_that_holds_another_token_than_was_handed_over_stays(tmp_path: Path) -> None:
+    async with world(tmp_path, ASKED) as w:
+        w.store.save_credential(OLD_UID, credential(refresh_token="somebody-s"), replaces=0)
+        w.store.save_import(UID, handed_over(retained_uid=OLD_UID))
+        await w.reconcile()
+        assert w.store.credential(OLD_UID) is not None
 
 
 async def test_what_was_retained_moves_and_nothing_stays_behind(tmp_path: Path) -> None:

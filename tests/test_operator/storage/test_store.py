@@ -116,6 +116,22 @@ def test_a_credential_that_cannot_take_its_place_is_kept_beside_it_and_shows_no_
     assert store.rescued(UID) == {}
 
 
+def test_the_same_credential_once_more_is_no_conflict(store: Store) -> None:
+    # the first call was given up, because the volume hung, and came to its end after all
+    store.save_credential(UID, credential(generation=2), replaces=1)
+    store.begin_exchange(UID, Journal(NOW, 1, "f"))
+    store.save_credential(UID, credential(generation=2), replaces=1)
+    assert (store.credential(UID), store.journal(UID)) == (credential(generation=2), None)
+
+
+def test_what_is_left_of_a_write_that_a_crash_cut_short_goes_with_the_access_file(
+    store: Store, folders: tuple[Path, Path]
+) -> None:
+    (folders[1] / f"{UID}.json.new").write_text("{")
+    store.remove_access(UID)
+    assert list(folders[1].iterdir()) == []
+
+
 def test_a_link_in_the_state_folder_is_not_followed(store: Store, folders: tuple[Path, Path], tmp_path: Path) -> None:
     (folders[0] / UID).mkdir()
     (tmp_path / "precious").write_text("precious")
@@ -266,7 +282,9 @@ def test_an_access_file_that_is_touched_after_it_was_found_in_order_shows(
 @pytest.mark.parametrize("names", [("nowhere", "."), (".", "nowhere")], ids=["state", "access"])
 def test_a_missing_volume_is_named(tmp_path: Path, names: tuple[str, str]) -> None:
     with pytest.raises(StoreFailed, match=str(tmp_path / "nowhere")):
-        Store(*(tmp_path / name for name in names)).check()
+        store = Store(*(tmp_path / name for name in names))
+        store.check_state()
+        store.check_access()
 
 
 def test_secrets_are_not_printed() -> None:

@@ -1,14 +1,17 @@
 """The only module that talks to the API server, except for the watch, which is Kopf's.
 
-Whatever it raises is an `httpx2.HTTPError` (an answer of the API server, or none); callers try again later.
+Whatever it raises is an `httpx2.HTTPError` (an answer of the API server, or none), a time-out, or one of `errors`; callers
+try again later. That holds for answers that are none of the API server's, too: gateways stand before some of them.
 """
 
 import os
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import wraps
 from http import HTTPStatus
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import httpx2
 import msgspec
@@ -21,11 +24,12 @@ from lightkube.core.exceptions import ConfigError as LightkubeConfigError
 from lightkube.generic_resource import create_namespaced_resource
 from lightkube.models.authentication_v1 import TokenRequestSpec
 from lightkube.models.core_v1 import EventSource, ObjectReference
-from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.models.meta_v1 import ObjectMeta, StatusCause
 from lightkube.resources import coordination_v1
 from lightkube.resources.core_v1 import ConfigMap, Event, ServiceAccountToken
 from lightkube.types import PatchType
 
+from oauth_pool_operator.account.conditions import of_others
 from oauth_pool_operator.account.spec import GROUP, KIND, PLURAL, VERSION, Account, parse_account
 from oauth_pool_operator.certificates import as_others_verify
 from oauth_pool_operator.cluster.lease import LEASE_NAME, Lease, parsed, rendered
@@ -40,8 +44,44 @@ OAuthAccount = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
 # The API server's word for why nothing new may be made in a namespace.
 NAMESPACE_TERMINATING = "NamespaceTerminating"
 
+# What the annotation may say. Anybody may edit it, and a number of 5,000 digits is one that Python refuses to read.
+_SHARDS = re.compile(r"[1-9][0-9]{0,3}")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+# Objects of one answer: the memory that a list takes has an end.
+LIST_CHUNK = 500
+
 # The shortest life that the API server grants (TokenRequest: at least 10 minutes); it is used once, at once.
 _ASSERTION_SECONDS = 600
+
+
+class GarbledAnswer(httpx2.HTTPError):
+    """What came is no answer of an API server, or one of a version that we do not know."""
+
+
+def _translated(call: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
+    """Have the call raise nothing that callers do not expect.
+
+    lightkube takes every answer for a well-formed one of the API server, and raises `KeyError`, `JSONDecodeError` and more
+    for those of a gateway.
+    """
+
+    @wraps(call)
+    async def translated(*arguments: _P.args, **keywords: _P.kwargs) -> _T:
+        try:
+            return await call(*arguments, **keywords)
+        except (httpx2.HTTPError, TimeoutError, ServiceAccountTokenRefused):
+            raise
+        except Exception as error:
+            if isinstance(
+                error.__context__, httpx2.HTTPStatusError
+            ):  # it failed over an error's body; the status is news
+                raise error.__context__ from error
+            raise GarbledAnswer(type(error).__name__) from error
+
+    return translated
 
 
 class IndexMap(NamedTuple):
@@ -55,7 +95,7 @@ class Cluster:
     """The operator's namespace."""
 
     def __init__(self, namespace: str, config_map: str) -> None:
-        self._namespace = namespace
+        self.namespace = namespace
         self._config_map = config_map
         config = _connection()
         self._client = AsyncClient(
@@ -72,22 +112,31 @@ class Cluster:
     async def close(self) -> None:
         await self._client.aclose()
 
+    @_translated
     async def is_being_deleted(self) -> bool:
         """True when the namespace is going, which is for good: the API server lets nobody make anything new in it."""
         probe = ConfigMap(metadata=ObjectMeta(generateName="is-the-namespace-going-"))
         try:
             await self._client.create(probe, dry_run=True)
         except ApiError as error:
-            details = error.status.details
-            causes = (details.causes if details is not None else None) or ()
-            return any(cause.reason == NAMESPACE_TERMINATING for cause in causes)
+            if any(cause.reason == NAMESPACE_TERMINATING for cause in _causes(error)):
+                return True
+            if is_forbidden(error):
+                raise  # whoever may do nothing is not told why
         return False
 
+    @_translated
     async def account_names(self) -> set[str]:
         return {
             item.metadata.name async for item in self._client.list(OAuthAccount) if item.metadata and item.metadata.name
         }
 
+    @_translated
+    async def listed(self) -> list[dict[str, Any]]:
+        """All accounts as the API server has them now, those that this operator does not understand included."""
+        return [item async for item in self._client.list(OAuthAccount, chunk_size=LIST_CHUNK)]
+
+    @_translated
     async def accounts(self) -> list[Account]:
         """All that this operator understands."""
         found = []
@@ -96,6 +145,7 @@ class Cluster:
                 found.append(parse_account(item))
         return found
 
+    @_translated
     async def account(self, name: str) -> Account | None:
         try:
             return parse_account(await self._client.get(OAuthAccount, name))
@@ -104,16 +154,19 @@ class Cluster:
                 return None
             raise
 
+    @_translated
     async def annotate(self, account: Account, annotation: str, value: str) -> Account:
         """Set an annotation of this very object, whatever else has changed."""
         patch = {"metadata": {"uid": account.uid, "annotations": {annotation: value}}}
         return parse_account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
 
+    @_translated
     async def patch_metadata(self, account: Account, metadata: dict[str, Any]) -> Account:
         """Merge into metadata; refused (409) when the object has changed since `account` was observed."""
         patch = {"metadata": {**metadata, "resourceVersion": account.resource_version}}
         return parse_account(await self._client.patch(OAuthAccount, account.name, patch, patch_type=PatchType.MERGE))
 
+    @_translated
     async def remove_annotation(self, account: Account, annotation: str) -> Account:
         """Remove it as it was observed, whatever else has changed; a newer value stays for the next look."""
         path = f"/metadata/annotations/{annotation.replace('~', '~0').replace('/', '~1')}"  # RFC 6901
@@ -123,6 +176,7 @@ class Cluster:
         ]
         return await self._patch_as_observed(OAuthAccount, account, patch)
 
+    @_translated
     async def remove_reports(self, account: Account, reporters: Collection[str]) -> Account:
         """Remove these entries of `status.reports` as they were observed; all of them stay if one has changed meanwhile.
 
@@ -149,13 +203,22 @@ class Cluster:
                 raise
         return parse_account(await self._client.get(OAuthAccount, account.name))
 
+    @_translated
     async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
-        """Merge into status; reports, which belong to proxies, are never part of it."""
-        patch = {"metadata": {"uid": account.uid}, "status": changes}
+        """Merge into status; reports, which belong to proxies, are never part of it.
+
+        A merge replaces all conditions. Where some are another controller's, it is refused (409) when the object has changed
+        since `account` was observed: theirs may have.
+        """
+        metadata = {"uid": account.uid}
+        if "conditions" in changes and of_others(account.conditions):
+            metadata["resourceVersion"] = account.resource_version
+        patch = {"metadata": metadata, "status": changes}
         return parse_account(
             await self._client.patch(OAuthAccount.Status, account.name, patch, patch_type=PatchType.MERGE)
         )
 
+    @_translated
     async def post_event(self, account: Account, kind: str, reason: str, message: str, now: datetime) -> None:
         """One Event about the account; `kind` is Normal or Warning."""
         await self._client.create(
@@ -180,6 +243,7 @@ class Cluster:
             )
         )
 
+    @_translated
     async def service_account_token(self, name: str, audience: str) -> str:
         """A fresh token of the ServiceAccount for the audience (TokenRequest)."""
         try:
@@ -195,20 +259,22 @@ class Cluster:
         assert answer.status is not None and answer.status.token is not None
         return answer.status.token
 
+    @_translated
     async def read_index(self, shard: int) -> IndexMap:
         """As it stands; one that is not there, or has lost its label, is as good as empty."""
         try:
             found = await self._client.get(ConfigMap, shard_name(self._config_map, shard))
         except ApiError as error:
-            if error.response.status_code == HTTPStatus.NOT_FOUND:
+            if is_gone(error):
                 return IndexMap({})
             raise
         metadata = found.metadata or ObjectMeta()
         if (metadata.labels or {}).get(INDEX_LABEL) != "1":
             return IndexMap({})
         said = (metadata.annotations or {}).get(SHARDS_ANNOTATION, "")
-        return IndexMap(dict(found.data or {}), int(said) if said.isascii() and said.isdigit() else 1)
+        return IndexMap(dict(found.data or {}), int(said) if _SHARDS.fullmatch(said) else 1)
 
+    @_translated
     async def write_index(
         self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str], shards: int
     ) -> None:
@@ -222,22 +288,24 @@ class Cluster:
         try:
             await self._client.patch(ConfigMap, name, patch, patch_type=PatchType.MERGE)
         except ApiError as error:
-            if error.response.status_code != HTTPStatus.NOT_FOUND:
+            if not is_gone(error):
                 raise
             if changes and not any(changes.values()):
                 return  # an index that is not there lists nobody, and cannot be made in a namespace that is going
             metadata = ObjectMeta(name=name, labels=labels, annotations=annotations)
             await self._client.create(ConfigMap(metadata=metadata, data=dict(whole)))
 
+    @_translated
     async def read_lease(self) -> Lease | None:
         try:
             found = await self._client.get(coordination_v1.Lease, LEASE_NAME)
         except ApiError as error:
-            if error.response.status_code == HTTPStatus.NOT_FOUND:
+            if is_gone(error):
                 return None
             raise
         return parsed(found)
 
+    @_translated
     async def write_lease(self, lease: Lease) -> Lease:
         """Write it as it is to be; refused (409) when somebody has written it since it was read."""
         body = rendered(lease)
@@ -248,8 +316,8 @@ class Cluster:
         return parsed(patched)
 
     def _explained(self, error: ApiError, name: str) -> Exception:
-        where = f"ServiceAccount {name} in namespace {self._namespace}"
-        if error.response.status_code == HTTPStatus.NOT_FOUND:
+        where = f"ServiceAccount {name} in namespace {self.namespace}"
+        if is_gone(error):
             return ServiceAccountTokenRefused(f"there is no {where}; create it, or correct spec.workloadIdentity")
         if error.response.status_code == HTTPStatus.FORBIDDEN:
             return ServiceAccountTokenRefused(
@@ -275,6 +343,11 @@ def _connection() -> SingleConfig:
         ) from error
 
 
+def _causes(error: ApiError) -> Sequence[StatusCause]:
+    details = error.status.details
+    return (details.causes if details is not None else None) or ()
+
+
 def shard_name(config_map: str, shard: int) -> str:
     """The name of one ConfigMap of the pool index."""
     return f"{config_map}-{shard}" if shard else config_map
@@ -284,11 +357,23 @@ def describe(error: BaseException) -> str:
     """A failure of the API server in a few words: its text may quote an object, so it is not repeated."""
     if isinstance(error, httpx2.HTTPStatusError):  # lightkube's ApiError is one
         return f"the API server answered {error.response.status_code}"
+    if isinstance(error, GarbledAnswer):
+        return f"the API server's answer is none that can be used ({error})"
     # "connection refused", or what is wrong with its certificate
     why = str(error) if isinstance(error, httpx2.ConnectError) else ""
     return f"the API server cannot be reached ({why or type(error).__name__})"
 
 
 def is_gone(error: BaseException) -> bool:
-    """True when the API server said that the object does not exist."""
+    """True when the API server itself said that the object does not exist; a gateway's 404 says nothing of the object."""
+    return isinstance(error, ApiError) and error.status.code == HTTPStatus.NOT_FOUND
+
+
+def is_not_served(error: BaseException) -> bool:
+    """True when there is nothing at the address: the kind is not known (yet), or it is none of an API server."""
     return isinstance(error, httpx2.HTTPStatusError) and error.response.status_code == HTTPStatus.NOT_FOUND
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """True when the API server said that the Role lacks something."""
+    return isinstance(error, ApiError) and error.status.code == HTTPStatus.FORBIDDEN

@@ -9,7 +9,9 @@ covers what the lock cannot see (another node, another volume). What happens whe
                                        clocks do not matter; or its holder held this very lock file, which is now ours
     the API server does not answer     go on if the Lease was ours. The lock is still held, and whoever has another
                                        volume has other tokens, so nobody can spend what we spend
-    we have not looked for too long    stop until we have (the process was stopped, or the volume hangs)
+    we have not looked for too long    stop until we have (the process was stopped, the machine slept, or the volume hangs)
+
+The volume is asked at each look, in a thread of its own and not for longer than `LOOK_SECONDS`.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Protocol
@@ -29,6 +32,7 @@ from oauth_pool_operator.cluster.api import describe
 from oauth_pool_operator.cluster.lease import Lease
 from oauth_pool_operator.errors import StoreFailed
 from oauth_pool_operator.storage.lock import VolumeLock
+from oauth_pool_operator.storage.volume import Volume, VolumeSilent
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +41,11 @@ RENEW_SECONDS = 5.0
 WAIT_SECONDS = 1.0
 # A look that takes longer is one that was not answered.
 LOOK_SECONDS = 4.0
+
+
+def boot_seconds() -> float:
+    """Seconds since the machine started, those in which it slept included: others' clocks went on meanwhile."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class LeaseKeeper(Protocol):
@@ -56,9 +65,10 @@ class Leadership:
         leases: LeaseKeeper,
         *,
         on_look: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_seconds,
     ) -> None:
         self._lock = lock
+        self.volume = Volume("state", seconds=LOOK_SECONDS, threads=1)  # one for the lock, whatever else hangs
         self._leases = leases
         self._clock = clock
         self.on_look = on_look  # told after every look, whatever it showed
@@ -66,6 +76,7 @@ class Leadership:
         self._looked = clock()
         self._seen: tuple[object, float] = (None, 0.0)  # somebody else's Lease, and since when it has looked like that
         self._is_unanswered = False
+        self._answered: float | None = None  # when the API server has last answered about the Lease
         self.why_not = "it has just started"
         self._changed = asyncio.Condition()
 
@@ -73,6 +84,11 @@ class Leadership:
     def leads(self) -> bool:
         """True while this operator may spend tokens and write what only one may write."""
         return self._lease is not None and self._clock() - self._looked < LEASE_SECONDS
+
+    @property
+    def is_answered(self) -> bool:
+        """True while the API server answers about the Lease; may be read from any thread."""
+        return self._answered is not None and self._clock() - self._answered < LEASE_SECONDS
 
     async def wait_until(self, leads: bool) -> None:
         """Return when this operator leads, or does not lead any more."""
@@ -104,18 +120,22 @@ class Leadership:
                     await self._leases.write_lease(lease.released())
             except (httpx2.HTTPError, TimeoutError) as error:
                 log.debug("the Lease was not released (%s); it expires by itself", describe(error))
-        await asyncio.to_thread(self._lock.release)
+        with suppress(StoreFailed):
+            await self.volume.call("", self._lock.release)
 
     async def look(self) -> None:
         """One look at the lock and the Lease, and what follows from it."""
         before = self._lease is not None
         try:
-            if not await asyncio.to_thread(self._lock.acquire):
+            if not await self.volume.call("", self._lock.acquire):
                 self._follow("another operator holds the lock on the state volume")
             else:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._claim()
-                self._is_unanswered = False
+                self._is_unanswered, self._answered = False, self._clock()
+        except VolumeSilent as error:
+            self._did_not_look(error)
+            return
         except StoreFailed as error:
             self._follow(str(error))
         except (httpx2.HTTPError, TimeoutError) as error:
@@ -182,6 +202,12 @@ class Leadership:
             log.warning("this operator waits: %s", why)
         self._lease, self.why_not = None, why
         metrics.LEASE_HELD.set(0)
+
+    def _did_not_look(self, error: VolumeSilent) -> None:
+        """Nobody knows whether the lock is held: for a while that is no reason to stop, and then `leads` says so."""
+        if str(error) != self.why_not:
+            log.warning("the lock was not looked at: %s", error)
+        self.why_not = str(error)
 
     def _went_unanswered(self, error: Exception) -> None:
         if self._lease is None:

@@ -1,4 +1,4 @@
-"""The commands for a running operator's pod, `import` and `adopt`: their arguments, standard input, exit codes.
+"""The commands for a running operator's pod, `import`, `adopt` and `orphans`: their arguments, standard input, exit codes.
 
 Exit codes: 0 all done, 1 something was not, 2 wrong usage, 3 handed over, but not in use in time.
 """
@@ -34,13 +34,20 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     importing.add_argument("--provider", metavar="P", help="with --create: their provider")
     adopting = commands.add_parser(
         "adopt",
-        help="give an account the credential that was retained of a deleted one",
-        description="Gives an account what deletionPolicy Retain kept of a deleted one of its name and provider.",
+        help="give an account the credential that is left behind of one that is gone",
+        description="Gives an account the credential of one of its name, provider and grant that is gone: kept by "
+        "deletionPolicy Retain, orphaned, or of a restored backup.",
     )
     adopting.add_argument("name", metavar="NAME", help="the account")
     adopting.add_argument(
-        "--from", dest="uid", metavar="UID", help="the deleted one's UID (default: the only one there is)"
+        "--from", dest="uid", metavar="UID", help="the UID of the one that is gone (default: the only one there is)"
     )
+    orphans = commands.add_parser(
+        "orphans",
+        help="list the folders on the state volume that no account owns",
+        description="Lists the folders on the state volume that no account owns, with whose they were.",
+    )
+    orphans.set_defaults(name=None, timeout=60.0)
     for command in (importing, adopting):
         command.set_defaults(usage_error=command.error)
         command.add_argument("--timeout", type=float, default=60, metavar="SECONDS", help="default 60")
@@ -48,7 +55,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 def check_usage(options: argparse.Namespace) -> None:
     """End with code 2 and a line that says why, when the arguments do not go together."""
-    if options.command == "adopt":
+    if options.command != "import":
         return
     if (options.name is None) is not options.all:
         options.usage_error("give NAME or --all, and not both")
@@ -65,6 +72,8 @@ async def run(options: argparse.Namespace, handover: Handover) -> int:
     try:
         if options.command == "adopt":
             return await handover.adopt(options.name, options.uid)
+        if options.command == "orphans":
+            return await handover.orphans()
         found = parse(_standard_input())
         if options.all:
             for name, problem in found.problems.items():

@@ -1,4 +1,4 @@
-"""A person hands a credential to the running operator: what the commands `import` and `adopt` do.
+"""A person hands a credential to the running operator: what the commands `import`, `adopt` and `orphans` do.
 
 They run beside it, in its pod, and never write what it owns: they leave the credential in a file of its own on the state volume,
 say so on the object, and wait for what becomes of it. Results go to standard output, all else to standard error.
@@ -10,19 +10,20 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import httpx2
 
 from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.account.documents import Credential, Import, Retained
+from oauth_pool_operator.account.documents import Credential, Import
 from oauth_pool_operator.account.spec import FINALIZER, GROUP, IMPORT_ANNOTATION, KIND, VERSION, Account
 from oauth_pool_operator.cluster.api import Cluster, describe
 from oauth_pool_operator.config import Config
 from oauth_pool_operator.errors import StoreCorrupt, StoreFailed
 from oauth_pool_operator.handover.credential_files import Entry, Found, shown
+from oauth_pool_operator.storage.left_behind import LeftBehind
 from oauth_pool_operator.storage.store import Store, in_thread
 
 DONE, FAILED, TOO_LATE = 0, 1, 3
@@ -51,14 +52,33 @@ def _print(line: str) -> None:
     sys.stdout.flush()
 
 
+class ListedAccounts:
+    """Accounts as the API server lists them, asked once every `LOOK_SECONDS`, however many are waited for."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._began = 0.0
+        self._listing: asyncio.Task[list[Account]] | None = None
+
+    async def account(self, name: str) -> Account | None:
+        now = time.monotonic()
+        if self._listing is None or (self._listing.done() and now - self._began >= LOOK_SECONDS):
+            self._began, self._listing = now, asyncio.create_task(self._cluster.accounts())
+        accounts = await asyncio.shield(self._listing)
+        return next((account for account in accounts if account.name == name), None)
+
+
 @dataclass
 class Handover:
-    """Everything that both commands need."""
+    """Everything that the commands need."""
 
     store: Store
     cluster: Cluster
     config: Config
     timeout: float
+
+    def __post_init__(self) -> None:
+        self._find: Callable[[str], Awaitable[Account | None]] = self.cluster.account
 
     async def import_one(self, name: str, entry_id: str | None, found: Found) -> int:
         entry = _chosen(name, entry_id, found)
@@ -79,23 +99,40 @@ class Handover:
                 continue
             wanted.append((name, _as_import(entry)))
         is_complete = self._account_for(unknown, create_for) and not found.problems
+        self._find = ListedAccounts(self.cluster).account
         code = await self._hand_over(wanted, out=say if create_for else _print)
         return code if code != DONE or is_complete else FAILED
 
     async def adopt(self, name: str, uid: str | None) -> int:
         account = await self._account(name)
-        retained = await in_thread(self.store.retained)
-        fitting = {folder: one for folder, one in retained.items() if _fits(one, account)}
+        left = await self._left_behind()
+        fitting = {folder: one for folder, one in left.items() if _fits(one, account)}
         if uid is None and _works(account):
             raise NotDone("it is Ready; to replace its credential all the same, say which one to take with --from")
         if uid is None:
-            uid = _only(name, fitting)
-        elif uid not in retained:
-            raise NotDone(f"nothing is retained under {uid}; retained for {name}: {_listed(fitting)}")
-        elif uid not in fitting:
-            raise NotDone(f"what is retained under {uid} is of another account: {_described(retained[uid])}")
+            usable = {folder: one for folder, one in fitting.items() if one.has_credential}
+            uid = _only(name, usable or fitting)
+        elif uid not in left:
+            raise NotDone(f"no folder {uid} is without an account; there are for {name}: {_listed(fitting)}")
+        elif not _fits(left[uid], account):
+            raise NotDone(f"what is left behind under {uid} is of another account: {_described(left[uid])}")
         credential = await in_thread(self.store.credential, uid)
         return await self._hand_over([(name, _as_adoption(uid, credential))])
+
+    async def orphans(self) -> int:
+        """List the folders that no account owns: what `adopt` can take, and what goes one day."""
+        left = await self._left_behind()
+        for uid, one in sorted(left.items()):
+            held = "a credential" if one.has_credential else "no credential that could be used"
+            kept = f"kept since {one.since:%Y-%m-%dT%H:%M:%SZ}" if one.since else "not noticed by the operator yet"
+            _print(f"{uid}: {_described(one)}; {held}; {kept}")
+        if not left:
+            say("every folder is an account's")
+        return DONE
+
+    async def _left_behind(self) -> dict[str, LeftBehind]:
+        owned = {body["metadata"]["uid"] for body in await self.cluster.listed()}
+        return await in_thread(self.store.left_behind, owned)
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -139,7 +176,7 @@ class Handover:
 
     async def _found(self, name: str) -> Account:
         try:
-            account = await self.cluster.account(name)
+            account = await self._find(name)
         except httpx2.HTTPError as error:
             raise NotDone(describe(error)) from error
         if account is None:
@@ -230,9 +267,9 @@ def _as_import(entry: Entry) -> Import:
 
 def _as_adoption(uid: str, credential: Credential | None) -> Import:
     if credential is None or credential.refresh_token is None:
-        raise NotDone(f"what is retained under {uid} holds no refresh token")
+        raise NotDone(f"what is left behind under {uid} holds no refresh token")
     if credential.dead is not None:
-        raise NotDone(f"what is retained under {uid} is of no use: its grant was dead ({credential.dead})")
+        raise NotDone(f"what is left behind under {uid} is of no use: its grant was dead ({credential.dead})")
     return Import(
         request=secrets.token_hex(8),
         refresh_token=credential.refresh_token,
@@ -243,26 +280,36 @@ def _as_adoption(uid: str, credential: Credential | None) -> Import:
     )
 
 
-def _fits(retained: Retained, account: Account) -> bool:
-    wanted = (account.name, account.namespace, account.spec.provider, account.spec.grant)
-    return (retained.name, retained.namespace, retained.provider, retained.grant) == wanted
+def _fits(one: LeftBehind, account: Account) -> bool:
+    """Not by namespace: a backup may have been restored into another."""
+    wanted = (account.name, account.spec.provider, account.spec.grant)
+    return one.owner is not None and (one.owner.name, one.owner.provider, one.owner.grant) == wanted
 
 
-def _only(name: str, fitting: dict[str, Retained]) -> str:
+def _only(name: str, fitting: dict[str, LeftBehind]) -> str:
     if not fitting:
-        raise NotDone(f"nothing is retained for an account {name} of this provider and grant")
+        raise NotDone(f"nothing is left behind of an account {name} of this provider and grant")
     if len(fitting) > 1:
-        raise NotDone(f"more than one is retained for {name}, say which with --from: {_listed(fitting)}")
+        raise NotDone(f"more than one is left behind of {name}, say which with --from: {_listed(fitting)}")
     return next(iter(fitting))
 
 
-def _listed(fitting: dict[str, Retained]) -> str:
-    ordered = sorted(fitting.items(), key=lambda item: item[1].since)
-    return ", ".join(f"{uid} (since {one.since:%Y-%m-%dT%H:%M:%SZ})" for uid, one in ordered) or "nothing"
+def _listed(fitting: dict[str, LeftBehind]) -> str:
+    return ", ".join(f"{uid}{_since(one)}" for uid, one in sorted(fitting.items(), key=_age)) or "nothing"
 
 
-def _described(retained: Retained) -> str:
-    return f"{retained.namespace}/{retained.name}, provider {retained.provider}, grant {retained.grant}"
+def _age(item: tuple[str, LeftBehind]) -> tuple[str, str]:
+    return _since(item[1]), item[0]
+
+
+def _since(one: LeftBehind) -> str:
+    return f" (since {one.since:%Y-%m-%dT%H:%M:%SZ})" if one.since is not None else ""
+
+
+def _described(one: LeftBehind) -> str:
+    if one.owner is None or not one.name:
+        return "nobody knows whose"
+    return f"{one.owner.namespace}/{one.name}, provider {one.owner.provider}, grant {one.owner.grant}"
 
 
 def _generation(account: Account) -> int:

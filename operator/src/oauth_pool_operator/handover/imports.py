@@ -5,6 +5,7 @@ the way: the file goes last, and what is done twice is the same as done once.
 """
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 
 from oauth_pool_operator.account import conditions as c
@@ -77,9 +78,16 @@ class Imports:
         if session is not None and not session.is_over:
             session = login.end_session(session)
             await in_thread(self._store.save_session, account.uid, session)
-        if given.retained_uid is not None and given.retained_uid in await in_thread(self._store.retained):
-            await in_thread(self._store.remove_state, given.retained_uid)  # two accounts cannot share a refresh token
+        if given.retained_uid is not None:
+            await self._remove_source(given, given.retained_uid)
         return replace(facts, credential=credential, session=session, damaged=None)
+
+    async def _remove_source(self, given: Import, uid: str) -> None:
+        """The folder that it is from, if that holds it still: two accounts cannot share a refresh token."""
+        with suppress(StoreCorrupt):
+            source = await in_thread(self._store.credential, uid)
+            if source is not None and source.refresh_token == given.refresh_token:
+                await in_thread(self._store.remove_state, uid)
 
 
 def _as_credential(given: Import, facts: Facts) -> Credential:

@@ -13,42 +13,60 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class VolumeLock:
-    """`flock` of one file; blocks for as long as the volume does, so call it in a thread."""
+    """`flock` of one file; blocks for as long as the volume does, so call it in a thread. `identity` may be read anywhere."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_FILE
         self._descriptor: int | None = None
+        self.identity = ""
+        """Names this very file to this very kernel: who holds the lock knows that no other process of that identity lives.
+        Empty before the lock was held for the first time."""
 
     def acquire(self) -> bool:
-        """True when this process holds the lock; `StoreFailed` when the volume does not let anybody lock."""
-        if self._descriptor is not None:
-            return True
+        """True when this process holds the lock, which the volume itself is asked each time.
+
+        `StoreFailed` when the volume does not let anybody lock, or when the lock that was held turns out to be lost: the file
+        is not the one that is there now, or a file server has forgotten us.
+        """
         try:
-            descriptor = self._open()
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                return False
+            if self._descriptor is not None:
+                return self._look_again(self._descriptor)
+            return self._take(self._open())
         except OSError as error:
+            self.release()
             raise StoreFailed(f"cannot lock {self._path}: {os.strerror(error.errno or errno.EIO)}") from error
-        self._descriptor = descriptor
-        return True
 
     def release(self) -> None:
         if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+            descriptor, self._descriptor = self._descriptor, None
+            with suppress(OSError):  # a file server that has forgotten it says so here, too
+                os.close(descriptor)
 
-    @property
-    def identity(self) -> str:
-        """Names this very file to this very kernel: who holds the lock knows that no other process of that identity lives."""
-        assert self._descriptor is not None
-        boot = ""
-        with suppress(OSError):
-            boot = _BOOT_ID.read_text()[:8]
-        found = os.fstat(self._descriptor)
-        return f"{boot}-{found.st_dev:x}-{found.st_ino:x}"
+    def _take(self, descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.identity = _identity(descriptor)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        return True
+
+    def _look_again(self, descriptor: int) -> bool:
+        """To lock what is locked already changes nothing, and is refused when somebody else has got it meanwhile."""
+        ours, there = os.fstat(descriptor), self._path.stat(follow_symlinks=False)
+        if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
+            self.release()
+            raise StoreFailed(f"{self._path} is another file than the one that was locked")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            return False
+        return True
 
     def _open(self) -> int:
         flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -59,3 +77,11 @@ class VolumeLock:
                 raise
             # read-only for now, but there from better times: it can be locked all the same
             return os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _identity(descriptor: int) -> str:
+    boot = ""
+    with suppress(OSError):
+        boot = _BOOT_ID.read_text()[:8]
+    found = os.fstat(descriptor)
+    return f"{boot}-{found.st_dev:x}-{found.st_ino:x}"

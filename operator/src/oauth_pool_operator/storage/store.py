@@ -4,12 +4,10 @@ State, mode 0600: `<uid>/credential.json`, `journal.json`, `waits.json`, `login.
 `retained.json` once the account is deleted but its credential is kept. Access, mode 0640: `<uid>.json`. What stands in them is in
 `documents`. Names are the object's UID, never user input.
 
-All of it blocks for as long as the volume does: call it with `in_thread`.
+All of it blocks for as long as the volume does: call it with `in_thread`. Each method is about one volume, not both.
 """
 
-import asyncio
 import os
-import re
 import shutil
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -43,13 +41,14 @@ from oauth_pool_operator.storage.durable_files import (
     unlink,
     write_synced,
 )
+from oauth_pool_operator.storage.left_behind import UID, LeftBehind, end_retention, left_behind, sweep
+from oauth_pool_operator.storage.volume import Volume
 
 # What the pre-flight file reserves: larger than any credential that is written (tokens of a few hundred bytes each).
 PREFLIGHT_BYTES = 32 * 1024
 ACCESS_MODE = 0o640
 RESCUED = "credential.json.rescued-"
 
-_UID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -60,20 +59,24 @@ class Store:
     def __init__(self, state: Path, access: Path) -> None:
         self._state = state
         self._access = access
+        self.state_volume, self.access_volume = Volume("state"), Volume("access")
         self._access_files: dict[str, Signature] = {}  # by UID: as last written or read
 
-    def check(self) -> None:
-        """Both volumes are there."""
-        for folder in (self._state, self._access):
-            if not folder.is_dir():
-                raise StoreFailed(f"there is no folder {folder}")
+    def check_state(self) -> None:
+        """The state volume is there."""
+        _check(self._state)
 
-    def probe(self) -> None:
-        """Prove that both volumes take a file."""
-        for folder in (self._state, self._access):
-            probe = folder / ".probe"
-            guarded(f"write to {folder}", partial(replace, probe, b"ok", 0o600))
-            guarded(f"remove from {folder}", probe.unlink)
+    def check_access(self) -> None:
+        """The access volume is there."""
+        _check(self._access)
+
+    def probe_state(self) -> None:
+        """Prove that the state volume takes a file."""
+        _probe(self._state)
+
+    def probe_access(self) -> None:
+        """Prove that the access volume takes a file."""
+        _probe(self._access)
 
     def credential(self, uid: str) -> Credential | None:
         return read(self._folder(uid) / "credential.json", Credential)
@@ -129,19 +132,13 @@ class Store:
                 return
         self._write(uid, "account.json", owner)
 
-    def retained(self) -> dict[str, Retained]:
-        """What is kept of deleted accounts, by UID; a damaged note is as good as none."""
-        found = {}
+    def left_behind(self, owned: Collection[str]) -> dict[str, LeftBehind]:
+        """All folders but those of these accounts, by UID."""
+        return _guarded_result("look for folders without an account", lambda: left_behind(self._state, owned))
 
-        def look() -> None:
-            for path in self._state.glob("*/retained.json"):
-                with suppress(StoreCorrupt):
-                    retained = read(path, Retained)
-                    if retained is not None and _UID.fullmatch(path.parent.name):
-                        found[path.parent.name] = retained
-
-        guarded("look for what is retained", look)
-        return found
+    def end_retention(self, owned: Collection[str]) -> None:
+        """Take the note off the folders of accounts that are there (again): they are not kept for a while, but for good."""
+        guarded("look for what is retained", lambda: end_retention(self._state, owned))
 
     def save_session(self, uid: str, session: LoginSession) -> None:
         self._write(uid, "login.json", session)
@@ -155,7 +152,8 @@ class Store:
     def begin_exchange(self, uid: str, journal: Journal | None) -> None:
         """Write the journal and reserve room for the answer, so that a full disk shows before a token is spent.
 
-        The reserved file is the one that `save_credential` writes the answer into.
+        The reserved file is the one that `save_credential` writes the answer into. What the access volume takes does not
+        matter here: its files can be written at any time.
         """
 
         def reserve() -> None:
@@ -168,14 +166,17 @@ class Store:
             self._write(uid, "journal.json", journal)
 
     def save_credential(self, uid: str, credential: Credential, *, replaces: int) -> None:
-        """Replace the credential and end the journal; `StoreConflict` when one newer than `replaces` is stored."""
+        """Replace the credential and end the journal; `StoreConflict` when one newer than `replaces` is stored.
+
+        To save the same once more is no conflict: a call that was given up may have come to its end after all.
+        """
         current, is_damaged = None, False
         try:
             current = self.credential(uid)
         except StoreCorrupt:
             is_damaged = True
         # One that is older, gone or damaged since it was read is no reason to throw away what is to be saved.
-        if current is not None and current.generation > replaces:
+        if current is not None and current.generation > replaces and current != credential:
             raise StoreConflict(f"the state volume holds generation {current.generation}, not {replaces}")
 
         def save() -> None:
@@ -260,24 +261,8 @@ class Store:
             self._write(uid, "retained.json", retained)
 
     def sweep(self, before: datetime, *, spare: Collection[str]) -> list[Retained]:
-        """Remove folders that are retained since before that instant, and no others; returns whose they were.
-
-        A folder whose account is merely not known is left alone: it may be known again tomorrow.
-        """
-        swept = []
-
-        def look() -> None:
-            for path in list(self._state.iterdir()):
-                if path.name in spare or not _UID.fullmatch(path.name):
-                    continue
-                with suppress(StoreCorrupt):
-                    retained = read(path / "retained.json", Retained)
-                    if retained is not None and retained.since < before:
-                        shutil.rmtree(path)
-                        swept.append(retained)
-
-        guarded("look for retained folders", look)
-        return swept
+        """Remove folders that are kept since before that instant, and no others; returns whose they were."""
+        return _guarded_result("remove what was kept for long enough", lambda: sweep(self._state, before, spare))
 
     def _access_path(self, uid: str) -> Path:
         return self._access / f"{_checked(uid)}.json"
@@ -297,12 +282,50 @@ class Store:
         guarded(f"write {name}", lambda: replace(self._made_folder(uid) / name, content, 0o600))
 
 
+def _guarded_result(what: str, action: Callable[[], _T]) -> _T:
+    results: list[_T] = []
+    guarded(what, lambda: results.append(action()))
+    return results[0]
+
+
 def _checked(uid: str) -> str:
-    if not _UID.fullmatch(uid):
+    if not UID.fullmatch(uid):
         raise StoreFailed("the object's UID is not one")
     return uid
 
 
-async def in_thread(function: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:
-    """The volumes may hang; the event loop must not."""
-    return await asyncio.to_thread(function, *arguments, **keywords)
+def _check(folder: Path) -> None:
+    if not folder.is_dir():
+        raise StoreFailed(f"there is no folder {folder}")
+
+
+def _probe(folder: Path) -> None:
+    probe = folder / ".probe"
+    guarded(f"write to {folder}", partial(replace, probe, b"ok", 0o600))
+    guarded(f"remove from {folder}", probe.unlink)
+
+
+_ON_ACCESS_VOLUME = frozenset(
+    method.__name__
+    for method in (
+        Store.access,
+        Store.save_access,
+        Store.remove_access,
+        Store.touched_access_files,
+        Store.check_access,
+        Store.probe_access,
+    )
+)
+
+
+async def in_thread(method: Callable[_P, _T], *arguments: _P.args, **keywords: _P.kwargs) -> _T:
+    """Call a method of a `Store` in a thread of its volume: that may hang, and the event loop must not.
+
+    Raises `VolumeSilent`, which is a `StoreFailed`, when it takes too long. Calls about one account take turns.
+    """
+    store = getattr(method, "__self__", None)
+    if not isinstance(store, Store):
+        raise TypeError("not a method of a Store: nobody knows which volume it is about")
+    volume = store.access_volume if method.__name__ in _ON_ACCESS_VOLUME else store.state_volume
+    uid = arguments[0] if arguments and isinstance(arguments[0], str) else ""
+    return await volume.call(uid, partial(method, *arguments, **keywords))

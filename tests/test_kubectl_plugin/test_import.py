@@ -150,7 +150,7 @@ def test_what_cannot_be_adopted_is_told_in_the_operator_s_words(
     stack.apply(stack.account("sybil"))
     with operator_pod(stack) as server:
         outcome = run(server.kubeconfig(tmp_path), capfdbinary, "sybil", command="adopt")
-    assert (outcome.code, "nothing is retained for an account sybil" in outcome.err) == (1, True)
+    assert (outcome.code, "nothing is left behind of an account sybil" in outcome.err) == (1, True)
 
 
 def test_claude_code_s_own_login_is_called_by_its_name_and_not_taken(

@@ -10,6 +10,7 @@ import pytest
 from kopf._core.intents.causes import Activity
 from kopf._core.intents.registries import SmartOperatorRegistry
 
+from oauth_pool_operator.cluster.watch import WatchPulse
 from oauth_pool_operator.controller import Controller
 from oauth_pool_operator.handlers import register
 
@@ -87,7 +88,9 @@ def test_the_images_get_none_of_the_plugin_s_packages() -> None:
 
 def test_the_operator_logs_in_to_the_api_server_by_its_own_handler_although_kubernetes_is_here() -> None:
     """Kopf would add handlers of its own for client libraries that it finds, if the operator used its default registry."""
-    registry = register(Controller.__new__(Controller))
+    controller = Controller.__new__(Controller)
+    controller.pulse = WatchPulse()
+    registry = register(controller)
     logins = [h for h in registry._activities.get_all_handlers() if h.activity is Activity.AUTHENTICATION]
-    assert [handler.id for handler in logins] == ["register.<locals>.log_in"]
+    assert [handler.id for handler in logins] == ["Logins.log_in"]
     assert [h.id for h in SmartOperatorRegistry()._activities.get_all_handlers()] == ["login_via_client"]

@@ -3,10 +3,12 @@
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from oauth_pool_operator.account import status
 from oauth_pool_operator.account.facts import Facts
+from oauth_pool_operator.account.spec import LOGIN_ANNOTATION
 from tests.support.builders import NOW, account, credential, device_session, facts, report, session, trouble, window
 
 HOUR = timedelta(hours=1)
@@ -42,6 +44,21 @@ def test_a_cooling_account_names_reason_and_end() -> None:
         "resets": "2026-11-20T13:00Z",
         "tokenExpires": "2026-11-20T19:00Z",
     }
+
+
+def test_a_volume_that_cannot_be_read_takes_back_nothing_that_was_said() -> None:
+    asked = account(annotations={LOGIN_ANNOTATION: "1"})
+    before = status.render_status(
+        facts(asked, credential=credential(subject="alice"), session=session(request="1")), URL
+    )
+    unread = facts(
+        msgspec.structs.replace(asked, status=before),
+        is_unread=True,
+        trouble=trouble("StorageUnavailable", is_stalled=True),
+    )
+    after = status.render_status(unread, None)
+    told = ("subject", "token", "login", "lastHandledLoginRequest", "columns")
+    assert {name: after[name] for name in told} == {name: before[name] for name in told}
 
 
 def test_trouble_that_passes_is_reconciling_and_trouble_that_does_not_is_stalled() -> None:

@@ -31,13 +31,19 @@ OWNED = (
 )
 
 
+# What is rendered of what stands on the state volume.
+_OF_THE_DISK = ("subject", "token", "login", "lastHandledLoginRequest")
+
+
 def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]:
     """All of the operator's part of status; a member that has nothing to say is left out."""
     account, credential, session, cooldown = facts.account, facts.credential, facts.session, facts.cooldown
     windows, observed = latest_windows(account, facts.now)
     conditions = [*render_conditions(facts), *c.of_others(account.conditions)]
     status: dict[str, Any] = {"observedGeneration": account.generation, "conditions": conditions}
-    if credential is not None:
+    if facts.is_unread:  # what was said before is still the best that anybody knows
+        status |= {name: account.status[name] for name in _OF_THE_DISK if name in account.status}
+    elif credential is not None:
         if credential.subject:
             status["subject"] = credential.subject
         status["token"] = {
@@ -152,6 +158,8 @@ def render_columns(facts: Facts, windows: list[Window]) -> dict[str, str]:
         columns["resets"] = _minute(min(upcoming))
     if facts.credential is not None and policies.is_used(facts.credential, facts):
         columns["tokenExpires"] = _minute(facts.credential.expires)
+    elif facts.is_unread and (known := facts.account.status.get("columns", {}).get("tokenExpires")):
+        columns["tokenExpires"] = known
     return columns
 
 

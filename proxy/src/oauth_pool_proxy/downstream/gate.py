@@ -7,16 +7,27 @@ configuration names the page's origin; then CORS is answered as browsers expect 
 
 import posixpath
 import re
+from typing import Protocol
 from urllib.parse import unquote
 
 from oauth_pool_proxy.config import Header, OAuthConfig
 from oauth_pool_proxy.errors import OriginNotAllowed, PathNotAllowed
-from oauth_pool_proxy.request import Request
 
 NO_CONTENT = 204
 PREFLIGHT_SECONDS = b"600"
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _REQUESTED_HEADERS = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z, ]*")
+
+
+class Asked(Protocol):
+    """What the gate looks at of a request, and `answer_headers`, to which it adds."""
+
+    method: str
+    headers: list[Header]
+    answer_headers: list[Header]
+
+    @property
+    def path(self) -> str: ...
 
 
 class Gate:
@@ -28,7 +39,7 @@ class Gate:
         self._allowed = oauth.allowed_paths if oauth else ()
         self._origins = frozenset(origin.encode() for origin in oauth.allowed_origins) if oauth else frozenset()
 
-    def admit(self, request: Request) -> int | None:
+    def admit(self, request: Asked) -> int | None:
         """Raises `OriginNotAllowed` or `PathNotAllowed`. Returns the status of an answer that needs no upstream, if any."""
         if self._is_open:
             return None
@@ -41,7 +52,7 @@ class Gate:
         self._admit_path(request.path)
         return None
 
-    def _admit_origin(self, request: Request, origins: list[bytes]) -> None:
+    def _admit_origin(self, request: Asked, origins: list[bytes]) -> None:
         if len(origins) > 1 or origins[0] not in self._origins:
             raise OriginNotAllowed(
                 "Web pages may not use this proxy: the request has an Origin that allowed_origins does not name"
@@ -58,11 +69,11 @@ class Gate:
             )
 
 
-def _value(request: Request, wanted: bytes) -> bytes | None:
+def _value(request: Asked, wanted: bytes) -> bytes | None:
     return next((value for name, value in request.headers if name == wanted), None)
 
 
-def _preflight(request: Request) -> list[Header]:
+def _preflight(request: Asked) -> list[Header]:
     headers = [
         (b"access-control-allow-methods", _METHODS),
         (b"access-control-max-age", PREFLIGHT_SECONDS),

@@ -43,10 +43,13 @@ def cells(text: str, name: str) -> list[str]:
 
 
 def test_what_a_person_should_look_at_comes_first() -> None:
-    words = ["Suspended", "Available", "New", "CoolingDown", "LoginRequired", "Disabled", "StorageUnavailable"]
+    words = [
+        *("Suspended", "Available", "New", "CoolingDown", "LoginRequired", "Forbidden", "Billing", "Disabled"),
+        "StorageUnavailable",
+    ]
     ordered = by_urgency([account(word, word) for word in words] + [account("Another", "Available")])
     assert [one.name for one in ordered] == [
-        *("StorageUnavailable", "Disabled", "LoginRequired", "CoolingDown", "New"),
+        *("StorageUnavailable", "Disabled", "Billing", "Forbidden", "LoginRequired", "CoolingDown", "New"),
         *("Another", "Available", "Suspended"),
     ]
 

@@ -183,6 +183,19 @@ CASES = [
     ),
     case("quota exhausted", benched(c.QUOTA_EXHAUSTED), "Healthy", c.COOLING_DOWN),
     case("rate limited", benched(c.RATE_LIMITED), "Healthy", c.COOLING_DOWN),
+    # it is tried again, but somebody has to look at the provider's console
+    case("cannot pay", benched(c.BILLING), "Degraded", c.BILLING),
+    case("refused, whatever its token", benched(c.FORBIDDEN), "Degraded", c.FORBIDDEN),
+    case(
+        "cannot pay, new login open",
+        facts(
+            account(reports=(report(c.BILLING, until=timedelta(minutes=5)),)),
+            credential=credential(),
+            session=session(),
+        ),
+        "Degraded",
+        c.BILLING,
+    ),
     case("token has expired", facts(credential=EXPIRED), "Progressing", c.REFRESHING),
     case("refreshing fails", facts(credential=EXPIRED, trouble=trouble()), "Progressing", c.REFRESHING),
     case("first exchange", of_workload(), "Progressing", c.REFRESHING),

@@ -52,6 +52,13 @@ def in_trouble(stack: Stack, healthy: list[Series]) -> list[Series]:
     assert ask(stack) == 504
     stack.simulator.set(headers_delay=0)
 
+    stack.simulator.set(api_failures=2, api_failure_status=402)
+    assert ask(stack) == 402
+    for name in PEOPLE:
+        stack.wait_for_reason(name, "Ready", "Billing")
+        stack.kubectl("annotate", "oauthaccount", name, "oauthpool.dev/cooldown-cleared=settled")
+    wait_until(lambda: available(stack) == 2, "the proxy to hear that it is settled")
+
     stack.apply(stack.account("carol"))
     stack.apply(stack.account("broken", provider="broken"))
     rejected = stack.workload_account("rejected")

@@ -363,6 +363,37 @@ def test_the_longest_cooldown_counts_until_somebody_ends_it(stack: Stack) -> Non
     assert reasons_of_events(stack, "alice") == ["CoolingDown", "LoggedIn", "LoginOpened", "Recovered"]
 
 
+@pytest.mark.parametrize("reason", ["Billing", "Forbidden"])
+def test_an_account_that_the_provider_refuses_is_left_alone_says_so_and_comes_back_by_time(
+    stack: Stack, reason: str
+) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    stack.report("alice", reason, until=timedelta(minutes=5))
+    ready = stack.wait_for_reason("alice", "Ready", reason)
+    assert "provider's console" in ready["message"] and ready["status"] == "False"
+    assert stack.kubectl("get", "oauthaccounts", "alice", "--no-headers").split()[:2] == ["alice", reason]
+    entry = stack.index()["alice"]
+    assert (entry["status"], entry["cooldownUntil"] > instant(timedelta(minutes=4))) == ("CoolingDown", True)
+    assert f'pool_accounts{{status="{reason}"}} 1.0' in httpx2.get(f"{stack.metrics_url}/metrics").text
+    stack.report("alice", reason, until=timedelta(seconds=2))
+    wait_until(lambda: stack.index()["alice"]["status"] == "Available", "the end of it")
+    told = sorted(("LoginOpened", "LoggedIn", reason, "Recovered"))
+    wait_until(lambda: reasons_of_events(stack, "alice") == told, "the Events")
+    assert refreshes_sent(stack) == []  # a newer token would be refused, too
+
+
+def test_somebody_who_has_settled_it_ends_the_time_in_which_a_refused_account_is_left_alone(stack: Stack) -> None:
+    stack.apply(stack.account("alice"))
+    stack.log_in("alice", "alice@example.com")
+    for number, reason in enumerate(("Billing", "Forbidden")):
+        stack.report("alice", reason, reporter=f"proxy-{number}", until=timedelta(hours=2))
+        stack.wait_for_reason("alice", "Ready", reason)
+        stack.kubectl("annotate", "--overwrite", "oauthaccount", "alice", f"oauthpool.dev/cooldown-cleared={number}")
+        stack.wait_for_reason("alice", "Ready", "Available")
+        assert (stack.index()["alice"]["status"], reporters(stack, "alice")) == ("Available", [])
+
+
 def test_a_refused_token_is_refreshed_at_once_and_the_account_lives(stack: Stack) -> None:
     stack.apply(stack.account("alice"))
     stack.log_in("alice", "alice@example.com")

@@ -43,4 +43,4 @@ def clear(options: ClusterOptions, which: Selection, timeout: float, output: str
 
 
 def is_cooling_down(account: AccountView) -> bool:
-    return account.cooldown_until is not None or account.status_word == c.COOLING_DOWN
+    return account.cooldown_until is not None or account.status_word in (c.COOLING_DOWN, c.BILLING, c.FORBIDDEN)

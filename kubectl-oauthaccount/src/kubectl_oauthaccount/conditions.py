@@ -16,6 +16,8 @@ PROVIDER_HELD = "ProviderHeld"  # the provider has asked the operator to wait
 # Ready: the word shown as STATUS
 AVAILABLE = "Available"
 COOLING_DOWN = "CoolingDown"
+BILLING = "Billing"  # the provider refuses the account; tried again after a while, as after CoolingDown
+FORBIDDEN = "Forbidden"
 DISABLED = "Disabled"
 SUSPENDED = "Suspended"
 REFRESHING = "Refreshing"

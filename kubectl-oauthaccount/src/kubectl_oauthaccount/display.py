@@ -17,6 +17,8 @@ NOTHING = "-"
 # In the order in which a person should look: what needs one, what passes by itself, what works, what is off.
 _STYLES = {
     c.DISABLED: "bold red",
+    c.BILLING: "bold red",
+    c.FORBIDDEN: "bold red",
     c.LOGIN_REQUIRED: "bold magenta",
     c.COOLING_DOWN: "yellow",
     c.REFRESHING: "cyan",

@@ -48,7 +48,7 @@ def login(
 def _refuse_what_is_in_vain(account: AccountView, terminal: Terminal, *, force: bool) -> None:
     if account.is_suspended:
         raise PluginError(f"{account.name} is suspended: kubectl oauthaccount resume {account.name}")
-    works = account.is_true(c.READY) or account.status_word == c.COOLING_DOWN
+    works = account.is_true(c.READY) or account.status_word in (c.COOLING_DOWN, c.BILLING, c.FORBIDDEN)
     if works and not force and not account.is_true(c.LOGIN_REQUIRED):
         _show(account, terminal, None)
         raise PluginError(f"{account.name} is logged in already: --force logs in again")

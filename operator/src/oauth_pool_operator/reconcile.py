@@ -20,6 +20,7 @@ import msgspec
 
 from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account import policies
+from oauth_pool_operator.account.cooldowns import begins_cooldown
 from oauth_pool_operator.account.facts import Facts
 from oauth_pool_operator.account.login_policy import login_is_due
 from oauth_pool_operator.account.memory import Memory
@@ -291,8 +292,8 @@ class Reconciler:
         account, request = facts.account, facts.account.clear_request
         if not request or request == account.status.get("lastHandledClearRequest"):
             return facts
-        while benching := [r.reporter for r in account.reports if r.reason in (c.QUOTA_EXHAUSTED, c.RATE_LIMITED)]:
-            account = await self._cluster.remove_reports(account, benching)
+        while reporters := [report.reporter for report in account.reports if begins_cooldown(report)]:
+            account = await self._cluster.remove_reports(account, reporters)
         log.info("%s: its cooldown is cleared, as asked for", account.name)
         return replace(facts, account=account, cleared=request)
 

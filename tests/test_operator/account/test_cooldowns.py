@@ -13,18 +13,33 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 
 @pytest.mark.parametrize(
-    ("reason", "is_cooling"),
+    ("reason", "until", "is_cooling", "is_of_token"),
     [
-        ("QuotaExhausted", True),
-        ("RateLimited", True),
-        ("Unauthorized", False),
-        ("Forbidden", False),
-        (None, False),
+        ("QuotaExhausted", HOUR, True, False),
+        ("QuotaExhausted", None, True, False),
+        ("RateLimited", HOUR, True, False),
+        ("Billing", HOUR, True, False),
+        ("Billing", None, False, False),
+        ("Forbidden", HOUR, True, False),
+        ("Forbidden", None, False, True),
+        ("Unauthorized", HOUR, False, True),
+        ("Unauthorized", None, False, True),
+        (None, None, False, False),
     ],
 )
-def test_only_a_used_up_quota_or_rate_cools_down(reason: str | None, is_cooling: bool) -> None:
-    cooldown = cooldowns.longest_cooldown(account(reports=(report(reason, until=HOUR),)), NOW)
-    assert (cooldown is not None) is is_cooling
+def test_a_limit_and_a_refusal_that_has_an_end_cool_down_and_any_other_refusal_is_of_the_token(
+    reason: str | None, until: timedelta | None, is_cooling: bool, is_of_token: bool
+) -> None:
+    one = report(reason, until=until)
+    cooldown = cooldowns.longest_cooldown(account(reports=(one,)), NOW)
+    assert (cooldown.reason if cooldown is not None else None) == (reason if is_cooling else None)
+    assert cooldowns.is_of_token(one) is is_of_token
+
+
+def test_a_refusal_lasts_until_its_end_and_no_longer() -> None:
+    of = account(reports=(report("Billing", until=5 * MINUTE),))
+    assert cooldowns.longest_cooldown(of, NOW + 5 * MINUTE) is None
+    assert next_probe(of, NOW + 5 * MINUTE) is None  # short enough to come back with its full share
 
 
 def test_the_longest_reported_cooldown_wins() -> None:
@@ -175,6 +190,16 @@ OLD = NOW - 2 * HOUR
             report("Unauthorized", observed_time=OLD, token_generation=7), False, id="about the current token"
         ),
         pytest.param(report("Forbidden", observed_time=OLD, token_generation=6), True, id="forbidden, older token"),
+        pytest.param(
+            report("Forbidden", observed_time=OLD, token_generation=7, until_time=NOW - HOUR),
+            True,
+            id="forbidden for a while, over",
+        ),
+        pytest.param(
+            report("Billing", observed_time=OLD, token_generation=6, until_time=NOW + HOUR),
+            False,
+            id="cannot pay for a while, which is no matter of tokens",
+        ),
         pytest.param(report(None, observed_time=OLD), True, id="it works, and says no more"),
         pytest.param(report(None, observed_time=OLD, windows=[window()]), False, id="the last that has windows"),
         pytest.param(

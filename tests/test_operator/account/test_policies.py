@@ -36,6 +36,39 @@ HOUR = timedelta(hours=1)
             id="a proxy reports an exhausted quota",
         ),
         pytest.param(
+            facts(account(reports=(report("Billing", until=HOUR),)), credential=credential()),
+            False,
+            "Billing",
+            id="a proxy reports that the account cannot pay",
+        ),
+        pytest.param(
+            facts(account(reports=(report("Forbidden", until=HOUR),)), credential=credential(generation=2)),
+            False,
+            "Forbidden",
+            id="a proxy reports that the account is refused, whatever its token",
+        ),
+        pytest.param(
+            facts(
+                account(reports=(report("Billing", until=HOUR), report(reporter="b", until=2 * HOUR))),
+                credential=credential(),
+            ),
+            False,
+            "CoolingDown",
+            id="what lasts longest counts",
+        ),
+        pytest.param(
+            facts(account(reports=(report("Forbidden", until=-HOUR),)), credential=credential()),
+            True,
+            "Available",
+            id="the refusal has passed",
+        ),
+        pytest.param(
+            facts(account(reports=(report("Forbidden", until=HOUR),)), credential=credential(dead="GrantRevoked")),
+            False,
+            "Forbidden",
+            id="the grant is dead, and the account is refused for a while",
+        ),
+        pytest.param(
             facts(account(reports=(report(until=-HOUR),)), credential=credential()),
             True,
             "Available",
@@ -282,6 +315,16 @@ def test_what_is_asked_of_a_person(given_facts: Facts, is_required: bool, reason
             facts(account(reports=(report("Forbidden"),)), credential=credential()),
             True,
             id="a proxy was forbidden with this very token",
+        ),
+        pytest.param(
+            facts(account(reports=(report("Forbidden", until=HOUR),)), credential=credential()),
+            False,
+            id="a proxy was forbidden for a while, which a newer token does not cure",
+        ),
+        pytest.param(
+            facts(account(reports=(report("Billing", until=HOUR),)), credential=credential()),
+            False,
+            id="the account cannot pay, which a newer token does not cure",
         ),
         pytest.param(
             facts(credential=credential(expires_in=timedelta(minutes=9), lifetime=timedelta(minutes=25))),

@@ -8,6 +8,7 @@ import pytest
 
 from oauth_pool_operator.account import status
 from oauth_pool_operator.account.facts import Facts
+from oauth_pool_operator.account.index_entry import render_entry
 from oauth_pool_operator.account.spec import LOGIN_ANNOTATION
 from tests.support.builders import NOW, account, credential, device_session, facts, report, session, trouble, window
 
@@ -44,6 +45,38 @@ def test_a_cooling_account_names_reason_and_end() -> None:
         "resets": "2026-11-20T13:00Z",
         "tokenExpires": "2026-11-20T19:00Z",
     }
+
+
+@pytest.mark.parametrize("reason", ["Billing", "Forbidden"])
+def test_a_refused_account_says_until_when_and_what_a_person_can_do(reason: str) -> None:
+    reports = (report(reason, until=timedelta(minutes=5)),)
+    refused = facts(account(reports=reports), credential=credential())
+    assert conditions(refused) == {
+        "Ready": ("False", reason),
+        "LoginRequired": ("False", "NotRequired"),
+        "QuotaAvailable": ("True", "Available"),
+    }
+    (ready,) = (entry for entry in status.render_conditions(refused) if entry["type"] == "Ready")
+    assert "until 2026-11-20T12:05:00Z" in ready["message"] and "provider's console" in ready["message"]
+    assert ready["message"].endswith(
+        "kubectl annotate oauthaccount claude-1 oauthpool.dev/cooldown-cleared=$(date +%s) --overwrite"
+    )
+    rendered = status.render_status(refused, None)
+    assert rendered["cooldown"] == {"untilTime": "2026-11-20T12:05:00Z", "reason": reason}
+    assert rendered["columns"]["resets"] == "2026-11-20T12:05Z"
+
+
+@pytest.mark.parametrize("reason", ["Billing", "Forbidden"])
+def test_to_proxies_a_refused_account_is_one_that_cools_down(reason: str) -> None:
+    refused = facts(account(reports=(report(reason, until=timedelta(minutes=5)),)), credential=credential())
+    entry = render_entry(refused)
+    assert (entry.status, entry.cooldown_until) == ("CoolingDown", "2026-11-20T12:05:00Z")
+
+
+def test_a_limit_beside_a_longer_refusal_is_still_told() -> None:
+    reports = (report(until=HOUR), report("Billing", reporter="b", until=2 * HOUR))
+    both = conditions(facts(account(reports=reports), credential=credential()))
+    assert (both["Ready"], both["QuotaAvailable"]) == (("False", "Billing"), ("False", "QuotaExhausted"))
 
 
 def test_a_volume_that_cannot_be_read_takes_back_nothing_that_was_said() -> None:
@@ -156,6 +189,24 @@ def test_merge_patch(current: dict[str, Any], desired: dict[str, Any], patch: di
             facts(account(reports=(report(until=HOUR),)), credential=credential()),
             ["CoolingDown"],
             id="cooling down",
+        ),
+        pytest.param(
+            facts(credential=credential()),
+            facts(account(reports=(report("Billing", until=HOUR),)), credential=credential()),
+            ["Billing"],
+            id="cannot pay",
+        ),
+        pytest.param(
+            facts(account(reports=(report("Billing", until=HOUR),)), credential=credential()),
+            facts(account(reports=(report("Billing", until=2 * HOUR),)), credential=credential()),
+            [],
+            id="still cannot pay",
+        ),
+        pytest.param(
+            facts(account(reports=(report("Forbidden", until=HOUR),)), credential=credential()),
+            facts(credential=credential()),
+            ["Recovered"],
+            id="no longer refused",
         ),
         pytest.param(
             facts(account(reports=(report(until=HOUR),)), credential=credential()),

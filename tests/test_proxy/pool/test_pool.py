@@ -214,6 +214,24 @@ class TestRejection:
         assert one.why_not(NOW + 599) == "Billing"
         assert one.state(NOW + 600) is State.AVAILABLE
 
+    @pytest.mark.parametrize("reason", [Reason.BILLING, Reason.FORBIDDEN])
+    def test_of_the_account_it_is_ended_by_an_operator_that_has_shown_it(self, reason: Reason) -> None:
+        (one,) = pool_of(entry("a")).accounts
+        one.reject(reason, 1, NOW, 300)
+        one.update(entry("a"))  # the report has not arrived yet
+        assert one.why_not(NOW) == reason
+        one.update(cooling("a", NOW + 300))
+        assert one.why_not(NOW) == reason
+        one.update(entry("a"))
+        assert one.state(NOW) is State.AVAILABLE
+
+    def test_of_its_token_it_is_not_ended_by_the_end_of_a_cooldown(self) -> None:
+        (one,) = pool_of(entry("a")).accounts
+        one.reject(Reason.UNAUTHORIZED, 1, NOW)
+        one.update(cooling("a", NOW + 300))
+        one.update(entry("a"))
+        assert one.state(NOW) is State.DISABLED
+
     def test_a_late_answer_about_an_older_access_token_says_nothing(self) -> None:
         (one,) = pool_of(entry("a")).accounts
         one.adopt(token(2))

@@ -37,6 +37,8 @@ OURS = frozenset(
 # Ready: the word shown as STATUS
 AVAILABLE = "Available"
 COOLING_DOWN = "CoolingDown"
+BILLING = "Billing"  # the provider says that the account cannot pay, and it is left alone for a while
+FORBIDDEN = "Forbidden"  # the provider refuses the account, whatever token it has, and it is left alone for a while
 DISABLED = "Disabled"  # the grant is dead; only a new login revives the account
 SUSPENDED = "Suspended"
 REFRESHING = "Refreshing"  # no valid access token yet; one is being obtained

@@ -10,7 +10,7 @@ Pure functions of the account as observed; the clock is a value. A cooldown, as 
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -32,6 +32,10 @@ PROVEN_AFTER = timedelta(minutes=15)
 # A report that says nothing any more is removed when it is this old.
 STALE_AFTER = timedelta(hours=1)
 
+# What a person is told of a cooldown: that it passes by itself, or that somebody has to look at the provider's console.
+LIMITS = (c.QUOTA_EXHAUSTED, c.RATE_LIMITED)
+REFUSALS = (c.BILLING, c.FORBIDDEN)
+
 
 @dataclass(frozen=True)
 class Cooldown:
@@ -50,9 +54,21 @@ class Probe:
     end: datetime
 
 
-def longest_cooldown(account: Account, now: datetime) -> Cooldown | None:
+def begins_cooldown(report: Report) -> bool:
+    """It is about the account, not about its token: a limit, or a refusal that no newer token cures, which has an end."""
+    return report.reason in LIMITS or (report.reason in REFUSALS and report.until_time is not None)
+
+
+def is_of_token(report: Report) -> bool:
+    """The provider refused the access token with which the report was made."""
+    return report.reason in ("Unauthorized", c.FORBIDDEN) and not begins_cooldown(report)
+
+
+def longest_cooldown(
+    account: Account, now: datetime, reasons: Collection[str] = (*LIMITS, *REFUSALS)
+) -> Cooldown | None:
     """The longest cooldown that any proxy reports and that still lasts."""
-    lasting = [cooldown for cooldown in _cooldowns(account) if cooldown.until > now]
+    lasting = [cooldown for cooldown in _cooldowns(account) if cooldown.until > now and cooldown.reason in reasons]
     return max(lasting, key=lambda cooldown: cooldown.until, default=None)
 
 
@@ -61,7 +77,7 @@ def _cooldowns(account: Account) -> list[Cooldown]:
     return [
         Cooldown(report.observed_time, _ends(report, account), report.reason)
         for report in account.reports
-        if report.reason in (c.QUOTA_EXHAUSTED, c.RATE_LIMITED) and not _is_proven_wrong(report, account.reports)
+        if report.reason is not None and begins_cooldown(report) and not _is_proven_wrong(report, account.reports)
     ]
 
 
@@ -109,7 +125,7 @@ def _live_windows(report: Report, now: datetime) -> list[Window]:
 def stale_at(report: Report, account: Account, token_generation: int | None, now: datetime) -> datetime | None:
     """From when on the report says nothing any more, if that is known now; as of replicas that are gone."""
     oldest = report.observed_time + STALE_AFTER
-    if report.reason in ("Unauthorized", "Forbidden"):
+    if is_of_token(report):
         return oldest if report.token_generation != token_generation else None
     if report.reason is not None and not _is_proven_wrong(report, account.reports):
         return max(oldest, _ends(report, account) + PROBE)

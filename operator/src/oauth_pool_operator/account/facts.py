@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.account.cooldowns import Cooldown, Probe, longest_cooldown, next_probe
+from oauth_pool_operator.account.cooldowns import LIMITS, Cooldown, Probe, longest_cooldown, next_probe
 from oauth_pool_operator.account.documents import Credential, Journal, LoginSession
 from oauth_pool_operator.account.spec import Account
 from oauth_pool_operator.account.trouble import OF_TOKENS, Subject, Trouble
@@ -58,6 +58,11 @@ class Facts:
     @property
     def cooldown(self) -> Cooldown | None:
         return longest_cooldown(self.account, self.now)
+
+    @property
+    def limit(self) -> Cooldown | None:
+        """The cooldown because of a limit, if one is on, whatever else is."""
+        return longest_cooldown(self.account, self.now, LIMITS)
 
     @property
     def probe(self) -> Probe | None:

@@ -3,6 +3,7 @@
 import msgspec
 
 from oauth_pool_operator.account import conditions as c
+from oauth_pool_operator.account.cooldowns import REFUSALS
 from oauth_pool_operator.account.documents import fingerprint
 from oauth_pool_operator.account.facts import Facts
 from oauth_pool_operator.account.policies import readiness
@@ -30,9 +31,12 @@ class Entry(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def render_entry(facts: Facts) -> Entry:
-    """The same facts always give the same entry. To proxies, a probe is an account that takes one request at a time."""
+    """The same facts always give the same entry. To proxies, a probe is an account that takes one request at a time, and
+    every cooldown is the same: they go by its end."""
     account, credential = facts.account, facts.credential
     status, probe = readiness(facts).reason, facts.probe
+    if status in REFUSALS:
+        status = c.COOLING_DOWN
     if probe is not None and status == c.COOLING_DOWN:
         status = c.AVAILABLE
     cooldown = facts.cooldown if probe is None else None

@@ -3,8 +3,8 @@
 Pure functions of what was gathered (`Facts`); the clock is a value. The account's life:
 
     (new) ──▶ LoginRequired ──code──▶ Available ◀───────────────┐
-                 ▲     ▲                │   │   quota reported  │ until passed
-                 │     │                │   └─────────────▶ CoolingDown
+                 ▲     ▲                │   │   limit, refusal  │ until passed
+                 │     │                │   └─────────────▶ CoolingDown, Billing, Forbidden
      login       │     └── first use    │
      requested   │                      │ refresh answered invalid_grant
      again       └────── Disabled ◀─────┘
@@ -26,11 +26,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from oauth_pool_operator.account import conditions as c
-from oauth_pool_operator.account.cooldowns import latest_windows, next_probe, stale_at
+from oauth_pool_operator.account.cooldowns import REFUSALS, Cooldown, is_of_token, latest_windows, next_probe, stale_at
 from oauth_pool_operator.account.documents import AccessFile, Credential, fingerprint
 from oauth_pool_operator.account.facts import MOST_REFUSALS, NEVER, REFUSED_FOR, Facts
 from oauth_pool_operator.account.login_policy import login_required
-from oauth_pool_operator.account.spec import Account, Report, rfc3339
+from oauth_pool_operator.account.spec import CLEAR_ANNOTATION, Account, Report, rfc3339
 from oauth_pool_operator.account.trouble import Subject, Trouble
 
 # A provider that refuses even fresh tokens must not be asked for another with every request.
@@ -146,10 +146,7 @@ def is_used(credential: Credential | None, facts: Facts) -> bool:
 
 def token_was_refused(reports: Sequence[Report], credential: Credential) -> bool:
     """A proxy was refused with the very token that is stored; a report about an older one says nothing any more."""
-    return any(
-        report.reason in ("Unauthorized", "Forbidden") and report.token_generation == credential.generation
-        for report in reports
-    )
+    return any(is_of_token(report) and report.token_generation == credential.generation for report in reports)
 
 
 def stale_reports(facts: Facts) -> list[str]:
@@ -182,13 +179,35 @@ def readiness(facts: Facts) -> Readiness:
     if index is not None:
         return Readiness(False, index.reason, index.message)
     if (cooldown := facts.cooldown) is not None:
-        so_far = "; trying it with one request at a time" if facts.probe is not None else ""
-        return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} until {rfc3339(cooldown.until)}{so_far}")
+        return _cooling_down(facts, cooldown)
     if facts.probe is not None:
         return Readiness(
             True, c.AVAILABLE, f"after a long cooldown: one request at a time until {rfc3339(facts.probe.end)}"
         )
     return Readiness(True, c.AVAILABLE, f"access token valid until {rfc3339(credential.expires)}{_but(facts)}")
+
+
+def _cooling_down(facts: Facts, cooldown: Cooldown) -> Readiness:
+    so_far = "; trying it with one request at a time" if facts.probe is not None else ""
+    until = f"until {rfc3339(cooldown.until)}{so_far}"
+    if cooldown.reason not in REFUSALS:
+        return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} {until}")
+    end_it = f"kubectl annotate oauthaccount {facts.account.name} {CLEAR_ANNOTATION}=$(date +%s) --overwrite"
+    message = (
+        f"{_REFUSED[cooldown.reason]}. Left alone {until}, then tried again; at once, when that is settled: {end_it}"
+    )
+    return Readiness(False, cooldown.reason, message)
+
+
+_REFUSED = {
+    c.BILLING: (
+        "the provider says that the account cannot pay; look at its plan, credit and spending limits in the provider's console"
+    ),
+    c.FORBIDDEN: (
+        "the provider refuses the account, whatever access token it has; look in the provider's console whether the account "
+        "and its organization may use the API"
+    ),
+}
 
 
 def _expired(facts: Facts, worse: Trouble | None) -> Readiness:

@@ -7,7 +7,7 @@ from typing import Any
 
 from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account import policies
-from oauth_pool_operator.account.cooldowns import latest_windows
+from oauth_pool_operator.account.cooldowns import REFUSALS, latest_windows
 from oauth_pool_operator.account.documents import LoginSession, fingerprint
 from oauth_pool_operator.account.facts import Facts
 from oauth_pool_operator.account.login_policy import login_required
@@ -101,8 +101,8 @@ def render_conditions(facts: Facts) -> list[dict[str, Any]]:
         condition(c.READY, ready.is_ready, ready.reason, ready.message),
         condition(c.LOGIN_REQUIRED, *login_required(facts)),
     ]
-    if (cooldown := facts.cooldown) is not None:
-        conditions.append(condition(c.QUOTA_AVAILABLE, False, cooldown.reason, f"until {rfc3339(cooldown.until)}"))
+    if (limit := facts.limit) is not None:
+        conditions.append(condition(c.QUOTA_AVAILABLE, False, limit.reason, f"until {rfc3339(limit.until)}"))
     else:
         conditions.append(condition(c.QUOTA_AVAILABLE, True, c.AVAILABLE, ""))
     if (trouble := _summary(facts)) is not None:
@@ -249,7 +249,7 @@ def _readiness_changed(before: str | None, ready: dict[str, Any]) -> Iterator[Ha
     reason, message = ready["reason"], ready["message"]
     if reason == c.AVAILABLE:
         names = {
-            c.COOLING_DOWN: "Recovered",
+            **dict.fromkeys((c.COOLING_DOWN, *REFUSALS), "Recovered"),
             c.SUSPENDED: "Resumed",
             c.LOGIN_REQUIRED: "LoggedIn",
             c.DISABLED: "LoggedIn",
@@ -257,7 +257,7 @@ def _readiness_changed(before: str | None, ready: dict[str, Any]) -> Iterator[Ha
         yield Happening("Normal", names.get(before or "", "TokenObtained"), message)
     elif reason in (c.COOLING_DOWN, c.SUSPENDED):
         yield Happening("Normal", reason, message)
-    elif reason == c.DISABLED:
+    elif reason in (c.DISABLED, *REFUSALS):
         yield Happening("Warning", reason, message)
 
 

@@ -39,6 +39,10 @@ class Reason(StrEnum):
     BILLING = "Billing"
 
 
+_OF_ACCOUNT = frozenset((Reason.FORBIDDEN, Reason.BILLING))
+"""Refusals that no newer token cures. The operator shows them as a cooldown."""
+
+
 class State(StrEnum):
     AVAILABLE = "available"
     COOLING_DOWN = "cooling_down"
@@ -165,10 +169,12 @@ class Account:
         The longer of the two cooldowns counts. The operator ends a local one early (somebody cleared it, or the window
         was reset) by saying `Available`, but only after it has shown that it knows of it: it said `CoolingDown` with an
         end after the local cooldown began, or with one that covered it already. An index that says `Available` merely
-        because the report has not arrived yet therefore ends nothing.
+        because the report has not arrived yet therefore ends nothing. It ends a refusal of the account in the same way.
         """
         before, self._index_cooldown_until = self._index_cooldown_until, _cooldown_until(entry)
         self.entry = entry
+        if (refusal := self.rejection) and refusal.reason in _OF_ACCOUNT and entry.status == "Available":
+            self.rejection = None if before >= refusal.until - _SAME_COOLDOWN else refusal
         if cooldown := self.cooldown:
             was_covered = before >= cooldown.until - _SAME_COOLDOWN
             if self._index_cooldown_until > cooldown.since:

@@ -431,7 +431,7 @@ def test_a_token_endpoint_that_fails_leaves_the_account_in_use_and_is_asked_agai
 def test_an_unknown_provider_names_the_known_ones(stack: Stack) -> None:
     stack.apply(stack.account("alice", provider="nobody"))
     stalled = stack.wait_for_reason("alice", "Stalled", "UnknownProvider")
-    assert stalled["message"].endswith("it knows broken, simulator")
+    assert stalled["message"].endswith("it knows broken, loopback, simulator")
     assert stack.condition("alice", "Ready")["reason"] == "UnknownProvider"
     assert stack.condition("alice", "LoginRequired")["status"] == "False"
 

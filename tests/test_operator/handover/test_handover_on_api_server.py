@@ -266,7 +266,7 @@ def test_a_provider_that_cannot_be_used_gets_no_manifests(stack: Stack) -> None:
     given = document(alice=entry(stack.simulator.issue_tokens(ALICE)))
     ended = stack.command("import", "--all", "--create", "--provider", "broken", stdin=given)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert "no provider broken that can be used; it knows simulator" in ended.stderr
+    assert "no provider broken that can be used; it knows loopback, simulator" in ended.stderr
 
 
 # --- adopt -----------------------------------------------------------------------------------------------------------

@@ -67,9 +67,9 @@ def test_counting_tokens_and_listing_models_go_through(client: anthropic.Anthrop
     assert [model.id for model in client.models.list()]
 
 
-def test_both_accounts_take_turns(stack: Stack, client: anthropic.Anthropic) -> None:
-    answers = [ask(client, f"whose turn, number {number}") for number in range(4)]  # four conversations
-    assert sum(ALICE in answer for answer in answers) == 2
+def test_conversations_are_spread_over_both_accounts(stack: Stack, client: anthropic.Anthropic) -> None:
+    answers = [ask(client, f"whose turn, number {number}") for number in range(20)]  # twenty conversations
+    assert 0 < sum(ALICE in answer for answer in answers) < 20
 
 
 def test_the_client_s_own_credentials_never_reach_the_upstream(stack: Stack, client: anthropic.Anthropic) -> None:

@@ -3,11 +3,13 @@
 import asyncio
 import re
 import socket
+import time
 
 import pytest
 
-from tests.support.proxy_server import until
-from tests.support.upstream_server import UpstreamServer, json_answer
+from oauth_pool_proxy.forward import RETRY_PAUSE
+from tests.support.proxy_server import PoolFolder, until
+from tests.support.upstream_server import RawRequest, UpstreamServer, json_answer
 from tests.test_proxy.conftest import Start
 
 
@@ -261,6 +263,46 @@ async def test_an_answer_that_does_not_come_is_asked_for_again_and_ends_in_504(
     assert answer.status == 504
     assert answer.json()["error"]["type"] == "timeout"  # type: ignore[index]
     assert [request.body for request in upstream.requests] == [b"paid twice"] * 2
+
+
+@pytest.mark.parametrize(("method", "times"), [("POST", 1), ("PATCH", 1), ("GET", 2), ("DELETE", 2)])
+async def test_a_late_head_costs_no_second_generation_where_the_configuration_says_so(
+    upstream: UpstreamServer, start: Start, method: str, times: int
+) -> None:
+    upstream.answer_all(b"")
+    proxy = start(timeout_secs=1, attempts=2, retry_late_heads="idempotent")
+    assert (await proxy.request(method, "/")).status == 504
+    assert len(upstream.requests) == times
+
+
+async def test_a_post_that_found_no_connection_is_tried_again_whatever_is_said_of_late_heads(start: Start) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        proxy = start(upstream_url=url, attempts=3, retry_late_heads="idempotent")
+        began = time.monotonic()
+        assert (await proxy.request("POST", "/", "", b"{}")).status == 502
+        took = time.monotonic() - began
+    assert (await proxy.metrics())['proxy_upstream_retries_total{reason="connection"}'] == 2
+    assert took >= 2 * RETRY_PAUSE == 0.2  # never sooner, however fast the machine is
+
+
+async def test_attempts_are_counted_over_all_accounts(
+    upstream: UpstreamServer, start: Start, folder: PoolFolder
+) -> None:
+    folder.account("a")
+    folder.account("b")
+    seen: list[bytes] = []
+
+    def answer(request: RawRequest) -> bytes:
+        """Late, late enough to be asked again; then the first account's limit; then late for ever."""
+        seen.append(request.values(b"authorization")[0].rpartition(b"-of-")[2])
+        return json_answer(b"{}", 429, ("retry-after", "60")) if len(seen) == 2 else b""
+
+    upstream.answer_all(answer)
+    proxy = start(timeout_secs=1, attempts=3, oauth=folder.oauth(affinity=False))
+    assert (await proxy.request("POST", "/", "", b"{}")).status == 504
+    assert seen == [b"a-1", b"a-1", b"b-1", b"b-1"]  # the three that failed are all there may be
 
 
 async def test_with_one_attempt_nothing_is_sent_twice(upstream: UpstreamServer, start: Start) -> None:

@@ -1,10 +1,12 @@
 """Streams and everything that can end them early, with raw sockets on both sides: nothing here repairs what it sees."""
 
 import asyncio
+import gc
 import json
 
 import pytest
 
+from oauth_pool_proxy.upstream.exchange import Exchange
 from tests.support.proxy_server import RawClient, until
 from tests.support.upstream_server import SSE_HEAD, UpstreamConnection, UpstreamServer, json_answer
 from tests.test_proxy.conftest import Start
@@ -188,3 +190,18 @@ async def test_an_answer_that_comes_before_the_body_was_sent_is_relayed(upstream
     await until(
         lambda: proxy.app.upstream.open_connections == 0, "the connection, of which the rest of the body is due"
     )
+
+
+async def test_the_head_of_an_answer_is_not_kept_while_its_stream_runs(upstream: UpstreamServer, start: Start) -> None:
+    """A stream may last for an hour, and its head is a third of the memory that it costs."""
+    proxy = start()
+    async with proxy.connect() as client:
+        await client.request()
+        connection = await upstream.accept()
+        await connection.request()
+        await connection.send(SSE_HEAD[:-2] + b"x-long: kept-or-not\r\n\r\n")
+        await connection.chunk(b"event: ping\ndata: {}\n\n")
+        assert b"kept-or-not" in await client.head()
+        await client.chunk()
+        (exchange,) = (thing for thing in gc.get_objects() if isinstance(thing, Exchange) and not thing.is_at_end)
+        assert (exchange.headers, exchange.fields) == ([], {})

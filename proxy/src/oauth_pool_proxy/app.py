@@ -164,7 +164,7 @@ class App:
             metrics.client_left(request.phase.value)
         elif error:
             metrics.failed(getattr(error, "error_type", None))
-        metrics.finished(request.method, progress.status, request.blame.value, seconds, request.first_byte_seconds)
+        metrics.finished(request.method, progress.status, request.blame, seconds, request.first_byte_seconds)
         metrics.request_bytes += request.bytes_in
         metrics.response_bytes += progress.bytes_sent
         if reader := progress.reader:

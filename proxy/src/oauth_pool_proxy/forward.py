@@ -88,7 +88,7 @@ class Forwarder:
         """Ask one account after another, until the pool finds an answer that is for the client."""
         dispatch = dispatcher.dispatch(request, request_headers(request.headers, self._contract))
         while attempt := dispatch.next_attempt():
-            with attempt.under_way():
+            with attempt:
                 answer = await self._ask(request, attempt.headers)
                 try:
                     if await dispatch.is_for_client(attempt, answer):

@@ -50,6 +50,8 @@ class Request:
     target: bytes
     headers: Headers = field(repr=False)
     progress: Progress
+    path: str = field(init=False)
+    """Without the query, which may hold anything."""
     began: float = field(default_factory=time.monotonic)
     phase: Phase = Phase.QUEUED
     body: bytes = field(default=b"", repr=False)
@@ -73,6 +75,9 @@ class Request:
     _description: Description | None = field(default=None, repr=False)
     _is_described: bool = False
 
+    def __post_init__(self) -> None:
+        self.path = self.target.partition(b"?")[0].decode("ascii", "replace")
+
     def describe(self) -> Description | None:
         """What the body says. Looked at only when something depends on it: that costs a millisecond per megabyte."""
         if not self._is_described:
@@ -91,11 +96,6 @@ class Request:
         self.headers.clear()
 
     @property
-    def path(self) -> str:
-        """Without the query, which may hold anything."""
-        return self.target.partition(b"?")[0].decode("ascii", "replace")
-
-    @property
     def first_byte_seconds(self) -> float | None:
         return None if self.first_byte_at is None else self.first_byte_at - self.began
 
@@ -108,7 +108,7 @@ class Request:
             self.path,
             self.progress.status,
             outcome,
-            self.blame.value,
+            self.blame,
             self.attempts,
             round(seconds * 1000, 1),
             self.bytes_in,

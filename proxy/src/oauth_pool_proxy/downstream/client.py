@@ -96,15 +96,16 @@ class Client(Upload):
         """One read of the upstream becomes one write. False: no more for now."""
         if self._is_gone:
             return True  # the request's task has been cancelled
-        assert self._tap
-        pieces: list[bytes] = []
+        connection, is_chunked = self._connection, self._framing is _Framing.CHUNKED
         if data:
-            self._tap(data)
-            self._frame(pieces, data)
-        if is_last and self._framing is _Framing.CHUNKED:
-            pieces.append(b"0\r\n\r\n")
-        self._connection.write(b"".join(pieces))
-        return not self._connection.flow.write_paused
+            if self._tap:
+                self._tap(data)
+            if is_chunked:  # written in one go: this is done for every event of every stream
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+            elif self._framing is _Framing.NO_BODY:
+                data = b""
+        connection.write(data + b"0\r\n\r\n" if is_last and is_chunked else data)
+        return not connection.flow.write_paused
 
     def _frame(self, pieces: list[bytes], data: bytes) -> None:
         if self._framing is _Framing.CHUNKED:

@@ -7,6 +7,7 @@ configuration names the page's origin; then CORS is answered as browsers expect 
 
 import posixpath
 import re
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -38,18 +39,22 @@ class Gate:
         self._denied = tuple(path.lower() for path in oauth.denied_paths) if oauth else ()
         self._allowed = oauth.allowed_paths if oauth else ()
         self._origins = frozenset(origin.encode() for origin in oauth.allowed_origins) if oauth else frozenset()
+        # Clients ask for few paths, and each of them very often.
+        self._is_admitted = lru_cache(1024)(self._look_at)
 
     def admit(self, request: Asked) -> int | None:
         """Raises `OriginNotAllowed` or `PathNotAllowed`. Returns the status of an answer that needs no upstream, if any."""
         if self._is_open:
             return None
-        origins = [value for name, value in request.headers if name == b"origin"]
-        if origins:
+        if origins := [value for name, value in request.headers if name == b"origin"]:
             self._admit_origin(request, origins)
             if request.method == "OPTIONS" and _value(request, b"access-control-request-method"):
                 request.answer_headers += _preflight(request)
                 return NO_CONTENT
-        self._admit_path(request.path)
+        if not self._is_admitted(request.path):
+            raise PathNotAllowed(
+                "This path is not forwarded: denied_paths or allowed_paths of the proxy's configuration excludes it"
+            )
         return None
 
     def _admit_origin(self, request: Asked, origins: list[bytes]) -> None:
@@ -59,14 +64,12 @@ class Gate:
             )
         request.answer_headers += [(b"access-control-allow-origin", origins[0]), (b"vary", b"origin")]
 
-    def _admit_path(self, path: str) -> None:
+    def _look_at(self, path: str) -> bool:
         """However the upstream reads the path: as it is, or with what stands for something else resolved."""
         readings = _readings(path)
-        is_denied = any(_begins_with(reading.lower(), self._denied) for reading in readings)
-        if is_denied or (self._allowed and not all(_begins_with(reading, self._allowed) for reading in readings)):
-            raise PathNotAllowed(
-                "This path is not forwarded: denied_paths or allowed_paths of the proxy's configuration excludes it"
-            )
+        if any(_begins_with(reading.lower(), self._denied) for reading in readings):
+            return False
+        return not self._allowed or all(_begins_with(reading, self._allowed) for reading in readings)
 
 
 def _value(request: Asked, wanted: bytes) -> bytes | None:

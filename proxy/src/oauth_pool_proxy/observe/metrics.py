@@ -119,7 +119,7 @@ class Metrics:
         self._retries.add((reason,))
 
     def affinity(self, outcome: AffinityOutcome) -> None:
-        self._affinity.add((outcome.value,))
+        self._affinity.add((outcome,))
 
     def used(self, account: str, model: str | None, usage: Usage) -> None:
         if model not in self._models:

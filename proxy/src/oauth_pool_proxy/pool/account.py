@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
+from typing import NamedTuple
 
 from oauth_pool_proxy.pool.index import IndexEntry
 from oauth_pool_proxy.pool.limits import Window, windows_of
@@ -78,8 +79,7 @@ class Rejection:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Requirements:
+class Requirements(NamedTuple):
     """What one request needs of an account."""
 
     model: str | None = None
@@ -137,6 +137,7 @@ class Account:
         limits_changed: Callable[["Account"], None] = _ignore,
     ) -> None:
         self.entry = entry
+        self.name, self.uid = entry.name, entry.uid
         self.point = point_of(entry.uid)
         """What it draws with for a conversation."""
         self.token: AccessToken | None = None
@@ -151,14 +152,6 @@ class Account:
         self._changed, self._limits_changed = changed, limits_changed
         self._index_cooldown_until = _cooldown_until(entry)
         self._limited_models, self._refused_models = _Models(), _Models()
-
-    @property
-    def name(self) -> str:
-        return self.entry.name
-
-    @property
-    def uid(self) -> str:
-        return self.entry.uid
 
     def __repr__(self) -> str:
         return f"<Account {self.name}>"

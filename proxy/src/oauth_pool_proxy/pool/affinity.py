@@ -95,7 +95,7 @@ class Affinity:
         """This account answered the conversation."""
         self._forget_some(now)
         known = self._conversations.get(key)
-        if known and not self._is_over(known, now) and known.account == uid:
+        if known and known.account == uid and not self._is_over(known, now):
             known.used_at = now
             self._conversations.move_to_end(key)
             return Outcome.HIT

@@ -12,8 +12,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -51,6 +50,7 @@ _REASONS = {
     Verdict.BILLING: Reason.BILLING,
 }
 _SUSPECTED_OF = {401: Verdict.UNAUTHORIZED, 402: Verdict.BILLING}
+_GOOD = Judgement(Verdict.PASS_ON)
 _NOT_HERE = Verdict.NEXT_ACCOUNT
 """Another account may have the object."""
 _UNPROVEN = frozenset((Verdict.NEXT_ACCOUNT, Verdict.SUSPECT, Verdict.MODEL_FORBIDDEN))
@@ -70,15 +70,14 @@ class Attempt:
     beginning: bytes = b""
     """What of the answer's body had to be read to judge it."""
     limits: list[Header] = field(default_factory=list)
+    """The headers that limits are read from, of a stream: it may meet one when its head is long forgotten."""
 
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """The account has one more request, to the last byte of the answer."""
         self.account.begin()
-        try:
-            yield
-        finally:
-            self.account.end()
+
+    def __exit__(self, *_: object) -> None:
+        self.account.end()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +193,8 @@ class Dispatch:
         """Judge the answer, and remember what it says of the account. Raises what the upstream's failure is."""
         if answer.status == 401 and await self._has_newer_token(attempt):
             return False
-        judgement = await self._judged(attempt, answer)
-        attempt.limits = limit_headers(answer.headers)
+        is_good = answer.status < 400 and not answer.is_event_stream
+        judgement = _GOOD if is_good else await self._judged(attempt, answer)
         attempt.account.note_limits(answer.headers)
         if answer.status == 404 and self._object:
             judgement = Judgement(_NOT_HERE, status=404)
@@ -239,7 +238,7 @@ class Dispatch:
         if answer.status == 200 and answer.is_event_stream:
             attempt.beginning, error = await _first_event(answer)
             if not error:
-                return Judgement(Verdict.PASS_ON)
+                return _GOOD
             return judge.judge_event(error, answer.headers, self._question(), now)
         if not judge.needs_body(answer.status, answer.headers, now):
             return judge.judge(answer.status, answer.headers, b"", Question(), now)
@@ -302,10 +301,13 @@ class Dispatch:
         """See the limit that a stream may still meet, the object that was made, and the tokens that the answer used."""
         fields, request = answer.fields, self._request
         request.counts_tokens = self._pool.config.usage_metrics
-        if request.counts_tokens or answer.is_event_stream or creates_object(request.method, request.path):
+        kind, coding = fields.get(b"content-type", b""), fields.get(b"content-encoding", b"")
+        if answer.is_event_stream:
+            attempt.limits = limit_headers(answer.headers)
             on_limit = partial(self._met_limit, attempt, self._question_without_body())
-            kind, coding = fields.get(b"content-type", b""), fields.get(b"content-encoding", b"")
             request.progress.reader = reader_for(kind, coding, on_limit)
+        elif request.counts_tokens or creates_object(request.method, request.path):
+            request.progress.reader = reader_for(kind, coding)
 
     def _question_without_body(self) -> Question:
         """The body is forgotten while a stream runs."""

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from itertools import islice
 
 _COLLECTIONS = frozenset(("/v1/files", "/v1/messages/batches"))
+_PLACES = tuple(f"{place}/" for place in _COLLECTIONS)
 _OBJECT = re.compile(r"(?:/v1/files|/v1/messages/batches)/([A-Za-z0-9_-]{1,128})(/.*)?", re.DOTALL)
 _BATCH_CANCEL = re.compile(r"/v1/messages/batches/[^/]+/cancel")
 
@@ -23,7 +24,7 @@ def creates_object(method: str, path: str) -> bool:
 
 def object_of(method: str, path: str) -> str | None:
     """The id of the object that this request is about, if it is about one that some account has made."""
-    found = _OBJECT.fullmatch(path)
+    found = _OBJECT.fullmatch(path) if path.startswith(_PLACES) else None
     if found is None:
         return None
     is_about_it = method in ("GET", "HEAD", "DELETE") or (method == "POST" and _BATCH_CANCEL.fullmatch(path))

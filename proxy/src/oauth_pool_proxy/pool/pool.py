@@ -152,6 +152,9 @@ class Pool:
     def _choices(self, now: float, requirements: Requirements) -> Iterator[Callable[[Account], bool]]:
         """Who is eligible for this request: first those that may answer it, then those that refused its model before."""
         model, tried = requirements.model, requirements.tried
+        if not self._with_models:
+            yield lambda account: account.uid not in tried
+            return
 
         def suits(account: Account) -> bool:
             return account.uid not in tried and account.model_limited_until(model) <= now

@@ -4,6 +4,7 @@ Every header that is not named here passes as it came, several lines of one name
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from oauth_pool_proxy.config import HOP_BY_HOP, Config, Header, split_list
 
@@ -18,7 +19,11 @@ _WHOSE = frozenset(  # what names the client, or the way that it came
 _WHOSE_PREFIXES = (b"tailscale-", b"x-forwarded-")
 _OF_ONE_ACCOUNT = frozenset((b"set-cookie", b"alt-svc"))
 """Of an answer. What stands in them is about the account's connection, and the next request has another one."""
-_CORS_PREFIX = b"access-control-"
+_CORS = frozenset(  # https://fetch.spec.whatwg.org, 3.3.3: whether a web page may read it is decided by `allowed_origins`
+    b"access-control-" + name
+    for name in b"allow-origin allow-credentials allow-methods allow-headers max-age expose-headers allow-private-network".split()
+)
+_CODINGS = b"accept-encoding"
 _UNDERSTOOD = frozenset((b"gzip", b"x-gzip", b"deflate", b"identity"))
 """Content codings that the pool can look into."""
 _BETA = b"anthropic-beta"
@@ -40,12 +45,15 @@ class HeaderContract:
     """The client's credentials end here, and so does what names it."""
     dropped: frozenset[bytes] = field(init=False)
     """What of a client's headers never passes."""
+    dropped_from_answers: frozenset[bytes] = field(init=False)
     beta_header: tuple[bytes, bytes] = field(init=False)
     """For clients that send none."""
 
     def __post_init__(self) -> None:
         dropped = HOP_BY_HOP | _REQUEST_FRAMING | {name for name, _ in self.configured}
         object.__setattr__(self, "dropped", dropped | _CREDENTIALS | _WHOSE if self.is_pool else dropped)
+        of_answers = HOP_BY_HOP | _OF_ONE_ACCOUNT | _CORS if self.is_pool else HOP_BY_HOP
+        object.__setattr__(self, "dropped_from_answers", of_answers)
         object.__setattr__(self, "beta_header", (_BETA, b",".join(dict.fromkeys(self.beta))))
 
     @classmethod
@@ -65,11 +73,14 @@ def request_headers(client: Headers, contract: HeaderContract) -> Headers:
     dropped = contract.dropped
     if named := _named_in_connection(client):
         dropped |= named
-    kept = [header for header in client if header[0] not in dropped]
     if contract.is_pool:
-        kept = [_understood(header) for header in kept if not header[0].startswith(_WHOSE_PREFIXES)]
+        kept = [header for header in client if header[0] not in dropped and not header[0].startswith(_WHOSE_PREFIXES)]
+    else:
+        kept = [header for header in client if header[0] not in dropped]
     kept += contract.configured
     present = dict(kept)
+    if contract.is_pool and _CODINGS in present:
+        kept = [(name, _understood(value)) if name == _CODINGS else (name, value) for name, value in kept]
     if contract.beta:
         if _BETA in present:
             kept = _with_beta(kept, contract.beta)
@@ -82,25 +93,22 @@ def request_headers(client: Headers, contract: HeaderContract) -> Headers:
 
 def response_headers(upstream: Headers, contract: HeaderContract, *, status: int) -> Headers:
     """The headers of the answer to the client. Its framing is made anew from `content-length`, if there is one."""
-    dropped = HOP_BY_HOP | _OF_ONE_ACCOUNT if contract.is_pool else HOP_BY_HOP
+    dropped = contract.dropped_from_answers
     if named := _named_in_connection(upstream):
         dropped |= named
     if status in (204, 304):
         # Neither has a body, and the server in front would wait for as many bytes as this says.
         dropped |= {b"content-length"}
-    kept = [header for header in upstream if header[0] not in dropped]
-    if contract.is_pool:  # whether a web page may read the answer is decided by `allowed_origins`
-        return [header for header in kept if not header[0].startswith(_CORS_PREFIX)]
-    return kept
+    return [header for header in upstream if header[0] not in dropped]
 
 
-def _understood(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-    """`accept-encoding` without the codings that would blind the pool (RFC 9110 12.5.3); every other header as it is."""
-    name, value = header
-    if name != b"accept-encoding":
-        return header
-    codings = [coding for coding in split_list(value) if coding.partition(b";")[0].strip().lower() in _UNDERSTOOD]
-    return name, b", ".join(codings) or b"identity"
+@lru_cache(256)
+def _understood(codings: bytes) -> bytes:
+    """`accept-encoding` without the codings that would blind the pool (RFC 9110 12.5.3)."""
+    kept = [coding for coding in split_list(codings) if coding.partition(b";")[0].strip().lower() in _UNDERSTOOD]
+    if len(kept) == len(split_list(codings)) > 0:
+        return codings
+    return b", ".join(kept) or b"identity"
 
 
 def _named_in_connection(headers: Headers) -> frozenset[bytes]:

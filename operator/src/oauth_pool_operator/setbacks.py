@@ -139,7 +139,8 @@ class Setbacks:
         )
         if isinstance(error, TokenEndpointUnavailable) and error.is_throttled:
             self.throttle.hold(self.beginning.facts.account.spec.provider, trouble.retry_at)
-        log.warning("%s: %s: %s", self.beginning.facts.account.name, type(self.beginning).__name__, trouble.message)
+        what = "no new access token" if self.beginning.subject is Subject.REFRESH else type(self.beginning).__name__
+        log.warning("%s: %s: %s", self.beginning.facts.account.name, what, trouble.message)
 
     def _kind_of(self, error: Exception, about: Subject) -> tuple[Subject, str, bool]:
         """Whose trouble it is, its reason, and whether a person has to change something."""

@@ -565,6 +565,14 @@ async def test_a_forced_refresh_is_not_forgotten_by_a_restart(tmp_path: Path) ->
 # --- clocks ----------------------------------------------------------------------------------------------------------
 
 
+async def test_a_refresh_that_fails_is_logged_in_the_words_that_the_runbook_looks_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(tmp_path, credential=DUE) as w:
+        await w.reconcile(SERVER_ERROR)
+        assert f"{w.cluster.object.name}: no new access token: " in caplog.text
+
+
 @pytest.mark.parametrize("given", [LOST, BUSY, NOT_REACHED], ids=["backoff", "hold", "not reached"])
 async def test_a_clock_that_was_ahead_holds_nothing_when_it_is_set_right(tmp_path: Path, given: Exception) -> None:
     async with world(tmp_path, credential=EXPIRED) as w:

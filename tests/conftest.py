@@ -1,4 +1,5 @@
-"""What all tests share: one control plane per run, and the logs of it in the report of a test that failed with it; promtool.
+"""What all tests share: one control plane per run, and the logs of it in the report of a test that failed with it; promtool;
+an environment without settings of the person who runs them.
 
 The control plane's modules are imported where they are used: most tests need none of it, and the proxy's own tests
 also run where nothing but the proxy's dependencies is installed.
@@ -6,6 +7,7 @@ also run where nothing but the proxy's dependencies is installed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,16 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 BUILD_ERRORS = pytest.StashKey[dict[str, Exception]]()
+READ_BY_OUR_PROGRAMS = ("CONFIG_PATH", "FORCE_COLOR", "LOG_LEVEL", "NAMESPACE", "NO_COLOR", "POD_NAME")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_the_person() -> Iterator[None]:
+    """What our programs, and the provider's SDKs, would read from the environment of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name in READ_BY_OUR_PROGRAMS or name.startswith("ANTHROPIC_")]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session")

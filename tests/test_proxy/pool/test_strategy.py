@@ -76,6 +76,12 @@ class TestResetSoonest:
             answered(first, weeks.pop(first.name))
         assert picks(pool, 3) == "ccc"
 
+    def test_an_account_that_was_asked_and_said_nothing_is_not_asked_first_again(self) -> None:
+        pool = pool_of(Strategy.RESET_SOONEST, a=limits(_7d=(0.1, DAY)), b=None)
+        assert picks(pool, 1) == "b"
+        account(pool, "b").begin()
+        assert picks(pool, 2) == "aa"
+
     def test_a_week_that_has_been_reset_is_not_known_any_more(self) -> None:
         pool = pool_of(Strategy.RESET_SOONEST, a=limits(_7d=(0.1, HOUR)), b=limits(_7d=(0.1, DAY)))
         assert [picks(pool, 2, NOW + HOUR - 1), picks(pool, 2, NOW + HOUR)] == ["aa", "bb"]

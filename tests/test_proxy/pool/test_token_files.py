@@ -206,7 +206,9 @@ class TestHangingVolume:
     async def test_a_read_that_hangs_is_not_started_again_before_it_has_ended(self, setting: Setting) -> None:
         await setting.holding("a")
         setting.volume.hanging.add("uid-a")
-        for _ in range(3):
+        assert not await setting.reread(setting.account)
+        setting.reader.timeout = 3600
+        async with asyncio.timeout(20):  # it is not waited for again either
             assert not await setting.reread(setting.account)
         assert setting.volume.reads == ["uid-a"]
         setting.folder.write_token("a", 2)
@@ -252,8 +254,10 @@ class TestHangingVolume:
         index = FolderIndex(setting.folder.index, lambda data: states.append(dict(data)))
         await index.poll()
         setting.volume.hanging.add("*")
-        assert not any(await asyncio.gather(*(setting.reread(account) for account in setting.pool.accounts)))
-        assert not any([await setting.reread(account) for account in setting.pool.accounts])
+        assert not any(await asyncio.gather(*(setting.reread(account) for account in setting.pool.accounts[:-1])))
+        setting.reader.timeout = 3600
+        async with asyncio.timeout(20):
+            assert not await setting.reread(setting.pool.accounts[-1])
         assert len(setting.volume.reads) == THREADS
         setting.folder.write_entry("new")
         async with asyncio.timeout(20):
@@ -272,6 +276,7 @@ class TestHangingVolume:
         assert len(setting.volume.reads) == THREADS
         setting.volume.answer()
         await until(lambda: not setting.reader.hangs, "the reads to end")
+        assert len(setting.volume.reads) == THREADS
         setting.reader.timeout = 20
         setting.clock.advance(1)
         assert await setting.files.poll() is None
@@ -291,6 +296,18 @@ class TestHangingVolume:
         setting.clock.advance(1)
         await setting.files.poll()
         assert (setting.pool.is_ready, setting.held) == (True, token_of("a"))
+
+
+async def test_only_entries_that_are_other_objects_are_looked_at(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+    monkeypatch.setattr(setting.files, "_entry_changed", lambda uid, entry, now: looked_at.append(uid))
+    entries = [msgspec.convert(index_entry(name), IndexEntry) for name in "abc"]
+    for changed in (entries, entries, [entries[0], msgspec.structs.replace(entries[1], weight=5), entries[2]]):
+        setting.pool.replace(changed)
+        setting.files.index_changed()
+    assert looked_at == ["uid-a", "uid-b", "uid-c", "uid-b"]
 
 
 async def test_only_files_of_entries_that_changed_are_due(setting: Setting) -> None:

@@ -771,6 +771,17 @@ async def test_a_refresh_that_is_asked_for_and_fails_is_answered_all_the_same_an
         assert (w.reason("RefreshFailing"), len(w.endpoint.sent)) == ("Refreshing", 1)
 
 
+async def test_a_refresh_that_is_asked_for_and_fails_says_so_and_goes_on_although_the_token_is_good(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, account(annotations={REFRESH_ANNOTATION: "1"}), credential=credential()) as w:
+        w.now = await w.reconcile(REFUSED)
+        assert (w.now, w.reason("Ready")) == (NOW + SECOND, "Available")
+        assert (w.reason("RefreshFailing"), w.reason("Stalled")) == ("ExchangeRejected", "ExchangeRejected")
+        await w.reconcile(answer())
+        assert (w.credential.generation, w.reason("RefreshFailing"), w.reason("Stalled")) == (2, None, None)
+
+
 async def test_a_grant_that_was_called_dead_by_mistake_lives_when_somebody_asks_for_a_refresh(tmp_path: Path) -> None:
     async with world(tmp_path, credential=credential(dead="GrantRevoked", expires_in=-HOUR)) as w:
         await w.reconcile()

@@ -249,6 +249,7 @@ class Rotation:
         memory, facts = self._memory, self.beginning.facts
         memory.reserved = memory.doubted = ""
         memory.refusals, memory.refused_since = 0, None
+        memory[Subject.REFRESH].succeeded()
         if forced_refresh(facts) == facts.now:
             memory.last_forced_refresh = self.asked
 

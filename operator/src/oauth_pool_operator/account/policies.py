@@ -100,6 +100,8 @@ def refresh_is_due(facts: Facts) -> bool:
         return True  # at once: a provider that repeats its answer does so for a while only
     if _is_of_another_workload(account, credential) or credential.obtained > facts.now + MOST_SKEW:
         return True
+    if facts.troubles.get(Subject.REFRESH) is not None:
+        return True  # what has failed is tried until it succeeds, also when nobody asks for it any more
     return next_refresh(credential, account) <= facts.now or forced_refresh(facts) == facts.now
 
 

@@ -2,12 +2,13 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from oauth_pool_operator import metrics
 from oauth_pool_operator.account.memory import Memory
-from oauth_pool_operator.account.spec import LOGIN_ANNOTATION
+from oauth_pool_operator.account.spec import LOGIN_ANNOTATION, Account
 from oauth_pool_operator.errors import (
     AuthorizationEnded,
     AuthorizationPending,
@@ -37,12 +38,23 @@ def message(w: World, kind: str) -> str:
     return str(next(entry["message"] for entry in conditions if entry["type"] == kind))
 
 
-async def test_a_login_is_on_the_volume_before_anybody_hears_of_it(tmp_path: Path) -> None:
+async def test_a_login_is_on_the_volume_before_anybody_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with world(tmp_path, BY_DEVICE) as w:
+        is_stored: list[bool] = []  # at each status that tells of the login
+        tell = w.cluster.patch_status
+
+        async def patch_status(account: Account, changes: dict[str, Any]) -> Account:
+            if changes.get("login"):
+                is_stored.append("session" in w.steps)
+            return await tell(account, changes)
+
+        monkeypatch.setattr(w.cluster, "patch_status", patch_status)
         w.endpoint.authorizations = [device_authorization()]
         due = await w.reconcile()
         assert w.steps_of("authorize device", "session") == ["authorize device", "session"]
-        assert w.steps[-2:] == ["session", "status"]
+        assert is_stored == [True]
         assert due == NOW + 5 * SECOND
         assert (w.reason("Ready"), w.reason("LoginRequired")) == ("LoginRequired", "AwaitingDeviceApproval")
         assert w.cluster.object.status["login"]["expirationTime"] == "2026-11-20T12:30:00Z"

@@ -6,6 +6,7 @@ from tests.support.cluster.kubectl import Kubectl
 from tests.support.cluster.product import NAMESPACE, OPERATOR, PROXY, Product
 from tests.support.cluster.provider import Provider
 from tests.support.cluster.usage import Usage
+from tests.support.control_plane import wait_until
 
 pytestmark = pytest.mark.last
 LIMITS = {"proxy": (128, 0.5), "operator": (256, 0.5)}  # MiB and cores, as in the Deployments
@@ -51,5 +52,10 @@ def test_uninstalling_leaves_nothing_behind(product: Product, kubectl: Kubectl) 
     )
     for kind in kinds:
         assert "oauth" not in kubectl("get", kind, "-o", "name")
-    claims = kubectl("get", "persistentvolumes", "-o", "jsonpath={.items[*].spec.claimRef.namespace}")
-    assert NAMESPACE not in claims.split()
+
+    def volumes_are_gone() -> bool:
+        claims = kubectl("get", "persistentvolumes", "-o", "jsonpath={.items[*].spec.claimRef.namespace}")
+        return NAMESPACE not in claims.split()
+
+    # the cluster's provisioner removes them, in its own time, when their claims are gone
+    wait_until(volumes_are_gone, "the product's volumes are gone", seconds=120)

@@ -1,4 +1,4 @@
-"""`import` and `adopt`: how a credential gets into the operator's pod.
+"""`import`, `adopt` and `orphans`: how a credential gets into the operator's pod, and what is left behind there.
 
 There is no kubelet here. The WebSocket part runs against a server that speaks the exec subprotocol, which runs the
 operator's real command where that matters; what the API server itself answers is from a real one. That the two work
@@ -142,6 +142,19 @@ def test_an_account_adopts_what_a_deleted_one_left(
     assert (outcome.code, outcome.out.startswith("ruth: Available")) == (0, True), outcome
     assert server.commands == [["oauth-pool-operator", "adopt", "ruth", "--from", uid, "--timeout", "60"]]
     assert stack.get("ruth")["status"]["subject"] == "ruth@example.com"
+
+
+def test_what_deleted_accounts_left_is_listed_for_adopt(
+    stack: Stack, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    stack.apply(stack.account("walter", deletionPolicy="Retain"))
+    stack.log_in("walter", "walter@example.com")
+    uid = stack.get("walter")["metadata"]["uid"]
+    stack.kubectl("delete", "oauthaccount", "walter", "--timeout=20s")
+    with operator_pod(stack) as server:
+        outcome = run(server.kubeconfig(tmp_path), capfdbinary, command="orphans")
+    assert (outcome.code, f"{uid}: {stack.namespace}/walter, provider simulator" in outcome.out) == (0, True), outcome
+    assert server.commands == [["oauth-pool-operator", "orphans"]]
 
 
 def test_what_cannot_be_adopted_is_told_in_the_operator_s_words(

@@ -1,6 +1,6 @@
-"""`import` and `adopt`: give an account a credential that exists already, by the operator, which alone may store it.
+"""`import` and `adopt` give an account a credential that exists already; `orphans` lists those that `adopt` can take.
 
-Both run the operator's command of that name in its pod, through exec. What that prints, and its exit code, are this
+Each runs the operator's command of that name in its pod, through exec: the operator alone may read and store credentials. What that prints, and its exit code, are this
 command's. A credential is read here and goes into the command's standard input.
 """
 
@@ -27,6 +27,9 @@ kubectl oauthaccount import --all --create --provider anthropic -f credentials.j
 ADOPT_EXAMPLES = """\
 kubectl oauthaccount adopt claude-1
 kubectl oauthaccount adopt claude-1 --from 6f1c1c9e-…   # one of several of that name"""
+
+ORPHANS_EXAMPLES = """\
+kubectl oauthaccount orphans"""
 
 
 @command("import", "hand an existing credential to the operator", IMPORT_EXAMPLES)
@@ -72,6 +75,12 @@ def import_(
 def adopt(options: ClusterOptions, name: str, uid: str | None, timeout: float | None, pod: str | None) -> int:
     words = ["adopt", name, *(["--from", uid] if uid is not None else [])]
     return _run(options, name, words, timeout, pod, b"")
+
+
+@command("orphans", "list the credentials of deleted accounts, for adopt", ORPHANS_EXAMPLES)
+@pod
+def orphans(options: ClusterOptions, pod: str | None) -> int:
+    return _run(options, None, ["orphans"], None, pod, b"")
 
 
 def _run(

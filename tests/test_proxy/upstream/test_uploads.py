@@ -142,13 +142,13 @@ async def test_uploads_over_tls_cost_no_memory_beside_their_bodies(tmp_path: Pat
 
 
 async def test_a_kept_tls_connection_remembers_nothing_of_what_passed(tmp_path: Path) -> None:
-    """OpenSSL's buffers stay as long as they once were."""
+    """OpenSSL's buffers stay as long as they once were: were everything written to them at once, 40 MiB would stay here."""
     pair = certificate(tmp_path, "127.0.0.1")
     count, size = 100, MIB // 2
     async with upstream_server(server_context(*pair)) as server:
         server.answer_all(lambda request: json_answer(request.body))
         _, afterwards = await uploads(server, pair[0], count, size)
-    assert afterwards < count * 100 * 1024
+    assert afterwards < 24 * MIB  # some 5, and on a busy machine, where more wait at once, 12
 
 
 async def test_the_time_for_the_head_counts_from_the_end_of_the_upload(upstream: UpstreamServer, clock: Clock) -> None:

@@ -41,9 +41,10 @@ class AssertionVerifier:
         self._settings = settings
         self._clock = clock
         self._keys: KeySet | None = None
+        self._used: set[str] = set()
 
-    async def verify(self, assertion: str, rule: FederationRule) -> str:
-        """The token's subject. RFC 7523 3: signature, `iss`, `aud`, `exp`, `nbf`, `sub`."""
+    async def verify(self, assertion: str, rule: FederationRule, *, once: bool) -> str:
+        """The token's subject. RFC 7523 3: signature, `iss`, `aud`, `exp`, `nbf`, `sub`; `once`: not if it was used before."""
         claims = await self._signed_claims(assertion)
         now = self._clock.now()
         _demand(claims.get("iss") == self._settings.issuer, "iss is not the issuer of this provider's configuration")
@@ -57,6 +58,8 @@ class AssertionVerifier:
         subject = claims.get("sub")
         if not isinstance(subject, str) or not fnmatchcase(subject, rule.subject):
             raise AssertionRejected(f"sub does not match federation rule {rule.id}")
+        _demand(not (once and assertion in self._used), "the assertion was used before")
+        self._used.add(assertion)
         return subject
 
     async def _signed_claims(self, assertion: str) -> dict[str, Any]:

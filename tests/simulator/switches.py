@@ -60,6 +60,7 @@ class Switches(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     rotation_grace: Annotated[Seconds, "for this long after its use, a refresh token may be used again"] = 0
     refresh_kills_access_tokens: Annotated[bool, "a refresh kills the access tokens issued before"] = False
     state_required: Annotated[bool, "the code exchange must carry state, which RFC 6749 does not know"] = False
+    assertions_once: Annotated[bool, "an assertion is good for one exchange, also if its answer was lost"] = False
     federation_rejection_status: Annotated[Literal[400, 401], "for a refused assertion; RFC 7523 3.1 says 400"] = 400
 
     # --- logging in with a device code -------------------------------------------------------------------------

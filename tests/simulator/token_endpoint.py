@@ -165,7 +165,7 @@ class TokenEndpoint:
         if workspace is not None and workspace != "default" and not workspace.startswith("wrkspc_"):
             raise TokenError("invalid_request", "workspace_id must be wrkspc_… or default.")
         try:
-            subject = await self._assertions.verify(assertion, rule)
+            subject = await self._assertions.verify(assertion, rule, once=switches.assertions_once)
         except AssertionRejected as error:
             raise TokenError("invalid_grant", f"The assertion was rejected: {error}.", status=rejected) from None
         except IssuerUnavailable as error:

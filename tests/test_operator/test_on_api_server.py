@@ -86,6 +86,17 @@ def test_a_workload_exchanges_its_service_account_token(stack: Stack) -> None:
     assert json.loads((stack.state_dir / uid / "credential.json").read_text())["refresh_token"] is None
 
 
+def test_each_exchange_has_a_service_account_token_of_its_own(stack: Stack) -> None:
+    """Some providers take one only once: also if the answer was lost, and of two accounts with one ServiceAccount."""
+    stack.simulator.set(assertions_once=True, token_drops_after_redeem=1)
+    stack.apply(stack.workload_account("one"))
+    stack.apply(stack.workload_account("two"))
+    for name in ("one", "two"):
+        stack.wait_for_reason(name, "Ready", "Available")
+    sent = [json.loads(request["body"])["assertion"] for request in stack.simulator.requests("/v1/oauth/token")]
+    assert len(sent) == len(set(sent)) == 3
+
+
 def test_a_workload_without_its_service_account_says_which(stack: Stack) -> None:
     manifest = stack.workload_account("workload")
     manifest["spec"]["workloadIdentity"]["serviceAccountName"] = "nobody"

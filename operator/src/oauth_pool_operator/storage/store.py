@@ -158,7 +158,8 @@ class Store:
 
         def reserve() -> None:
             folder = self._made_folder(uid)
-            write_synced(folder / "credential.json.new", b"\0" * PREFLIGHT_BYTES, 0o600, truncate=False)
+            # zeros would take no room on a file system that compresses
+            write_synced(folder / "credential.json.new", os.urandom(PREFLIGHT_BYTES), 0o600, truncate=False)
             sync_folder(folder)
 
         guarded("reserve room on the state volume", reserve)

@@ -97,6 +97,20 @@ def test_each_exchange_has_a_service_account_token_of_its_own(stack: Stack) -> N
     assert len(sent) == len(set(sent)) == 3
 
 
+def test_no_proxy_of_the_environment_is_on_the_way(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither to the API server nor to the token endpoint: what goes there are credentials."""
+    stack.operator.stop()
+    with monkeypatch.context() as environment:
+        for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            environment.setenv(name, "http://127.0.0.1:9")  # where nobody listens
+        for name in ("NO_PROXY", "no_proxy"):
+            environment.delenv(name, raising=False)
+        stack.start_operator(wait=False)
+    stack.wait_for_operator()
+    stack.apply(stack.workload_account("workload"))
+    stack.wait_for_reason("workload", "Ready", "Available")
+
+
 def test_a_workload_without_its_service_account_says_which(stack: Stack) -> None:
     manifest = stack.workload_account("workload")
     manifest["spec"]["workloadIdentity"]["serviceAccountName"] = "nobody"

@@ -18,7 +18,8 @@ from oauth_pool_proxy.downstream.client import Client
 from oauth_pool_proxy.downstream.gate import Gate
 from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.observe.metrics import Metrics
-from oauth_pool_proxy.pool.dispatch import Dispatcher, Refusal
+from oauth_pool_proxy.pool.dispatch import Dispatcher
+from oauth_pool_proxy.pool.held_answer import Refusal
 from oauth_pool_proxy.relay import relay
 from oauth_pool_proxy.request import Blame, Phase, Request
 from oauth_pool_proxy.upstream.headers import HeaderContract, request_headers, response_headers

@@ -8,52 +8,35 @@ Evidence, not suspicion: an answer without proof in headers or words is the acco
 the same request well. Two that answer the same way mean the request, and then nobody is benched and nobody reported.
 """
 
-import asyncio
-import logging
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 from oauth_pool_proxy.config import Header, OAuthConfig, Verdict
-from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.observe.metrics import Metrics
 from oauth_pool_proxy.observe.usage import reader_for
-from oauth_pool_proxy.pool.account import REJECTION_SECONDS, AccessToken, Account, Reason, Requirements, State
+from oauth_pool_proxy.pool.account import AccessToken, Account, Requirements, State
 from oauth_pool_proxy.pool.affinity import Affinity, key_of
-from oauth_pool_proxy.pool.judgement import Judge, Judgement, Question, decompressed
+from oauth_pool_proxy.pool.bench import Bench
+from oauth_pool_proxy.pool.held_answer import UNPROVEN, Refusal, first_event, whole, words
+from oauth_pool_proxy.pool.judgement import Judge, Judgement, Question
 from oauth_pool_proxy.pool.limits import limit_headers
 from oauth_pool_proxy.pool.objects import Objects, creates_object, object_of
 from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.pool.reports import StatusReporter
 from oauth_pool_proxy.pool.request_body import with_system_prefix
 from oauth_pool_proxy.pool.rules import REFUSED_SECONDS
-from oauth_pool_proxy.pool.stream_start import error_data
 from oauth_pool_proxy.pool.token_files import TokenFiles
 from oauth_pool_proxy.request import Blame, Request
 from oauth_pool_proxy.upstream.upstream import Answer
 
-log = logging.getLogger(__name__)
-
 MOST_UNPROVEN = 3
 """How many accounts are asked when nothing proves whose fault the answers are."""
-MOST_JUDGED_BYTES = 64 * 1024
-"""An error of the API is shorter. What is longer is passed on."""
-JUDGING_SECONDS = 2.0
-"""How long the head of an answer may be held back for its first event, or for the words of an error."""
-_REASONS = {
-    Verdict.QUOTA_EXHAUSTED: Reason.QUOTA_EXHAUSTED,
-    Verdict.RATE_LIMITED: Reason.RATE_LIMITED,
-    Verdict.UNAUTHORIZED: Reason.UNAUTHORIZED,
-    Verdict.FORBIDDEN: Reason.FORBIDDEN,
-    Verdict.BILLING: Reason.BILLING,
-}
 _SUSPECTED_OF = {401: Verdict.UNAUTHORIZED, 402: Verdict.BILLING}
 _GOOD = Judgement(Verdict.PASS_ON)
 _NOT_HERE = Verdict.NEXT_ACCOUNT
 """Another account may have the object."""
-_UNPROVEN = frozenset((Verdict.NEXT_ACCOUNT, Verdict.SUSPECT, Verdict.MODEL_FORBIDDEN))
 _LIMITS = frozenset((Verdict.QUOTA_EXHAUSTED, Verdict.RATE_LIMITED, Verdict.MODEL_LIMITED))
 _PREFIXED_PATHS = frozenset(("/v1/messages", "/v1/messages/count_tokens"))
 
@@ -80,24 +63,6 @@ class Attempt:
         self.account.end()
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An answer of the upstream that was held back while another account might do better. All of it."""
-
-    status: int
-    headers: list[Header]
-    body: bytes
-    upstream_request_id: bytes | None
-    verdict: Verdict
-    judged_status: int
-    """Of a stream that begins with an error, the status that the error stands for."""
-
-    @property
-    def is_proven(self) -> bool:
-        """Whether it is the account's, beyond doubt."""
-        return self.verdict not in _UNPROVEN
-
-
 class Dispatcher:
     """The accounts, their access tokens, and somebody to tell, if anybody listens."""
 
@@ -115,7 +80,7 @@ class Dispatcher:
         self.config, self.pool, self.tokens = config, pool, tokens
         self.affinity, self.objects = affinity, objects
         self.reporter, self.metrics, self.clock = reporter, metrics, clock
-        self.judge = Judge(config.rules)
+        self.judge, self.bench = Judge(config.rules), Bench(config.cooldown, reporter, metrics, clock)
 
     def dispatch(self, request: Request, outgoing: list[Header]) -> "Dispatch":
         """Read what the body says about the choice of an account, and put the configured prefix into it."""
@@ -198,7 +163,7 @@ class Dispatch:
         attempt.account.note_limits(answer.headers)
         if answer.status == 404 and self._object:
             judgement = Judgement(_NOT_HERE, status=404)
-            attempt.beginning = await _words(answer)
+            attempt.beginning = await words(answer)
         if judgement.verdict is Verdict.PASS_ON:
             self._answered(attempt, answer)
             return True
@@ -236,13 +201,13 @@ class Dispatch:
     async def _judged(self, attempt: Attempt, answer: Answer) -> Judgement:
         now, judge = self._pool.clock(), self._pool.judge
         if answer.status == 200 and answer.is_event_stream:
-            attempt.beginning, error = await _first_event(answer)
+            attempt.beginning, error = await first_event(answer)
             if not error:
                 return _GOOD
             return judge.judge_event(error, answer.headers, self._question(), now)
         if not judge.needs_body(answer.status, answer.headers, now):
             return judge.judge(answer.status, answer.headers, b"", Question(), now)
-        attempt.beginning = await _words(answer)
+        attempt.beginning = await words(answer)
         self._request.describe()  # which model it may be about
         return judge.judge(answer.status, answer.headers, attempt.beginning, self._question(), now)
 
@@ -253,12 +218,12 @@ class Dispatch:
     async def _goes_on(self, attempt: Attempt, answer: Answer, judgement: Judgement) -> bool:
         """Whether another account is asked. Remembers why."""
         verdict = judgement.verdict
-        if verdict in _UNPROVEN:
+        if verdict in UNPROVEN:
             self._unproven += judgement.status != 404  # which costs nothing, and says nothing of the account
             if self._unproven >= MOST_UNPROVEN or (verdict is Verdict.SUSPECT and self._is_the_same(judgement.status)):
                 return self._blame_request()
-        refusal = await _whole(attempt, answer, judgement)
-        if refusal is None and verdict in _UNPROVEN:
+        attempt.beginning, refusal = await whole(attempt.beginning, answer, judgement)
+        if refusal is None and verdict in UNPROVEN:
             return self._blame_request()
         if verdict is Verdict.SUSPECT:
             self._suspects.append((attempt.account, attempt.token, judgement.status))
@@ -288,7 +253,7 @@ class Dispatch:
         for suspect, token, status in self._suspects:
             verdict = _SUSPECTED_OF.get(status, Verdict.FORBIDDEN)
             until = None if verdict is Verdict.UNAUTHORIZED else now + REFUSED_SECONDS
-            self._reject(suspect, token, Judgement(verdict, until))
+            self._pool.bench.judged(suspect, token, Judgement(verdict, until), request)
         if self._conversation:
             pool.metrics.affinity(pool.affinity.answered(self._conversation, account.uid, now))
         if self._object:
@@ -320,117 +285,7 @@ class Dispatch:
             self._request.blame = Blame.LIMIT
             self._bench(attempt, judgement)
 
-    # What is remembered
-
     def _bench(self, attempt: Attempt, judgement: Judgement) -> None:
-        """Remember what the answer says about the account, and tell the operator if it is news."""
-        account, verdict, now = attempt.account, judgement.verdict, self._pool.clock()
-        if verdict in (Verdict.MODEL_LIMITED, Verdict.MODEL_FORBIDDEN):
-            self._bench_for_model(account, judgement, now)
-        elif verdict in (Verdict.QUOTA_EXHAUSTED, Verdict.RATE_LIMITED):
-            self._cool_down(attempt, judgement, now)
-        elif verdict in _REASONS:
-            self._reject(account, attempt.token, judgement)
-
-    def _bench_for_model(self, account: Account, judgement: Judgement, now: float) -> None:
-        until = judgement.until
-        if judgement.verdict is Verdict.MODEL_LIMITED and until:
-            self._retry_at = min(until, self._retry_at or until)
-        description = self._request.describe()
-        if not description or not description.model:
-            return
-        until = until or now + self._longest(account)
-        if judgement.verdict is Verdict.MODEL_FORBIDDEN:
-            is_news = account.refuse_model(description.model, until, now)
-        else:
-            is_news = account.limit_model(description.model, until, now)
-        if is_news:
-            self._tell(account, "".join(map(str.capitalize, judgement.verdict.split("_"))), until - now)
-
-    def _cool_down(self, attempt: Attempt, judgement: Judgement, now: float) -> None:
-        account, reason, until = attempt.account, _REASONS[judgement.verdict], judgement.until
-        if judgement.verdict is Verdict.QUOTA_EXHAUSTED:
-            # The jitter keeps a fleet of proxies from coming back in the same second.
-            until = (until or now + self._longest(account)) + random.uniform(1, 30)
-        else:
-            until = until or now + 1
-        if not account.cool_down(reason, until, now):
-            return
-        if judgement.verdict is Verdict.QUOTA_EXHAUSTED:
-            self._pool.metrics.quota_exhausted(account.name)
-        self._tell(account, reason.value, until - now)
-        self._report(account, reason, until, attempt.token, judgement)
-
-    def _reject(self, account: Account, token: AccessToken, judgement: Judgement) -> None:
-        """Until a newer access token comes, or a while. With an end, no newer one would help, and nobody has to get one."""
-        reason, now = _REASONS[judgement.verdict], self._pool.clock()
-        seconds = judgement.until - now if judgement.until else REJECTION_SECONDS
-        if account.reject(reason, token.generation, now, seconds):
-            self._tell(account, reason.value, seconds)
-            self._report(account, reason, judgement.until, token, judgement)
-
-    def _longest(self, account: Account) -> float:
-        return account.entry.cooldown_seconds or self._pool.config.cooldown
-
-    def _tell(self, account: Account, reason: str, seconds: float) -> None:
-        fields = {
-            "request_id": self._request.id,
-            "account": account.name,
-            "reason": reason,
-            "seconds": round(seconds),
-        }
-        log.warning("account benched", extra={"fields": fields})
-        self._pool.metrics.benched(account.name, reason)
-
-    def _report(
-        self, account: Account, reason: Reason, until: float | None, token: AccessToken, judgement: Judgement
-    ) -> None:
-        if self._pool.reporter:
-            now = self._pool.clock()
-            self._pool.reporter.benched(account, reason, until, token.generation, judgement.windows, now)
-
-
-async def _first_event(answer: Answer) -> tuple[bytes, bytes | None]:
-    """What has come of a stream, and the data of its first event if that is an error."""
-    beginning = answer.read_now()
-    error = _error_in(answer, beginning)
-    if error is None and not answer.is_at_end:
-        try:
-            async with asyncio.timeout(JUDGING_SECONDS):
-                while error is None and not answer.is_at_end:
-                    beginning += await answer.read()
-                    error = _error_in(answer, beginning)
-        except TimeoutError:
-            pass  # a model may think for minutes, and the client shall see that somebody has answered
-        except StreamBroken as broken:
-            # The client has seen nothing yet: it is told in the plainest way.
-            kind = UpstreamTimeout if broken.error_type == "timeout" else UpstreamUnreachable
-            raise kind(str(broken)) from broken
-    return beginning, error
-
-
-def _error_in(answer: Answer, beginning: bytes) -> bytes | None:
-    text = decompressed(answer.headers, beginning)
-    return b"" if text is None else error_data(text)
-
-
-async def _words(answer: Answer) -> bytes:
-    """As much of an error's body as its words need; an error page that breaks off is judged by what came."""
-    parts: list[bytes] = []
-    try:
-        async with asyncio.timeout(JUDGING_SECONDS):
-            while not answer.is_at_end and sum(map(len, parts)) < MOST_JUDGED_BYTES:
-                parts.append(await answer.read())
-    except (TimeoutError, StreamBroken):
-        pass
-    return b"".join(parts)
-
-
-async def _whole(attempt: Attempt, answer: Answer, judgement: Judgement) -> Refusal | None:
-    """The answer, to be told later; none if it is longer than any error, or not complete by now."""
-    if not answer.is_at_end:
-        attempt.beginning += await _words(answer)
-    if not answer.is_at_end or len(attempt.beginning) > MOST_JUDGED_BYTES:
-        return None
-    request_id = answer.fields.get(b"request-id")
-    return Refusal(answer.status, answer.headers, attempt.beginning, request_id, judgement.verdict, judgement.status)
+        if judgement.verdict is Verdict.MODEL_LIMITED and judgement.until:
+            self._retry_at = min(judgement.until, self._retry_at or judgement.until)
+        self._pool.bench.judged(attempt.account, attempt.token, judgement, self._request)

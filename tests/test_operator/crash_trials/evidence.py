@@ -63,6 +63,7 @@ class Seen:
     ready: str
     login_required: str
     expires: datetime | None
+    is_dead: bool  # the grant, by the operator's own word on the disk
     is_open: bool  # a refresh with the stored token was begun, and nobody knows yet what became of it
     begun: float  # when room was reserved or a journal written for a rotation that has not ended; 0 for none
     damage: tuple[str, ...]
@@ -102,6 +103,7 @@ def look(
         ready=ready,
         login_required=login.get("reason", "") if login.get("status") == "True" else "",
         expires=datetime.fromisoformat(secret["expires"]) if secret else None,
+        is_dead=bool(secret and secret["dead"]),
         is_open=is_open,
         begun=max(_written(folder / "credential.json.new"), _written(folder / "journal.json") if is_open else 0),
         damage=(*damage, *_mixed_up(secret, provider, subject)),

@@ -48,7 +48,8 @@ def is_settled(account: Account, seen: Seen) -> bool:
         is_over = seen.index_word in ("Disabled", "LoginRequired") and seen.access is None
         return is_over or (seen.index_word == seen.ready == "Available" and seen.state == seen.access == seen.index)
     return (
-        (seen.ready, seen.index_word, seen.login_required) == ("Available", "Available", "")
+        not seen.is_dead  # else it is about to be said
+        and (seen.ready, seen.index_word, seen.login_required) == ("Available", "Available", "")
         and seen.state == seen.access == seen.index == seen.status
         and not account.asks_for_refresh(seen)
         and seen.expires is not None

@@ -189,10 +189,13 @@ class Striker:
     def _remember(self, account: Account, phase: Phase) -> None:
         rig = self._rig
         seen, latest = rig.look(account), rig.provider.latest(account.subject)
-        asked = [str(refresh) for refresh in rig.provider.refreshes(account.subject)]
-        account.note(f"killed (life {rig.lives}) in {phase.name}: {seen}; issued #{latest}; requests {asked}")
-        if seen.state is not None and seen.state.number < latest:
-            account.unsaved.add(seen.state.number)
+        asked = rig.provider.refreshes(account.subject)
+        requests = [str(refresh) for refresh in asked]
+        account.note(f"killed (life {rig.lives}) in {phase.name}: {seen}; issued #{latest}; requests {requests}")
+        # redeemed already, or about to be: a server with the answer in its hands does not always notice who has gone
+        number = seen.state.number if seen.state is not None else latest
+        if number < latest or any(refresh.sent == number for refresh in asked):
+            account.unsaved.add(number)
 
     def _phase(self, account: Account, since: float, instant: float = float("inf")) -> Phase:
         rig = self._rig

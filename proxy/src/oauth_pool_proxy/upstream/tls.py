@@ -6,6 +6,8 @@ ends with the connection (RFC 9112 9.8) is whole only if it was closed.
 
 OpenSSL never gives back what one of its buffers once held, and connections are kept. So bytes go through in pieces of a
 record's size, in both directions.
+
+A new connection resumes the session of one before it (RFC 8446 2.2), which spares both sides half of the handshake's work.
 """
 
 import asyncio
@@ -23,24 +25,64 @@ RECORD_BYTES = 16 * 1024
 class _Tls(Protocol):
     """`ssl.SSLObject`, as far as it is needed; typeshed does not know that `read` with a buffer returns a number."""
 
+    session: ssl.SSLSession | None
+    session_reused: bool | None
+
     def do_handshake(self) -> None: ...
     def pending(self) -> int: ...
     def read(self, size: int, buffer: memoryview, /) -> int: ...
     def write(self, data: bytes | memoryview, /) -> int: ...
 
 
+class TlsSessions:
+    """The latest session with one origin. It is of one context: another certificate authority does not trust what the last did."""
+
+    def __init__(self) -> None:
+        self.handshakes = {"full": 0, "resumed": 0}
+        """How many were done."""
+        self._context: ssl.SSLContext | None = None
+        self._session: ssl.SSLSession | None = None
+
+    def of(self, context: ssl.SSLContext) -> ssl.SSLSession | None:
+        """What may be resumed with this context."""
+        return self._session if self._context is context else None
+
+    def remember(self, context: ssl.SSLContext, session: ssl.SSLSession | None) -> None:
+        if session is not None:
+            self._context, self._session = context, session
+
+    def forget(self) -> None:
+        self._context = self._session = None
+
+
 class TlsConnection(Connection):
     """`secure` is awaited before the first exchange."""
 
-    __slots__ = ("_failure", "_handshake", "_incoming", "_is_closed", "_is_secured", "_outgoing", "_tls")
+    __slots__ = (
+        "_context",
+        "_failure",
+        "_handshake",
+        "_has_read",
+        "_incoming",
+        "_is_closed",
+        "_is_secured",
+        "_outgoing",
+        "_sessions",
+        "_tls",
+    )
     SLICE_BYTES = 64 * 1024
     _buffer = memoryview(bytearray(READ_BYTES))
     """What one read brought, decrypted. All connections share it, because nobody keeps it."""
 
-    def __init__(self, owner: Owner, context: ssl.SSLContext, server_name: str) -> None:
+    def __init__(self, owner: Owner, context: ssl.SSLContext, server_name: str, sessions: TlsSessions) -> None:
         super().__init__(owner)
+        self._context, self._sessions = context, sessions
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = cast(_Tls, context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name))
+        tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_hostname=server_name, session=sessions.of(context)
+        )
+        self._tls = cast(_Tls, tls)
+        self._has_read = False
         self._is_secured = self._is_closed = False
         self._failure: ssl.SSLError | None = None
         self._handshake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -80,10 +122,12 @@ class TlsConnection(Connection):
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
+            self._sessions.forget()  # a server that cannot resume shall not refuse the next one, too
             self._handshake.set_exception(error)
             self._handshake.exception()
         self._flush()  # an alert, too
         if self._is_secured:
+            self._sessions.handshakes["resumed" if self._tls.session_reused else "full"] += 1
             self._handshake.set_result(None)
         elif self._handshake.done():
             self._transport.close()
@@ -95,8 +139,12 @@ class TlsConnection(Connection):
             self._incoming.write(piece)
             size = self._read(size)
         if size:
+            if not self._has_read:  # the server's tickets come behind the handshake, and before its first answer
+                self._has_read = True
+                self._sessions.remember(self._context, self._tls.session)
             Connection.data_received(self, self._buffer[:size])
-        self._flush()  # the answer to a change of keys
+        if self._outgoing.pending:
+            self._flush()  # the answer to a change of keys
         if self._is_closed:
             self._transport.close()
 
@@ -108,7 +156,7 @@ class TlsConnection(Connection):
                 if size == READ_BYTES:
                     Connection.data_received(self, self._buffer)
                     size = 0
-                count = self._tls.read(READ_BYTES - size, self._buffer[size:])
+                count = self._tls.read(READ_BYTES - size, self._buffer[size:] if size else self._buffer)
                 size += count
                 self._is_closed = count == 0
         except ssl.SSLWantReadError:

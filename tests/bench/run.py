@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tests.bench import saved
@@ -136,7 +137,7 @@ def other_python(options: argparse.Namespace, folder: Path, stack: ExitStack) ->
 
 
 def measured(bench: Bench, case: Case, variant: str, seconds: float) -> Figures:
-    with VARIANTS[variant](bench, case.is_tls) as target:
+    with VARIANTS[variant](replace(bench, accounts=case.accounts), case.is_tls) as target:
         generator = Generator(bench.load, bench.other_cores, target)
         measurement = Measurement(target, generator, bench.upstream.process, seconds * case.length)
         return case.measure(measurement) | {OTHER_WORK: measurement.other_work()}

@@ -4,12 +4,14 @@ import ssl
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from oauth_pool_proxy.config import UpstreamUrl
 from oauth_pool_proxy.errors import UpstreamUnreachable
 from oauth_pool_proxy.upstream.certificate_files import LOOK_SECONDS
+from oauth_pool_proxy.upstream.tls import SESSION_SECONDS, TlsSessions
 from oauth_pool_proxy.upstream.upstream import Upstream
 from tests.support.proxy_server import Clock
 from tests.support.upstream_server import UpstreamServer, json_answer, upstream_server
@@ -22,6 +24,11 @@ CLOSING = json_answer(b"{}", 200, ("connection", "close"))
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
     return certificate(tmp_path, "127.0.0.1")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @contextmanager
@@ -70,8 +77,37 @@ async def test_a_server_that_has_forgotten_shakes_hands_anew(pair: tuple[Path, P
                 assert [await new_connection(client, second) for _ in range(2)] == [False, True]
 
 
-async def test_another_certificate_authority_does_not_trust_what_the_last_one_did(tmp_path: Path) -> None:
-    clock, (folder, other) = Clock(), (tmp_path / "one", tmp_path / "other")
+class CountedSession:
+    """Of a TLS connection: how often it was copied."""
+
+    def __init__(self, *, is_reused: bool) -> None:
+        self.session_reused = is_reused
+        self.copies = 0
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        self.copies += 1
+        return cast(ssl.SSLSession, object())
+
+
+def test_a_session_that_is_resumed_is_copied_once_in_a_while_and_one_that_is_refused_gives_way_at_once(
+    clock: Clock,
+) -> None:
+    sessions, context = TlsSessions(clock), ssl.create_default_context()
+    first, resumed, refused = (CountedSession(is_reused=reused) for reused in (False, True, False))
+    sessions.offer(context, cast(Any, first))
+    before = sessions.of(context)
+    sessions.offer(context, cast(Any, resumed))
+    assert (first.copies, resumed.copies, sessions.of(context)) == (1, 0, before)
+    sessions.offer(context, cast(Any, refused))
+    assert (refused.copies, sessions.of(context) is before) == (1, False)
+    clock.advance(SESSION_SECONDS)
+    sessions.offer(context, cast(Any, resumed))
+    assert resumed.copies == 1
+
+
+async def test_another_certificate_authority_does_not_trust_what_the_last_one_did(tmp_path: Path, clock: Clock) -> None:
+    folder, other = tmp_path / "one", tmp_path / "other"
     folder.mkdir()
     other.mkdir()
     pair, others = certificate(folder, "127.0.0.1"), certificate(other, "127.0.0.1")

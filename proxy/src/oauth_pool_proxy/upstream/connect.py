@@ -41,7 +41,7 @@ class Connector:
         self._peer = "The proxy on the way to the upstream" if proxy else "The upstream"
         self._connect_timeout, self._turn_timeout = connect_timeout, turn_timeout
         self._turns = asyncio.Semaphore(MOST_HANDSHAKES)
-        self.sessions = TlsSessions()
+        self.sessions = TlsSessions(owner.clock)
 
     async def connect(self) -> Connection:
         """A connection that is ready for an exchange. `UpstreamTimeout`, `UpstreamUnreachable`."""

@@ -12,7 +12,7 @@ A new connection resumes the session of one before it (RFC 8446 2.2), which spar
 
 import asyncio
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol, cast
 
 from oauth_pool_proxy.errors import UpstreamUnreachable
@@ -20,6 +20,8 @@ from oauth_pool_proxy.upstream.connection import Connection, Owner
 
 READ_BYTES = 64 * 1024
 RECORD_BYTES = 16 * 1024
+SESSION_SECONDS = 60.0
+"""How long a session is resumed before that of a newer connection takes its place. Servers keep theirs for minutes at least."""
 
 
 class _Tls(Protocol):
@@ -37,19 +39,25 @@ class _Tls(Protocol):
 class TlsSessions:
     """The latest session with one origin. It is of one context: another certificate authority does not trust what the last did."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.handshakes = {"full": 0, "resumed": 0}
         """How many were done."""
+        self._clock = clock
         self._context: ssl.SSLContext | None = None
         self._session: ssl.SSLSession | None = None
+        self._taken_at = 0.0
 
     def of(self, context: ssl.SSLContext) -> ssl.SSLSession | None:
         """What may be resumed with this context."""
         return self._session if self._context is context else None
 
-    def remember(self, context: ssl.SSLContext, session: ssl.SSLSession | None) -> None:
-        if session is not None:
-            self._context, self._session = context, session
+    def offer(self, context: ssl.SSLContext, tls: _Tls) -> None:
+        """Take the connection's session, unless the one at hand was just resumed: to copy it costs half of what it saves."""
+        now = self._clock()
+        if tls.session_reused and now - self._taken_at < SESSION_SECONDS:
+            return
+        if session := tls.session:
+            self._context, self._session, self._taken_at = context, session, now
 
     def forget(self) -> None:
         self._context = self._session = None
@@ -141,7 +149,7 @@ class TlsConnection(Connection):
         if size:
             if not self._has_read:  # the server's tickets come behind the handshake, and before its first answer
                 self._has_read = True
-                self._sessions.remember(self._context, self._tls.session)
+                self._sessions.offer(self._context, self._tls)
             Connection.data_received(self, self._buffer[:size])
         if self._outgoing.pending:
             self._flush()  # the answer to a change of keys

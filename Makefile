@@ -99,7 +99,7 @@ lock-in: .tools/bin/uv
 	cd $(DIR) && $(LOCK) --constraints=requirements/dev.txt kubectl-oauthaccount/pyproject.toml --output-file=requirements/plugin.txt
 
 bench: setup ## Measure the proxy beside nginx and a direct connection (ARGS=--help; docs/performance.md)
-	@$(BIN)/python -m tests.bench.run $(ARGS)
+	@$(BIN)/python -m tests.bench.run --engine "$(ENGINE)" --base $(BASE) $(ARGS)
 
 images: ## Build both images (ENGINE=docker, IMAGE_PREFIX=registry.example.com/team/, TAG=dev, BASE=python:3.13-slim)
 	@for program in proxy operator; do \

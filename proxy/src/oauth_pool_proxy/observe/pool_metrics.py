@@ -104,6 +104,14 @@ class UpstreamCollector(Collector):
         for connection, count in upstream.requests.items():
             requests.add_metric([connection], count)
         yield requests
+        handshakes = CounterMetricFamily(
+            "proxy_upstream_tls_handshakes",
+            "TLS handshakes with the upstream, by whether they resumed the session of one before",
+            labels=["kind"],
+        )
+        for kind, count in upstream.handshakes.items():
+            handshakes.add_metric([kind], count)
+        yield handshakes
 
 
 def _per_account(

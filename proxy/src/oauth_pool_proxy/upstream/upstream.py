@@ -91,6 +91,11 @@ class Upstream:
             connection.abort()
 
     @property
+    def handshakes(self) -> dict[str, int]:
+        """How many with TLS were done, by kind: `full`, `resumed`."""
+        return self._connector.sessions.handshakes
+
+    @property
     def open_connections(self) -> int:
         return len(self._connections)
 

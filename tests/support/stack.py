@@ -490,6 +490,7 @@ upstream_url = "{self._simulator_url}"
 [oauth]
 source = "kubernetes"
 provider = "simulator"
+tokens = "volume"
 access_dir = "{self.access_dir}"
 
 [oauth.kubernetes]

@@ -22,6 +22,7 @@ from oauth_pool_proxy.observe.metrics import Metrics
 from oauth_pool_proxy.observe.usage import reader_for
 from oauth_pool_proxy.pool.account import REJECTION_SECONDS, AccessToken, Account, Reason, Requirements, State
 from oauth_pool_proxy.pool.affinity import Affinity, key_of
+from oauth_pool_proxy.pool.due_tokens import AccessTokens
 from oauth_pool_proxy.pool.judgement import Judge, Judgement, Question, decompressed
 from oauth_pool_proxy.pool.limits import limit_headers
 from oauth_pool_proxy.pool.objects import Objects, creates_object, object_of
@@ -30,7 +31,6 @@ from oauth_pool_proxy.pool.reports import StatusReporter
 from oauth_pool_proxy.pool.request_body import with_system_prefix
 from oauth_pool_proxy.pool.rules import REFUSED_SECONDS
 from oauth_pool_proxy.pool.stream_start import error_data
-from oauth_pool_proxy.pool.token_files import TokenFiles
 from oauth_pool_proxy.request import Blame, Request
 from oauth_pool_proxy.upstream.upstream import Answer
 
@@ -105,7 +105,7 @@ class Dispatcher:
         self,
         config: OAuthConfig,
         pool: Pool,
-        tokens: TokenFiles,
+        tokens: AccessTokens,
         affinity: Affinity,
         objects: Objects,
         reporter: StatusReporter | None,

@@ -11,6 +11,7 @@ from cryptography.hazmat.bindings._rust import openssl
 from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from tests.support.control_plane.waiting import wait_until
 from tests.support.proxy_server import index_entry, rfc3339, token_of
 
 SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_128_GCM)
@@ -68,9 +69,10 @@ class SealingOperator:
         return {name: base64.b64decode(one["spec"]["publicKey"]) for name, one in self.objects().items()}
 
     def objects(self) -> dict[str, Any]:
-        """The OAuthProxy objects by their names."""
-        found = self._api.get(f"/apis/oauthpool.dev/v1alpha1/namespaces/{self._namespace}/oauthproxies").json()
-        return {one["metadata"]["name"]: one for one in found["items"]}
+        """The OAuthProxy objects by their names. Waits for an API server that has just begun, and serves no kinds of ours yet."""
+        path = f"/apis/oauthpool.dev/v1alpha1/namespaces/{self._namespace}/oauthproxies"
+        answer = wait_until(lambda: found if (found := self._api.get(path)).is_success else None, "OAuthProxies")
+        return {one["metadata"]["name"]: one for one in answer.json()["items"]}
 
     def delete(self, proxy: str) -> None:
         path = f"/apis/oauthpool.dev/v1alpha1/namespaces/{self._namespace}/oauthproxies/{proxy}"

@@ -97,22 +97,24 @@ class Registration:
 
     async def _follow(self) -> None:
         """Write the number of tokens when it changes, until it is time to look at the object again."""
-        look_at = self._written_at + self._look_seconds
-        while not self._is_doubted and self._clock() < look_at:
+        while (left := self._next_look - self._clock()) > 0:
             if self._told != self._held:
                 await self._tell(self._held)
+                self._note_success()
                 # What comes meanwhile is told together.
                 await asyncio.sleep(self._status_seconds)
                 continue
             self._note_success()
             self._news.clear()
             try:
-                async with asyncio.timeout(look_at - self._clock()):
+                async with asyncio.timeout(left):
                     await self._news.wait()
             except TimeoutError:
                 pass
-        if self._is_doubted:
-            await asyncio.sleep(self._written_at + self._doubt_seconds - self._clock())
+
+    @property
+    def _next_look(self) -> float:
+        return self._written_at + (self._doubt_seconds if self._is_doubted else self._look_seconds)
 
     async def _declare(self) -> None:
         """Write the whole of it. Where it is as it should be already, the API server changes nothing."""

@@ -38,14 +38,15 @@ WORKLOAD = "inference"
 
 
 def serve_accounts(control_plane: ControlPlane) -> None:
-    """Install the CRD; returns when OAuthAccounts can be listed.
+    """Install the CRDs; returns when OAuthAccounts and OAuthProxies can be listed.
 
     Its condition Established is not enough: kubectl fails when it waits before there are any conditions, and for a
     moment afterwards the API server answers 429, "storage is (re)initializing".
     """
     control_plane.apply(ROOT / "crds")
-    accounts = "/apis/oauthpool.dev/v1alpha1/oauthaccounts"
-    wait_until(lambda: control_plane.api.get(accounts).is_success, "OAuthAccounts can be listed")
+    for kind in ("oauthaccounts", "oauthproxies"):
+        path = f"/apis/oauthpool.dev/v1alpha1/{kind}"
+        wait_until(lambda path=path: control_plane.api.get(path).is_success, f"{kind} can be listed")  # type: ignore[misc]
 
 
 class Process:
@@ -490,6 +491,7 @@ upstream_url = "{self._simulator_url}"
 [oauth]
 source = "kubernetes"
 provider = "simulator"
+tokens = "volume"
 access_dir = "{self.access_dir}"
 
 [oauth.kubernetes]

@@ -22,7 +22,9 @@ from oauth_pool_proxy.config.settings import (
     LateHeads,
     OAuthConfig,
     ProxyConfig,
+    SealedConfig,
     Strategy,
+    TokenWay,
     UpstreamProxy,
     UpstreamUrl,
     split_list,
@@ -278,6 +280,8 @@ def _oauth(table: Table, environment: Mapping[str, str], warnings: list[str]) ->
     table.only(
         "source",
         "provider",
+        "tokens",
+        "key_dir",
         "access_dir",
         "index_dir",
         "cooldown_secs",
@@ -322,6 +326,7 @@ def _oauth(table: Table, environment: Mapping[str, str], warnings: list[str]) ->
     return OAuthConfig(
         source=source,
         access_dir=table.path("access_dir", "/var/lib/oauth-pool/access") or Path(),
+        sealed=_sealed(table, isinstance(source, KubernetesConfig), environment, warnings),
         provider=table.text("provider", "anthropic") or "",
         cooldown=table.number("cooldown_secs", 7200, least=1),
         beta=_beta(table),
@@ -340,6 +345,27 @@ def _oauth(table: Table, environment: Mapping[str, str], warnings: list[str]) ->
         system_prefix=table.text("system_prefix") or "",
         system_prefix_excluded_models=table.texts("system_prefix_excluded_models", ()),
     )
+
+
+def _sealed(
+    table: Table, has_api_server: bool, environment: Mapping[str, str], warnings: list[str]
+) -> SealedConfig | None:
+    """None if access tokens come as files."""
+    way = table.choice("tokens", TokenWay.SEALED if has_api_server else TokenWay.VOLUME)
+    key_dir = table.path("key_dir", "/run/oauth-pool") or Path()
+    if way is TokenWay.VOLUME:
+        if table.has("key_dir"):
+            warnings.append('[oauth] key_dir is ignored: it is used with tokens = "sealed" only')
+        return None
+    if not has_api_server:
+        table.refuse(
+            'sealed access tokens come through the API server, so they need source = "kubernetes";'
+            ' with source = "file" it is "volume"',
+            "tokens",
+        )
+    if table.has("access_dir"):
+        warnings.append('[oauth] access_dir is ignored: it is used with tokens = "volume" only')
+    return SealedConfig(key_dir, environment.get("POD_NAME", ""), environment.get("POD_UID", ""))
 
 
 def _paths(table: Table, key: str, default: tuple[str, ...]) -> tuple[str, ...]:

@@ -174,11 +174,34 @@ class KubernetesConfig:
     config_map: str = "oauth-pool"
 
 
+class TokenWay(StrEnum):
+    """How access tokens come to the proxy."""
+
+    SEALED = "sealed"
+    """Through the API server, each sealed to the key of this proxy."""
+    VOLUME = "volume"
+    """As files on a volume."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedConfig:
+    """What it takes to have access tokens sealed to this proxy."""
+
+    key_dir: Path
+    """Where a copy of the private key is kept, so that a container that restarts has it again."""
+    pod_name: str
+    pod_uid: str
+    """The pod that owns what the proxy says of itself. Both are empty outside a pod, and then it cannot start."""
+
+
 @dataclass(frozen=True, slots=True)
 class OAuthConfig:
     source: KubernetesConfig | Path
     """Where the pool index comes from: a ConfigMap, or a folder with a file per account."""
     access_dir: Path
+    """The folder of access files. Not used where tokens are sealed."""
+    sealed: SealedConfig | None = None
+    """None: access tokens come as files in `access_dir`."""
     provider: str = "anthropic"
     cooldown: float = 7200
     beta: tuple[bytes, ...] = (b"oauth-2025-04-20",)

@@ -28,7 +28,6 @@ from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.pool.reports import StatusReporter
 from oauth_pool_proxy.pool.request_body import with_system_prefix
 from oauth_pool_proxy.pool.rules import REFUSED_SECONDS
-from oauth_pool_proxy.pool.token_files import TokenFiles
 from oauth_pool_proxy.request import Blame, Request
 from oauth_pool_proxy.upstream.upstream import Answer
 

@@ -12,7 +12,7 @@ from lupa.lua51 import LuaRuntime
 
 from oauth_pool_operator.account import conditions as c
 from tests.test_manifests.account_health import CASES, HEALTH_KEY, Case
-from tests.test_manifests.manifests import K8S, POOLS, ROOT, Manifest, kustomize, of_kind, one, overlay
+from tests.test_manifests.manifests import K8S, POOLS, ROOT, Manifest, cluster_part, kustomize, of_kind, one, overlay
 
 ARGOCD = K8S / "argocd"
 LUA: dict[str, str] = yaml.safe_load((ARGOCD / "argocd-cm.yaml").read_text())["data"]
@@ -109,27 +109,27 @@ def test_every_application_is_told_of_the_same_repository() -> None:
 @pytest.mark.parametrize("name", POOLS)
 def test_the_pool_comes_at_once(name: str) -> None:
     """A claim that waits for its first pod would hold up a later wave with that pod for ever; a new CRD would fail one."""
-    assert {annotation(found, WAVE) for found in overlay(name)} == {""}
+    assert {annotation(found, WAVE) for found in [*cluster_part(), *overlay(name)]} == {""}
 
 
 @pytest.mark.parametrize("name", POOLS)
 def test_health_counts_but_of_what_may_rightly_lack_it(name: str) -> None:
-    ignored = {found["kind"] for found in overlay(name) if annotation(found, IGNORED) == "true"}
+    ignored = {found["kind"] for found in [*cluster_part(), *overlay(name)] if annotation(found, IGNORED) == "true"}
     assert ignored == {"CustomResourceDefinition", "Ingress"}
 
 
 @pytest.mark.parametrize("name", POOLS)
 def test_what_holds_logins_outlives_its_application(name: str) -> None:
-    kept = {
+    assert kept(overlay(name)) == {("Namespace", "anthropic-oauth-proxy"), ("PersistentVolumeClaim", "oauth-state")}
+    # and what another pool may need: without the kinds there are no accounts, without the policies proxies are trusted
+    assert kept(cluster_part()) == {(found["kind"], found["metadata"]["name"]) for found in cluster_part()}
+
+
+def kept(objects: list[Manifest]) -> set[tuple[str, str]]:
+    return {
         (found["kind"], found["metadata"]["name"])
-        for found in overlay(name)
+        for found in objects
         if {"Prune=false", "Delete=false"} <= set(annotation(found, OPTIONS).split(","))
-    }
-    assert kept == {
-        ("Namespace", "anthropic-oauth-proxy"),
-        ("CustomResourceDefinition", "oauthaccounts.oauthpool.dev"),
-        ("PersistentVolumeClaim", "oauth-state"),
-        ("PersistentVolumeClaim", "oauth-access"),
     }
 
 

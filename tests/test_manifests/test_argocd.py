@@ -94,7 +94,7 @@ def test_the_accounts_come_last_and_alone() -> None:
     """ArgoCD waits for ever for what is Suspended, unless it comes last."""
     waves = {name: int(annotation(found, WAVE)) for name, found in applications().items()}
     assert max(waves, key=lambda name: waves[name]) == "oauth-pool-accounts"
-    for file in (K8S / "examples").glob("*.yaml"):
+    for file in (ROOT / "examples" / "cluster").glob("*.yaml"):
         assert not [found for found in yaml.safe_load_all(file.read_text()) if annotation(found, WAVE)]
 
 

@@ -112,7 +112,7 @@ def pool(
 
 def workload() -> list[dict[str, object]]:
     """The example of a WorkloadIdentity account, with the names of this cluster's provider."""
-    documents = list(yaml.safe_load_all((K8S / "examples/workload-identity.yaml").read_text()))
+    documents = list(yaml.safe_load_all((K8S.parent / "examples/cluster/workload-identity.yaml").read_text()))
     names = {"serviceAccountName": WORKLOAD, "federationRuleID": RULE, "organizationID": ORGANIZATION}
     return [
         account("inference", grant="WorkloadIdentity", workloadIdentity=names)

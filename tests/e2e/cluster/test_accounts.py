@@ -22,7 +22,7 @@ def no_accounts_after(product: Product) -> Iterator[None]:
 
 
 def test_workload_identity_by_the_example(product: Product) -> None:
-    example = (ROOT / "k8s/examples/workload-identity.yaml").read_text()
+    example = (ROOT / "examples/cluster/workload-identity.yaml").read_text()
     for ours, theirs in {
         "provider: anthropic": "provider: simulator",
         "fdrl_REPLACE": RULE,

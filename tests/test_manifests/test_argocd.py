@@ -4,6 +4,9 @@ tests/e2e/argocd/ has the same cases, and the Applications, with ArgoCD itself.
 """
 
 import re
+import subprocess
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from lupa.lua51 import LuaRuntime
 
 from oauth_pool_operator.account import conditions as c
 from tests.test_manifests.account_health import CASES, HEALTH_KEY, Case
+from tests.test_manifests.documentation import localised
 from tests.test_manifests.manifests import K8S, POOLS, ROOT, Manifest, cluster_part, kustomize, of_kind, one, overlay
 
 ARGOCD = K8S / "argocd"
@@ -81,7 +85,7 @@ def test_health_of_an_application_is_its_own(status: dict[str, Any], expected: s
 
 
 def annotation(document: Manifest, name: str) -> str:
-    found: str = document["metadata"].get("annotations", {}).get(name, "")
+    found: str = document.get("metadata", {}).get("annotations", {}).get(name, "")
     return found
 
 
@@ -139,3 +143,24 @@ def test_an_object_of_git_is_never_one_that_the_operator_writes() -> None:
     names = {name for rule in written for name in rule.get("resourceNames", []) if "patch" in rule["verbs"]}
     in_git = {found["metadata"]["name"] for kind in ("ConfigMap", "Lease") for found in of_kind(kustomize(K8S), kind)}
     assert names and not names & in_git
+
+
+def test_a_repository_of_ones_own_is_what_the_page_says(tmp_path: Path) -> None:
+    """The commands of docs/gitops.md, typed in an empty folder beside a checkout; every path of an Application is there."""
+    (tmp_path / "oauth-pool").symlink_to(ROOT)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    page = (ROOT / "docs" / "gitops.md").read_text()
+    typed = [line for line in re.findall(r"^   \$ (.+)$", page, re.MULTILINE) if line.startswith(("cp ", "sed "))]
+    assert len(typed) == 3
+    subprocess.run(["bash", "-ec", "\n".join(typed)], cwd=mine, check=True)
+    (system,) = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "../pool" in text]
+    for folder, text in (("system", textwrap.dedent(system)), ("pool", (mine / "pool/kustomization.yaml").read_text())):
+        (mine / folder / "kustomization.yaml").write_text(localised(text, mine / folder))
+    objects = kustomize(mine / "system")
+    assert {found["kind"] for found in objects} >= {"CustomResourceDefinition", "Deployment"}
+    for file in (mine / "argocd").rglob("*.yaml"):
+        text = file.read_text()
+        assert "git.example.com/team" not in text
+        for path in re.findall(r"^ +path: (\S+)$", text, re.MULTILINE):
+            assert list((mine / path).glob("*.yaml")), f"{file.name}: {path}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.test_manifests.manifests import ROOT, Manifest, kustomize
+from tests.test_manifests.manifests import IMAGES, ROOT, Manifest, kustomize
 
 PAGES = [ROOT / "README.md", ROOT / "RUNBOOK.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLE = ROOT / "examples" / "cluster"
@@ -15,8 +15,10 @@ REMOTE = re.compile(r"https://github\.com/OWNER/oauth-pool//([\w./-]+)\?ref=v([\
 
 
 def localised(text: str, folder: Path) -> str:
-    """With paths from that folder in place of remote ones."""
-    return REMOTE.sub(lambda found: os.path.relpath(ROOT / found[1], folder), text)
+    """With paths from that folder in place of remote ones, and the owner of the images filled in."""
+    owner = IMAGES["oauth-pool-proxy"].split("/")[1]
+    local = REMOTE.sub(lambda found: os.path.relpath(ROOT / found[1], folder), text)
+    return local.replace("ghcr.io/OWNER/", f"ghcr.io/{owner}/")
 
 
 def blocks(page: Path) -> list[Manifest]:

@@ -19,8 +19,6 @@ NAMESPACE = "anthropic-oauth-proxy"
 PROXY, OPERATOR = "anthropic-oauth-proxy", "oauth-pool-operator"
 URL = f"http://{PROXY}.{NAMESPACE}"
 PROGRAMS = ("oauth-pool-proxy", "oauth-pool-operator")
-REMOTE = "https://github.com/OWNER/oauth-pool//"
-"""What a user's kustomization has in front of our paths, up to `?ref=…` behind them. Tests have a copy instead."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ GRANTS: list[str] = SPEC["properties"]["grant"]["enum"]
 def example(grant: str) -> list[Manifest]:
     """The file whose account has this grant."""
     files = [list(yaml.safe_load_all(file.read_text())) for file in EXAMPLES.glob("*.yaml")]
-    (found,) = [objects for objects in files if of_kind(objects, "OAuthAccount")[0]["spec"]["grant"] == grant]
+    (found,) = [
+        objects
+        for objects in files
+        if [account["spec"]["grant"] for account in of_kind(objects, "OAuthAccount")] == [grant]
+    ]
     return found
 
 

@@ -110,7 +110,6 @@ def test_a_healthy_pool_wakes_nobody(promtool: Path, tmp_path: Path, healthy: li
 
 def test_alerts_name_what_is_wrong_with_a_real_pool(promtool: Path, tmp_path: Path, in_trouble: list[Series]) -> None:
     expected = {
-        ("PoolNoAccountAvailable", ""),
         ("PoolAllAccountsCoolingDown", ""),
         ("PoolLoginNeeded", "carol"),
         ("PoolAccountStalled", "broken"),

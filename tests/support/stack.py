@@ -38,14 +38,14 @@ WORKLOAD = "inference"
 
 
 def serve_accounts(control_plane: ControlPlane) -> None:
-    """Install the CRD; returns when OAuthAccounts can be listed.
+    """Install the CRDs; returns when OAuthAccounts and OAuthProxies can be listed.
 
     Its condition Established is not enough: kubectl fails when it waits before there are any conditions, and for a
     moment afterwards the API server answers 429, "storage is (re)initializing".
     """
     control_plane.apply(ROOT / "crds")
-    accounts = "/apis/oauthpool.dev/v1alpha1/oauthaccounts"
-    wait_until(lambda: control_plane.api.get(accounts).is_success, "OAuthAccounts can be listed")
+    kinds = [f"/apis/oauthpool.dev/v1alpha1/{plural}" for plural in ("oauthaccounts", "oauthproxies")]
+    wait_until(lambda: all(control_plane.api.get(path).is_success for path in kinds), "both kinds can be listed")
 
 
 class Process:
@@ -196,9 +196,12 @@ class Stack:
         log_level: str = "info",
         on_line: Callable[[str, str], None] | None = None,
         proxy_settings: str = "",
+        tokens: str = "volume",
     ) -> None:
+        """`tokens` is how they reach the proxies: by a volume, or sealed."""
         self.control_plane = control_plane
         self._proxy_settings = proxy_settings
+        self._tokens = tokens
         self._operator = operator
         self.folder = folder
         self.namespace = control_plane.namespace()
@@ -456,6 +459,9 @@ state_dir = "{self.state_dir}"
 access_dir = "{self.access_dir}"
 health_listen_addr = "{self.health_url.removeprefix("http://")}"
 metrics_listen_addr = "{self.metrics_url.removeprefix("http://")}"
+
+[publication]
+tokens = "{self._tokens}"
 
 {grants_of_simulator(url)}
 # one whose page sends the browser back to the person's machine

@@ -18,7 +18,9 @@ def waiting(control_plane_binaries: Path, tmp_path: Path) -> Iterator[Stack]:
             stack.prepare_cluster()
             stack.start_simulator()
             stack.start_operator(wait=False)
-            wait_until(lambda: "is the CRD of OAuthAccount installed?" in stack.operator.output, "the reason why it waits")
+            wait_until(
+                lambda: "is the CRD of OAuthAccount installed?" in stack.operator.output, "the reason why it waits"
+            )
             yield stack
         finally:
             stack.close()

@@ -201,7 +201,7 @@ class Stack:
         """`tokens` is how they reach the proxies: by a volume, or sealed."""
         self.control_plane = control_plane
         self._proxy_settings = proxy_settings
-        self._tokens = tokens
+        self.tokens = tokens
         self._operator = operator
         self.folder = folder
         self.namespace = control_plane.namespace()
@@ -461,7 +461,7 @@ health_listen_addr = "{self.health_url.removeprefix("http://")}"
 metrics_listen_addr = "{self.metrics_url.removeprefix("http://")}"
 
 [publication]
-tokens = "{self._tokens}"
+tokens = "{self.tokens}"
 
 {grants_of_simulator(url)}
 # one whose page sends the browser back to the person's machine

@@ -30,7 +30,7 @@ from oauth_pool_operator.cluster.config_maps import SharedMap
 from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.cluster.shards import NoRoom, Shards
 from oauth_pool_operator.config import AuthorizationCodeProfile, DeviceCodeProfile, Profile, WorkloadIdentityProfile
-from oauth_pool_operator.delivery import AccessFiles
+from oauth_pool_operator.delivery import AccessFiles, Delivery
 from oauth_pool_operator.errors import (
     ClusterUnavailable,
     ExchangeRejected,
@@ -235,6 +235,7 @@ class World:
         self.cluster = ScriptedCluster(of, self.steps)
         self.shards = Shards()
         self.index = IndexPublisher(self.cluster, self.shards)
+        self.delivery: Delivery = AccessFiles(self.store)
         code_settings = AuthorizationCodeProfile(
             client_id="me",
             authorization_endpoint="https://provider.example/authorize",
@@ -271,7 +272,7 @@ class World:
             profiles=self.profiles,
             broken_profiles={"broken": "providers.broken.authorization_code.client_id: must not be empty"},
             endpoints=dict.fromkeys(self.profiles, self.endpoint),
-            delivery=AccessFiles(self.store),
+            delivery=self.delivery,
             index=self.index,
             cluster=self.cluster,
             throttle=self.throttle,

@@ -5,7 +5,7 @@ Somebody may edit or delete what we wrote, and Kopf tells of no deletion that fe
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import httpx2
@@ -77,14 +77,18 @@ class Keeper:
     async def _repair(self) -> None:
         if not self._leadership.leads:
             return
-        try:
-            await self._index.repair()
-            if self._tokens is not None:
-                await self._compare_proxies(self._tokens)
-                await self._tokens.repair()
-        except (httpx2.HTTPError, TimeoutError) as error:
-            log.debug("what was published was not looked at: %s", describe(error))
-        except Exception as error:  # noqa: BLE001 (a look that fails ends nothing: the next one is soon)
-            log.error("what was published was not looked at: unexpected %s", type(error).__name__)
+        await self._look("the pool index", self._index.repair())
         if self._tokens is None:
             await self._upkeep.look_at_access_files()
+        else:
+            await self._look("the list of proxies", self._compare_proxies(self._tokens))
+            await self._look("the sealed tokens", self._tokens.repair())
+
+    async def _look(self, what: str, looking: Awaitable[None]) -> None:
+        """One that fails costs the others nothing."""
+        try:
+            await looking
+        except (httpx2.HTTPError, TimeoutError) as error:
+            log.debug("%s: not looked at: %s", what, describe(error))
+        except Exception as error:  # noqa: BLE001 (a look that fails ends nothing: the next one is soon)
+            log.error("%s: not looked at: unexpected %s", what, type(error).__name__)

@@ -319,7 +319,22 @@ async def test_nothing_is_published_before_the_load_and_not_after_the_lease_is_l
         await asyncio.sleep(0.1)  # more than it takes to notice
         assert len(maps.writes) == 1
         await w.tokens.load(set(NAMES))
-        await w.until(lambda: has(maps, new, "claude-0"))
+        await w.publish("claude-0")
+        assert has(maps, new, "claude-0")
+
+
+async def test_a_token_from_before_another_operator_led_is_not_sealed_again() -> None:
+    maps, one, new = ConfigMaps(), DeclaredProxy("proxy-0"), DeclaredProxy("proxy-1")
+    async with world(maps, one) as w:
+        await w.publish("claude-0")
+        w.tokens.unload()
+        async with world(maps, one) as other:
+            await other.publish("claude-0", 2)
+        await w.tokens.load(set(NAMES))
+        w.join(new)
+        await w.publish("claude-1")
+        await w.until(lambda: has(maps, new, "claude-1"))
+        assert has(maps, one, "claude-0", 2)
 
 
 # --- more than fits --------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class SealedTokens:
         proxies.on_change = self._proxies_change
         # told, by its UID, of an account that does not fit any more, or fits again
         self.on_news: Callable[[str], None] = lambda _: None
-        self.unload, self.repair = self._publisher.unload, self._publisher.repair
+        self.repair = self._publisher.repair
 
     @property
     def shards(self) -> int:
@@ -81,6 +81,12 @@ class SealedTokens:
         """Start from what is there; what is of accounts that do not exist any more is removed."""
         await self._publisher.load(accounts)
         self._proxies_change(True)
+
+    def unload(self) -> None:
+        """Somebody else may lead from now on, and have newer tokens: what is known here is not sealed after the next `load`."""
+        self._publisher.unload()
+        self._tokens.clear()
+        self._lacking.clear()
 
     async def publish(self, account: Account, access: AccessFile) -> None:
         """Return when the ConfigMaps hold the token for every proxy. Raises what the write raised, `TimeoutError` before

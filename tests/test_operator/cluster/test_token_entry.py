@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from oauth_pool_operator.account.documents import AccessFile
 from oauth_pool_operator.cluster import hpke
 from oauth_pool_operator.cluster.proxies import Proxies, Proxy
+from oauth_pool_operator.cluster.shards import Shards
 from oauth_pool_operator.cluster.token_entry import Token, TokenEntry, fitting, read, sealed, without_others, written
 from tests.support.declared_proxies import DeclaredProxy
 
@@ -129,3 +131,17 @@ def test_who_fits_is_known_before_anything_is_sealed(name: str, pods: list[str],
         length = len(written(sealed(of, proxies[:count], None, seal)))
         assert len(fitting(of, proxies, length)) == count
         assert len(fitting(of, proxies, length - 1)) == count - 1
+
+
+@pytest.mark.parametrize(("accounts", "proxies"), [(2000, 11), (230, 100)])
+def test_as_many_fit_as_the_documentation_says(accounts: int, proxies: int) -> None:
+    """By names and a token of ordinary length."""
+    crowd = [Proxy(f"anthropic-oauth-proxy-5d9c7b8f6d-{number:05}", b"", "0" * 16, "") for number in range(100)]
+    access = AccessFile(17, "x" * 108, "2026-11-20T20:00:00Z")
+    shards = Shards(preferred_bytes=0, may_move=True)
+    for number in range(accounts):
+        token = Token(f"claude-{number:04}", "3f8b7c1e-0000-4000-8000-000000000001", access)
+        value = written(sealed(token, crowd[:proxies], None, lambda _, plaintext, __: bytes(48) + plaintext))
+        shards.put(token.name, value)
+    page = (Path(__file__).parents[3] / "docs/operator.md").read_text()
+    assert f"{accounts:,} accounts for {proxies} proxies" in page

@@ -160,8 +160,10 @@ class SealedTokens:
                     if self._lacking.get(name) != lacking:
                         self.on_news(token.uid)
                 elif (entry := read(self._publisher.value(name))) is not None:
-                    # its account was not looked at yet, or cannot be: what it has stays
-                    writes.append(self._put_entry(name, without_others(entry, self.proxies.served)))
+                    # its account was not looked at yet, or cannot be: what it has for these proxies stays
+                    rest = without_others(entry, self.proxies.served)
+                    if len(rest.sealed) < len(entry.sealed):
+                        writes.append(self._put_entry(name, rest))
                 await asyncio.sleep(0)
         for result in await asyncio.gather(*writes, return_exceptions=True):
             if isinstance(result, BaseException):

@@ -44,9 +44,8 @@ def serve_accounts(control_plane: ControlPlane) -> None:
     moment afterwards the API server answers 429, "storage is (re)initializing".
     """
     control_plane.apply(ROOT / "crds")
-    for kind in ("oauthaccounts", "oauthproxies"):
-        path = f"/apis/oauthpool.dev/v1alpha1/{kind}"
-        wait_until(lambda path=path: control_plane.api.get(path).is_success, f"{kind} can be listed")  # type: ignore[misc]
+    kinds = [f"/apis/oauthpool.dev/v1alpha1/{plural}" for plural in ("oauthaccounts", "oauthproxies")]
+    wait_until(lambda: all(control_plane.api.get(path).is_success for path in kinds), "both kinds can be listed")
 
 
 class Process:
@@ -197,9 +196,12 @@ class Stack:
         log_level: str = "info",
         on_line: Callable[[str, str], None] | None = None,
         proxy_settings: str = "",
+        tokens: str = "volume",
     ) -> None:
+        """`tokens` is how they reach the proxies: by a volume, or sealed."""
         self.control_plane = control_plane
         self._proxy_settings = proxy_settings
+        self.tokens = tokens
         self._operator = operator
         self.folder = folder
         self.namespace = control_plane.namespace()
@@ -457,6 +459,9 @@ state_dir = "{self.state_dir}"
 access_dir = "{self.access_dir}"
 health_listen_addr = "{self.health_url.removeprefix("http://")}"
 metrics_listen_addr = "{self.metrics_url.removeprefix("http://")}"
+
+[publication]
+tokens = "{self.tokens}"
 
 {grants_of_simulator(url)}
 # one whose page sends the browser back to the person's machine

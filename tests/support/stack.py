@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -409,7 +410,7 @@ class Stack:
         self._start(
             "proxy",
             [str(Path(sys.executable).with_name("oauth-pool-proxy")), "--config", str(config)],
-            environment={"LOG_LEVEL": self._log_level, "POD_NAME": "proxy-0"},
+            environment={"LOG_LEVEL": self._log_level, "POD_NAME": "proxy-0", "POD_UID": str(uuid.uuid4())},
         )
         self._wait_for_http("proxy", f"{self.proxy_url}/health")
 
@@ -496,8 +497,8 @@ upstream_url = "{self._simulator_url}"
 [oauth]
 source = "kubernetes"
 provider = "simulator"
-tokens = "volume"
-access_dir = "{self.access_dir}"
+tokens = "{self.tokens}"
+{f'access_dir = "{self.access_dir}"' if self.tokens == "volume" else f'key_dir = "{self.folder}"'}
 
 [oauth.kubernetes]
 server = "{self.control_plane.server}"

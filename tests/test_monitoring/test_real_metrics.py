@@ -24,7 +24,7 @@ SETTINGS = f"timeout_secs = {TIMEOUT}\nattempts = 2\nmax_connections = 1"
 
 @pytest.fixture(scope="module")
 def stack(control_plane: ControlPlane) -> Iterator[Stack]:
-    with running_stack(control_plane, proxy_settings=SETTINGS) as stack:
+    with running_stack(control_plane, proxy_settings=SETTINGS, tokens="sealed") as stack:
         yield stack
 
 

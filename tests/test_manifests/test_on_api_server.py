@@ -42,7 +42,7 @@ ALLOWED = {
     "oauth-pool-proxy": {
         *((verb, "configmaps", name) for verb in ("list", "watch") for name in CONFIG_MAPS),
         ("patch", "oauthaccounts/status", ""),
-        *((verb, "oauthproxies", "") for verb in ("get", "create", "patch")),
+        *((verb, "oauthproxies", "") for verb in ("create", "patch")),
         ("patch", "oauthproxies/status", ""),
     },
 }

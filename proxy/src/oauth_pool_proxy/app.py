@@ -198,6 +198,7 @@ class App:
                 client_certificate=config.upstream_client_certificate,
                 proxy=config.upstream_proxy,
                 most_idle=config.max_connections,
+                spare=min(config.spare_connections, config.max_connections),
             )
             stack.callback(self.upstream.close)
             dispatcher = None

@@ -87,6 +87,8 @@ class ProxyConfig:
     max_connections: int = 1000
     """Requests at once; the others wait in line."""
     max_client_connections: int = 10_000
+    spare_connections: int = 0
+    """To the upstream, open ahead of need."""
     max_queued: int = 10_000
     """Requests that may wait in line; one more is refused."""
     attempts: int = 3

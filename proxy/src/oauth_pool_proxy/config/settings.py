@@ -100,6 +100,8 @@ class ProxyConfig:
     """Of all request bodies that are held at once."""
     upstream_ca_file: Path | None = None
     upstream_client_certificate: ClientCertificate | None = None
+    tls_groups: tuple[str, ...] = ()
+    """In which keys are exchanged with the upstream, by OpenSSL's names; none: its own choice."""
     upstream_proxy: UpstreamProxy | None = None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from oauth_pool_proxy.config import Config, OAuthConfig, load_config
+from oauth_pool_proxy.config import ClientsConfig, Config, OAuthConfig, load_config
 from oauth_pool_proxy.errors import ConfigInvalid
 from oauth_pool_proxy.observe.logs import LEVELS, set_up_logging
 
@@ -66,7 +66,7 @@ def _summary(config: Config) -> str:
     proxy, oauth = config.proxy, config.oauth
     lines = [
         f"listens on {proxy.listen}, forwards to {proxy.upstream}",
-        f"metrics and the detailed health on {proxy.metrics or proxy.listen}",
+        f"metrics and the detailed health on {proxy.metrics or ('no address' if config.clients else proxy.listen)}",
         f"at most {proxy.max_connections} requests at once, {proxy.attempts} attempts, {proxy.timeout:g} s until an answer",
         f"bodies of at most {proxy.max_body_bytes} bytes, {proxy.max_buffered_bytes} held at once",
     ]
@@ -77,7 +77,23 @@ def _summary(config: Config) -> str:
         lines.append(f"passthrough: clients' own credentials; headers set: {names}")
     else:
         lines += _pool_summary(oauth)
+    if config.clients:
+        lines += _clients_summary(config.clients)
     return "".join(f"  {line}\n" for line in lines)
+
+
+def _clients_summary(clients: ClientsConfig) -> list[str]:
+    proofs = []
+    if clients.kubernetes:
+        proofs.append(f"ServiceAccount tokens of {clients.kubernetes.server} for {clients.audience}")
+    if clients.keys:
+        proofs.append(f"keys of {', '.join(dict.fromkeys(key.name for key in clients.keys))}")
+    if clients.tailscale:
+        proofs.append(f"Tailscale logins on {clients.tailscale}")
+    return [
+        f"clients by {'; '.join(proofs)}; strangers are {'refused' if clients.require else 'served'}",
+        *(f"client rule {number}: {rule}" for number, rule in enumerate(clients.rules, 1)),
+    ]
 
 
 def _pool_summary(oauth: OAuthConfig) -> list[str]:

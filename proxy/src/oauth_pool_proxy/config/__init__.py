@@ -1,6 +1,8 @@
 """The configuration: a TOML file, typed and validated. Everybody imports it from here."""
 
+from oauth_pool_proxy.config.client_settings import ClientKey, ClientRule, ClientsConfig
 from oauth_pool_proxy.config.load import load_config, parse_config
+from oauth_pool_proxy.config.selector import Selector
 from oauth_pool_proxy.config.settings import (
     HOP_BY_HOP,
     Address,
@@ -23,6 +25,9 @@ __all__ = [
     "HOP_BY_HOP",
     "Address",
     "ClientCertificate",
+    "ClientKey",
+    "ClientRule",
+    "ClientsConfig",
     "Config",
     "Header",
     "KubernetesConfig",
@@ -30,6 +35,7 @@ __all__ = [
     "OAuthConfig",
     "ProxyConfig",
     "Rule",
+    "Selector",
     "Strategy",
     "UpstreamProxy",
     "UpstreamUrl",

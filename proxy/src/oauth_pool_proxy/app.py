@@ -9,8 +9,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
@@ -18,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from oauth_pool_proxy.config import Config, KubernetesConfig, OAuthConfig
+from oauth_pool_proxy.config import ClientsConfig, Config, KubernetesConfig, OAuthConfig
 from oauth_pool_proxy.downstream.admission import Admission
 from oauth_pool_proxy.downstream.client import Client
 from oauth_pool_proxy.downstream.protocol import client_of
@@ -34,8 +35,9 @@ from oauth_pool_proxy.errors import (
 )
 from oauth_pool_proxy.forward import Forwarder
 from oauth_pool_proxy.observe.access_log import AccessLog, RequestLine
+from oauth_pool_proxy.observe.client_metrics import STRANGER, ClientMetrics
 from oauth_pool_proxy.observe.exposition import Exposition
-from oauth_pool_proxy.observe.health import health, readiness
+from oauth_pool_proxy.observe.health import health, health_for_strangers, readiness
 from oauth_pool_proxy.observe.metrics import CONTENT_TYPE, Metrics
 from oauth_pool_proxy.observe.pool_metrics import PoolCollector, UpstreamCollector
 from oauth_pool_proxy.observe.request_id import new_request_id
@@ -45,7 +47,7 @@ from oauth_pool_proxy.pool.dispatch import Dispatcher
 from oauth_pool_proxy.pool.index import PoolIndexReader
 from oauth_pool_proxy.pool.index_folder import FolderIndex
 from oauth_pool_proxy.pool.index_watcher import ConfigMapIndex
-from oauth_pool_proxy.pool.kube_api import KubeApi
+from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
 from oauth_pool_proxy.pool.objects import Objects
 from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.pool.reports import StatusReporter
@@ -53,6 +55,9 @@ from oauth_pool_proxy.pool.token_files import TokenFiles
 from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.request import Blame, Request
 from oauth_pool_proxy.upstream.upstream import Upstream
+
+if TYPE_CHECKING:
+    from oauth_pool_proxy.downstream.identity.reception import Reception
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +72,7 @@ class App:
     def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
         self._config, self._clock = config, clock
         self.service = Service()
-        self.metrics = Metrics()
+        self.metrics = Metrics(ClientMetrics(config.clients.most_names) if config.clients else None)
         self.loop_was_late = self.metrics.loop_was_late
         self._access_log = AccessLog()
         proxy = config.proxy
@@ -84,12 +89,15 @@ class App:
             Route("/metrics", self._metrics),
         ]
         without = [
-            Route("/health", self._health_without_names),
+            Route("/health", self._health_for_strangers if config.clients else self._health_without_names),
             Route("/ready", self._ready),
             Route("/metrics", _elsewhere),
         ]
         self._monitoring = Starlette(routes=with_names)
-        self._router = Starlette(routes=without if proxy.metrics else with_names, lifespan=self._lifespan)
+        tells_names = not proxy.metrics and not config.clients
+        self._router = Starlette(routes=with_names if tells_names else without, lifespan=self._lifespan)
+        self._apis: dict[KubernetesConfig, KubeApi] = {}
+        self._knows_clients: Callable[[], bool] = lambda: True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -99,6 +107,14 @@ class App:
                 return
         await self._router(scope, receive, send)
 
+    async def tailnet(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The same behind `tailscale_listen_addr`, where it is believed who logged in."""
+        client = client_of(scope)
+        if client.refusal or scope["raw_path"] not in OWN_PATHS:
+            await self._serve(scope, client, is_from_tailnet=True)
+        else:
+            await self._router(scope, receive, send)
+
     async def monitoring(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application behind `metrics_addr`: nothing is forwarded from there."""
         client = client_of(scope)
@@ -107,10 +123,13 @@ class App:
         else:
             await self._monitoring(scope, receive, send)
 
-    async def _serve(self, scope: Scope, client: Client) -> None:
+    async def _serve(self, scope: Scope, client: Client, *, is_from_tailnet: bool = False) -> None:
         """One request that is not ours to answer: forward it, and say what became of it."""
         progress = Progress(new_request_id())
-        request = Request(progress.request_id, scope["method"], client.target, scope["headers"], progress)
+        peer = scope["client"][0] if scope["client"] else ""
+        request = Request(
+            progress.request_id, scope["method"], client.target, scope["headers"], progress, peer, is_from_tailnet
+        )
         task = self.service.begin()
         try:
             error = await self._forward(request, client)
@@ -128,7 +147,7 @@ class App:
     def _count_tokens(self, request: Request, reader: UsageReader) -> None:
         request.model = request.model or reader.model
         if request.account and (usage := reader.usage):
-            self.metrics.used(request.account, reader.model, usage)
+            self.metrics.used(request.account, reader.model, usage, _name_of(request))
 
     def refused(self, request_id: str, error: ProxyError) -> None:
         """The server has answered something that is not HTTP: nothing else is known of it."""
@@ -165,6 +184,8 @@ class App:
         elif error:
             metrics.failed(getattr(error, "error_type", None))
         metrics.finished(request.method, progress.status, request.blame, seconds, request.first_byte_seconds)
+        if metrics.clients:
+            metrics.clients.finished(_name_of(request), progress.status, seconds)
         metrics.request_bytes += request.bytes_in
         metrics.response_bytes += progress.bytes_sent
         if reader := progress.reader:
@@ -182,6 +203,9 @@ class App:
     async def _health_without_names(self, _: HttpRequest) -> Response:
         return JSONResponse(self._state_of_health(names=False))
 
+    async def _health_for_strangers(self, _: HttpRequest) -> Response:
+        return JSONResponse(health_for_strangers(self.pool, self._clock()))
+
     def _state_of_health(self, *, names: bool) -> dict[str, object]:
         mode = self._config.oauth.provider if self._config.oauth else "passthrough"
         uptime = time.monotonic() - self.service.started_at
@@ -189,7 +213,7 @@ class App:
         return health(mode, uptime, served, errors, self.pool, self._clock(), names=names)
 
     async def _ready(self, _: HttpRequest) -> Response:
-        status, document = readiness(self.service.is_running, self.pool)
+        status, document = readiness(self.service.is_running, self.pool, knows_clients=self._knows_clients())
         return JSONResponse(document, status)
 
     async def _metrics(self, _: HttpRequest) -> Response:
@@ -212,14 +236,41 @@ class App:
                 most_idle=config.max_connections,
             )
             stack.callback(self.upstream.close)
+            stack.push_async_callback(self._close_apis)
+            clients = self._config.clients
+            reception = await stack.enter_async_context(self._known_clients(clients)) if clients else None
             dispatcher = (
                 await stack.enter_async_context(self._pool_mode(self._config.oauth)) if self._config.oauth else None
             )
-            self._forwarder = Forwarder(self._config, self.upstream, self.admission, self.metrics, dispatcher)
+            self._forwarder = Forwarder(
+                self._config, self.upstream, self.admission, self.metrics, dispatcher, reception
+            )
             stack.callback(self._access_log.flush)
             self.metrics.watch_queue(lambda: self.service.in_flight, lambda: self.admission.waiting)
             self.metrics.add(UpstreamCollector(self.upstream))
             yield
+
+    @asynccontextmanager
+    async def _known_clients(self, config: ClientsConfig) -> AsyncIterator["Reception"]:
+        """Who tells clients from strangers, and the task that keeps the API server's keys up to date."""
+        from oauth_pool_proxy.downstream.identity.wiring import reception_of
+
+        fetch = _documents_of(self._api_of(config.kubernetes)) if config.kubernetes else None
+        reception, run, self._knows_clients = reception_of(
+            config, fetch, self._clock, keeps_credentials=self._config.oauth is None
+        )
+        async with _running(*([run] if run else [])):
+            yield reception
+
+    def _api_of(self, config: KubernetesConfig) -> KubeApi:
+        """One client for each API server, whoever asks it."""
+        if config not in self._apis:
+            self._apis[config] = KubeApi(config)
+        return self._apis[config]
+
+    async def _close_apis(self) -> None:
+        for api in self._apis.values():
+            await api.close()
 
     @asynccontextmanager
     async def _pool_mode(self, config: OAuthConfig) -> AsyncIterator[Dispatcher]:
@@ -237,8 +288,7 @@ class App:
             index: ConfigMapIndex | FolderIndex
             reporter = None
             if isinstance(config.source, KubernetesConfig):
-                api = KubeApi(config.source)
-                stack.push_async_callback(api.close)
+                api = self._api_of(config.source)
                 index = ConfigMapIndex(api, config.source.config_map, on_index)
                 reporter = StatusReporter(api, os.environ.get("POD_NAME") or socket.gethostname())
                 stack.push_async_callback(reporter.flush, FLUSH_SECONDS)
@@ -253,6 +303,23 @@ class App:
             yield Dispatcher(
                 config, pool, tokens, Affinity(pool.home_of), Objects(), reporter, self.metrics, self._clock
             )
+
+
+def _documents_of(api: KubeApi) -> Callable[[str], Awaitable[bytes]]:
+    from oauth_pool_proxy.downstream.identity.issuer import IssuerUnreachable
+
+    async def fetch(path: str) -> bytes:
+        try:
+            async with api.request("GET", path, {}) as response:
+                return await response.aread()
+        except KubeApiError as error:
+            raise IssuerUnreachable(str(error)) from error
+
+    return fetch
+
+
+def _name_of(request: Request) -> str:
+    return request.caller.name if request.caller else STRANGER
 
 
 async def _elsewhere(_: HttpRequest) -> Response:

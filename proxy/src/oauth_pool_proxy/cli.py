@@ -46,8 +46,10 @@ def _serve(config: Config) -> int:
     proxy = config.proxy
     allow_open_files()
     listener = bind(proxy.listen)
-    monitoring = bind(proxy.metrics, "metrics_addr") if proxy.metrics else None
-    Server(App(config), proxy, monitoring).run([listener])
+    monitoring = bind(proxy.metrics, "[proxy] metrics_addr") if proxy.metrics else None
+    tailscale = config.clients.tailscale if config.clients else None
+    tailnet = bind(tailscale, "[clients] tailscale_listen_addr") if tailscale else None
+    Server(App(config), proxy, monitoring, tailnet).run([listener])
     return 0
 
 

@@ -1,6 +1,6 @@
 """One request, from the moment it is ours until its last byte: read this from top to bottom.
 
-    may it be asked at all -> wait for room -> read the body -> wait for a slot -> pick an account -> ask the upstream
+    who asks, and may it be asked at all -> wait for room -> read the body -> wait for a slot -> pick an account -> ask the upstream
          -> judge the answer -> if it may be the account's fault: ask with another account
          -> relay the answer
 
@@ -11,19 +11,25 @@ opens an answer releases it, in the same block. What an answer means for the acc
 import asyncio
 import logging
 import time
+from typing import TYPE_CHECKING
 
 from oauth_pool_proxy.config import Config, Header, LateHeads
 from oauth_pool_proxy.downstream.admission import Admission
 from oauth_pool_proxy.downstream.client import Client
 from oauth_pool_proxy.downstream.gate import Gate
+from oauth_pool_proxy.downstream.line import ANYBODY
 from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.observe.metrics import Metrics
+from oauth_pool_proxy.pool.asked_models import asked_models
 from oauth_pool_proxy.pool.dispatch import Dispatcher
 from oauth_pool_proxy.pool.held_answer import Refusal
 from oauth_pool_proxy.relay import relay
 from oauth_pool_proxy.request import Blame, Phase, Request
 from oauth_pool_proxy.upstream.headers import HeaderContract, request_headers, response_headers
 from oauth_pool_proxy.upstream.upstream import Answer, Upstream
+
+if TYPE_CHECKING:
+    from oauth_pool_proxy.downstream.identity.reception import Reception
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +45,7 @@ class Forwarder:
         admission: Admission,
         metrics: Metrics,
         dispatcher: Dispatcher | None = None,
+        reception: "Reception | None" = None,
     ) -> None:
         self._contract = HeaderContract.of(config)
         self._gate = Gate(config.oauth)
@@ -47,24 +54,37 @@ class Forwarder:
         self._most_bytes, self._body_timeout = config.proxy.max_body_bytes, config.proxy.body_timeout
         self._admission = admission
         self._upstream, self._metrics, self._dispatcher = upstream, metrics, dispatcher
+        self._reception = reception
 
     async def forward(self, request: Request, client: Client) -> None:
         """Answers the request, or raises what `app.py` answers with."""
-        if preflight := self._gate.admit(request):
+        if preflight := self._gate.admit_origin(request):
             request.blame, request.progress.status = Blame.OK, preflight
             await client.respond(preflight, request.answer_headers, b"")
-            return
+        elif self._reception is None:
+            await self._admitted(request, client)
+        else:
+            with self._reception.admit(request):
+                await self._admitted(request, client)
+
+    async def _admitted(self, request: Request, client: Client) -> None:
+        self._gate.admit_path(request)
+        caller = request.caller
+        turn = caller.turn if caller else ANYBODY
         request.phase = Phase.BODY
         size = await client.body_size(self._most_bytes, self._body_timeout)
         request.phase = Phase.QUEUED
-        request.room = await self._admission.room(size, client)
+        request.room = await self._admission.room(size, client, turn)
         try:
             request.phase = Phase.BODY
             request.body = await client.body()
             request.bytes_in = len(request.body)
             request.room.shrink_to(request.bytes_in)
+            if caller and caller.allowance.limits_models:
+                request.describe()  # so that the log says which model was refused
+                caller.allowance.check_models(asked_models(request.path, request.body))
             request.phase = Phase.QUEUED
-            await self._admission.enter(client)
+            await self._admission.enter(client, turn)
             try:
                 request.phase = Phase.WAITING
                 with client.watched():

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from oauth_pool_proxy.config import Header, OAuthConfig, Verdict
+from oauth_pool_proxy.config import Header, OAuthConfig, Selector, Verdict
 from oauth_pool_proxy.observe.metrics import Metrics
 from oauth_pool_proxy.observe.usage import reader_for
 from oauth_pool_proxy.pool.account import AccessToken, Account, Requirements, State
-from oauth_pool_proxy.pool.affinity import Affinity, key_of
+from oauth_pool_proxy.pool.affinity import Affinity, key_of, of_selected
 from oauth_pool_proxy.pool.bench import Bench
 from oauth_pool_proxy.pool.held_answer import UNPROVEN, Refusal, first_event, whole, words
 from oauth_pool_proxy.pool.judgement import Judge, Judgement, Question
@@ -85,6 +85,8 @@ class Dispatcher:
     def dispatch(self, request: Request, outgoing: list[Header]) -> "Dispatch":
         """Read what the body says about the choice of an account, and put the configured prefix into it."""
         conversation = key_of(request.headers, request.describe) if self.config.affinity and request.body else None
+        if conversation and (selector := _accounts_for(request)):
+            conversation = of_selected(conversation, selector.text)
         if self.config.system_prefix and request.path in _PREFIXED_PATHS:
             request.body = with_system_prefix(
                 request.body, self.config.system_prefix, self.config.system_prefix_excluded_models
@@ -144,13 +146,15 @@ class Dispatch:
         """Also one that cools down: nobody else can answer, and nothing is paid for this."""
         uid = self._pool.objects.owner(object_id, now)
         account = self._pool.pool.account(uid) if uid and uid not in self._tried else None
-        return account if account and account.state(now) is not State.DISABLED else None
+        if account is None or account.state(now) is State.DISABLED:
+            return None
+        return account if account.is_selected(_accounts_for(self._request)) else None
 
     def _requirements(self) -> Requirements:
         """Its model matters only while some account is limited for some model."""
         if self._pool.pool.limits_models:
             self._request.describe()
-        return Requirements(self._request.model, self._tried, self._conversation)
+        return Requirements(self._request.model, self._tried, self._conversation, _accounts_for(self._request))
 
     # What the answer means
 
@@ -289,3 +293,8 @@ class Dispatch:
         if judgement.verdict is Verdict.MODEL_LIMITED and judgement.until:
             self._retry_at = min(judgement.until, self._retry_at or judgement.until)
         self._pool.bench.judged(attempt.account, attempt.token, judgement, self._request)
+
+
+def _accounts_for(request: Request) -> Selector | None:
+    """Which accounts the client may have; none: all."""
+    return request.caller.allowance.rule.accounts if request.caller else None

@@ -151,13 +151,18 @@ class Pool:
 
     def _choices(self, now: float, requirements: Requirements) -> Iterator[Callable[[Account], bool]]:
         """Who is eligible for this request: first those that may answer it, then those that refused its model before."""
-        model, tried = requirements.model, requirements.tried
+        model, tried, selector = requirements.model, requirements.tried, requirements.accounts
         if not self._with_models:
-            yield lambda account: account.uid not in tried
+            if selector is None:
+                yield lambda account: account.uid not in tried
+            else:
+                yield lambda account: account.uid not in tried and account.is_selected(selector)
             return
 
         def suits(account: Account) -> bool:
-            return account.uid not in tried and account.model_limited_until(model) <= now
+            if account.uid in tried or not account.is_selected(selector):
+                return False
+            return account.model_limited_until(model) <= now
 
         if model and any(account.has_refused_models for account in self._with_models):
             yield lambda account: suits(account) and account.model_refused_until(model) <= now

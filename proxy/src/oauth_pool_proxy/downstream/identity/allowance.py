@@ -1,0 +1,119 @@
+"""What the clients of a rule may, made ready to be asked for every request. Pure."""
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase, translate
+from functools import lru_cache
+
+from oauth_pool_proxy.config import ClientRule
+from oauth_pool_proxy.downstream.line import Turn
+from oauth_pool_proxy.downstream.paths import Paths
+from oauth_pool_proxy.errors import ClientLimited, NotPermitted
+
+_EVERYTHING = ClientRule(("*",))
+_MOST_MODEL_CHARACTERS = 200
+_ROUNDING = 1e-6
+"""Seconds that sums of fractions of a minute may be off."""
+
+
+class Allowance:
+    """Everything, for those whom no rule matches."""
+
+    def __init__(self, rule: ClientRule = _EVERYTHING) -> None:
+        self.rule = rule
+        self.limits_models = rule.limits_models
+        self._has_paths = bool(rule.paths or rule.denied_paths)
+        self._paths = Paths(rule.denied_paths, rule.paths)
+        self._models, self._denied_models = _pattern(rule.models), _pattern(rule.denied_models)
+        self._allows_model = lru_cache(256)(self._look_at_model)
+
+    def check_path(self, path: str) -> None:
+        """Raises `NotPermitted`, also for clients that may do nothing."""
+        if self.rule.deny:
+            raise NotPermitted("A rule of the proxy's configuration keeps this client out")
+        if self._has_paths and not self._paths.admit(path):
+            raise NotPermitted(
+                "This client may not ask for this path: a rule of the proxy's configuration leaves it out"
+            )
+
+    def check_models(self, models: Iterable[str] | None) -> None:
+        """Raises `NotPermitted`. None: the models cannot be read from the request."""
+        if models is None:
+            raise NotPermitted("This client may ask for some models only, and the request is not JSON that names one")
+        for model in models:
+            if len(model) > _MOST_MODEL_CHARACTERS or not self._allows_model(model.lower()):
+                raise NotPermitted(
+                    "This client may not use this model: a rule of the proxy's configuration leaves it out"
+                )
+
+    def _look_at_model(self, model: str) -> bool:
+        if self._denied_models and self._denied_models.fullmatch(model):
+            return False
+        return self._models is None or self._models.fullmatch(model) is not None
+
+
+class Allowances:
+    """The rules, in their order."""
+
+    def __init__(self, rules: Sequence[ClientRule]) -> None:
+        self._allowances = [Allowance(rule) for rule in rules]
+        self._none = Allowance()
+
+    def of(self, name: str) -> Allowance:
+        """What the first rule that matches gives."""
+        for allowance in self._allowances:
+            if any(fnmatchcase(name, glob) for glob in allowance.rule.match):
+                return allowance
+        return self._none
+
+
+class Caller:
+    """One client: its name, what it may, and how much of that it is using now. In a `with` block it has one more request.
+
+    Its limits are this proxy's: another one counts for itself.
+    """
+
+    __slots__ = ("_full_at", "allowance", "in_flight", "is_stranger", "name", "turn")
+
+    def __init__(self, name: str, allowance: Allowance, *, is_stranger: bool = False) -> None:
+        self.name, self.allowance, self.is_stranger = name, allowance, is_stranger
+        self.turn = Turn(name, allowance.rule.priority)
+        """Its place in line."""
+        self.in_flight = 0
+        self._full_at = 0.0
+        """When its bucket of requests is full again: the whole state of it (the GCRA way of counting)."""
+
+    def __repr__(self) -> str:
+        return f"<Caller {self.name}>"
+
+    def __enter__(self) -> None:
+        self.in_flight += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.in_flight -= 1
+
+    def check(self, path: str, now: float) -> None:
+        """Whether one more request may begin: raises `NotPermitted` or `ClientLimited`. `now` is in seconds, and never goes back."""
+        self.allowance.check_path(path)
+        rule = self.allowance.rule
+        most = rule.max_concurrent_requests
+        if most is not None and self.in_flight >= most:
+            raise ClientLimited(
+                f"This client has {most} requests under way, which is all it may have at once", retry_after=1
+            )
+        if rule.requests_per_minute is not None:
+            self._take(rule.requests_per_minute, now)
+
+    def _take(self, per_minute: int, now: float) -> None:
+        full_at = max(self._full_at, now) + 60 / per_minute
+        if full_at > now + 60 + _ROUNDING:
+            raise ClientLimited(
+                f"This client has asked as often as it may: {per_minute} requests a minute",
+                retry_after=full_at - now - 60,
+            )
+        self._full_at = full_at
+
+
+def _pattern(globs: tuple[str, ...]) -> re.Pattern[str] | None:
+    """Upper and lower case are the same: whether they are to the upstream is not known here."""
+    return re.compile("|".join(translate(glob.lower()) for glob in globs)) if globs else None

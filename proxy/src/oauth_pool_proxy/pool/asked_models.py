@@ -1,0 +1,36 @@
+"""Which models a request would use: also those of a batch, and however the key is spelled. Pure."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+_UPLOADS = ("/v1/files",)
+"""What is sent there is a form or a file, and no model reads it."""
+
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_string = msgspec.json.Decoder(str)
+_MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+def asked_models(path: str, body: bytes) -> list[str] | None:
+    """None if that cannot be told: the body is no JSON object, or a model in it is no string."""
+    if not body or path.startswith(_UPLOADS):
+        return []
+    try:
+        return list(_models(_object.decode(body)))
+    except _MALFORMED:
+        return None
+
+
+def _models(members: dict[str, msgspec.Raw]) -> Iterator[str]:
+    """Some servers do not tell upper from lower case in keys, so every spelling counts."""
+    for key, value in members.items():
+        lower = key.lower()
+        if lower == "model":
+            yield _string.decode(value)
+        elif lower == "requests":  # of a batch
+            for request in _objects.decode(value):
+                for name, params in request.items():
+                    if name.lower() == "params":
+                        yield from _models(_object.decode(params))

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-_UPLOADS = ("/v1/files",)
-"""What is sent there is a form or a file, and no model reads it."""
+_UPLOADS = "/v1/files"
+"""What is sent there, to exactly this path, is a form with a file, and no model reads it."""
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
@@ -15,7 +15,7 @@ _MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 def asked_models(path: str, body: bytes) -> list[str] | None:
     """None if that cannot be told: the body is no JSON object, or a model in it is no string."""
-    if not body or path.startswith(_UPLOADS):
+    if not body or path == _UPLOADS:
         return []
     try:
         return list(_models(_object.decode(body)))

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+MOST_CREDENTIAL_BYTES = 16 * 1024
+"""Whatever is longer is refused unseen. The API server's own tokens have about 1 KB."""
 MOST_PROVEN = 10_000
 MOST_REFUSED = 10_000
 MOST_ADDRESSES = 1_000

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from oauth_pool_proxy.config import ClientKey, ClientsConfig, Header
 from oauth_pool_proxy.downstream.identity.allowance import Allowances, Caller
-from oauth_pool_proxy.downstream.identity.known import Known, Proven
+from oauth_pool_proxy.downstream.identity.known import MOST_CREDENTIAL_BYTES, Known, Proven
 from oauth_pool_proxy.errors import NotIdentified, ProxyError
 from oauth_pool_proxy.observe.client_metrics import STRANGER
 
@@ -92,6 +92,8 @@ class Reception:
         raise failure or NotIdentified(self._how_to_get_in)
 
     def _name_of(self, credential: bytes, peer: str, now: float) -> str:
+        if len(credential) > MOST_CREDENTIAL_BYTES:
+            raise NotIdentified(f"The token or key is refused: it is longer than {MOST_CREDENTIAL_BYTES} bytes")
         digest = sha256(credential).digest()
         known = self._known.proven.get(digest)
         if known is not None:

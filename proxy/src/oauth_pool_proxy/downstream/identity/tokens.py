@@ -15,8 +15,8 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 
-MOST_TOKEN_BYTES = 16 * 1024
-"""A longer one is not looked into. The API server's own have about 1 KB."""
+from oauth_pool_proxy.downstream.identity.known import MOST_CREDENTIAL_BYTES
+
 LEEWAY = 60.0
 """How many seconds clocks may differ, at both ends of a token's life."""
 ALGORITHMS = frozenset(("RS256", "ES256", "ES384", "ES512"))
@@ -137,9 +137,13 @@ def is_token(credential: bytes) -> bool:
 
 
 def is_of_a_service_account(credential: bytes) -> bool:
-    """Whether it says so itself, of whatever cluster, audience and time: such a thing is for API servers alone."""
-    if not is_token(credential) or len(credential) > MOST_TOKEN_BYTES:
+    """Whether it says so itself, of whatever cluster, audience and time: such a thing is for API servers alone. One that is too
+    long to be looked into might be one.
+    """
+    if not is_token(credential):
         return False
+    if len(credential) > MOST_CREDENTIAL_BYTES:
+        return True
     try:
         return _MARK in _decoded(credential.split(b".")[1])
     except ValueError:
@@ -148,8 +152,8 @@ def is_of_a_service_account(credential: bytes) -> bool:
 
 def read(token: bytes, keys: Keys, rules: Rules, now: float) -> Claim:
     """Raises `TokenRefused`, or `KeyUnknown` for a token that may be good. `now` is in seconds since 1970."""
-    if len(token) > MOST_TOKEN_BYTES:
-        raise TokenRefused(f"it is longer than {MOST_TOKEN_BYTES} bytes")
+    if len(token) > MOST_CREDENTIAL_BYTES:
+        raise TokenRefused(f"it is longer than {MOST_CREDENTIAL_BYTES} bytes")
     header_part, payload_part, _ = token.split(b".")
     try:
         header = _header.decode(_decoded(header_part))

@@ -29,6 +29,7 @@ from oauth_pool_proxy.upstream.headers import HeaderContract, request_headers, r
 from oauth_pool_proxy.upstream.upstream import Answer, Upstream
 
 if TYPE_CHECKING:
+    from oauth_pool_proxy.downstream.identity.allowance import Allowance
     from oauth_pool_proxy.downstream.identity.reception import Reception
 
 log = logging.getLogger(__name__)
@@ -61,28 +62,23 @@ class Forwarder:
         if preflight := self._gate.admit_origin(request):
             request.blame, request.progress.status = Blame.OK, preflight
             await client.respond(preflight, request.answer_headers, b"")
-        elif self._reception is None:
-            await self._admitted(request, client)
-        else:
-            with self._reception.admit(request):
-                await self._admitted(request, client)
-
-    async def _admitted(self, request: Request, client: Client) -> None:
-        self._gate.admit_path(request)
-        caller = request.caller
-        turn = caller.turn if caller else ANYBODY
-        request.phase = Phase.BODY
-        size = await client.body_size(self._most_bytes, self._body_timeout)
-        request.phase = Phase.QUEUED
-        request.room = await self._admission.room(size, client, turn)
+            return
+        caller, turn = None, ANYBODY
+        if self._reception:
+            caller = self._reception.admit(request)
+            turn = caller.turn
         try:
+            self._gate.admit_path(request)
+            request.phase = Phase.BODY
+            size = await client.body_size(self._most_bytes, self._body_timeout)
+            request.phase = Phase.QUEUED
+            request.room = await self._admission.room(size, client, turn)
             request.phase = Phase.BODY
             request.body = await client.body()
             request.bytes_in = len(request.body)
             request.room.shrink_to(request.bytes_in)
             if caller and caller.allowance.limits_models:
-                request.describe()  # so that the log says which model was refused
-                caller.allowance.check_models(asked_models(request.path, request.body))
+                self._admit_models(request, caller.allowance)
             request.phase = Phase.QUEUED
             await self._admission.enter(client, turn)
             try:
@@ -95,7 +91,16 @@ class Forwarder:
             finally:
                 self._admission.leave()
         finally:
-            request.room.give_back()
+            if request.room:
+                request.room.give_back()
+            if caller:
+                caller.end()
+
+    def _admit_models(self, request: Request, allowance: "Allowance") -> None:
+        models = asked_models(request.path, request.body)
+        if models and request.model is None:
+            request.model = models[0]  # so that the log says which was refused
+        allowance.check_models(models)
 
     async def _pass_through(self, request: Request, client: Client) -> None:
         answer = await self._ask(request, request_headers(request.headers, self._contract))

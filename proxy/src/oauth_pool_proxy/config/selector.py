@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 _KEY = r"[A-Za-z0-9][A-Za-z0-9._/-]*"
 _VALUE = r"[A-Za-z0-9]?[A-Za-z0-9._-]*"
@@ -33,6 +34,11 @@ class Requirement:
 class Selector:
     text: str
     requirements: tuple[Requirement, ...] = field(compare=False)
+    mark: bytes = field(init=False, repr=False)
+    """Stands for the text where that would be too long."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mark", blake2b(self.text.encode(), digest_size=8).digest())
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether every requirement holds."""

@@ -16,11 +16,13 @@ from oauth_pool_proxy.config import Verdict
 from oauth_pool_proxy.downstream.line import Turn
 from oauth_pool_proxy.observe.client_metrics import ClientMetrics
 from oauth_pool_proxy.observe.exposition import pieces
-from oauth_pool_proxy.observe.instruments import BUCKETS, Counter, Histogram
+from oauth_pool_proxy.observe.instruments import BUCKETS, Counter, Counters, Histogram
 from oauth_pool_proxy.observe.usage import Usage
 from oauth_pool_proxy.pool.affinity import Outcome as AffinityOutcome
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+KINDS = ("input", "output", "cache_read", "cache_creation")
+"""Of tokens."""
 MOST_MODELS = 50
 """A model's name is the client's or the upstream's word: beyond so many of them, the label is `other`."""
 
@@ -77,9 +79,10 @@ class Metrics:
         )
         self._retries = self._counter("proxy_upstream_retries", "Requests sent to the upstream again", "reason")
         of_client = ("client",) if self.clients else ()
-        self._tokens = self._counter(
-            "pool_tokens", "Tokens used, as the upstream counts them", "account_id", "model", "type", *of_client
+        self._tokens = Counters(
+            "pool_tokens", "Tokens used, as the upstream counts them", KINDS, "account_id", "model", *of_client, "type"
         )
+        self.add(self._tokens)
         self._affinity = self._counter(
             "pool_affinity", "Requests of conversations, by which account they got", "result"
         )
@@ -133,11 +136,8 @@ class Metrics:
     def used(self, account: str, model: str | None, usage: Usage, client: str = "") -> None:
         if model not in self._models:
             model = self._admitted(model)
-        of_client = (self.clients.label_of(client),) if self.clients else ()
-        self._tokens.add((account, model, "input", *of_client), usage.input)
-        self._tokens.add((account, model, "output", *of_client), usage.output)
-        self._tokens.add((account, model, "cache_read", *of_client), usage.cache_read)
-        self._tokens.add((account, model, "cache_creation", *of_client), usage.cache_creation)
+        labels = (account, model, self.clients.label_of(client)) if self.clients else (account, model)
+        self._tokens.add(labels, (usage.input, usage.output, usage.cache_read, usage.cache_creation))
 
     def _admitted(self, model: str | None) -> str:
         if model is None or len(self._models) >= MOST_MODELS:

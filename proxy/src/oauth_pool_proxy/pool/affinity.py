@@ -53,11 +53,6 @@ def key_of(headers: Headers, describe: Callable[[], Description | None]) -> byte
     return _digest(b"opening", description.opening) if description.opening else None
 
 
-def of_selected(key: bytes, selector: str) -> bytes:
-    """The key of the same conversation among some accounts only: two clients with other accounts do not meet in one."""
-    return _digest(b"selected", key + selector.encode())
-
-
 def _digest(kind: bytes, value: bytes) -> bytes:
     return blake2b(value, digest_size=16, person=kind).digest()
 

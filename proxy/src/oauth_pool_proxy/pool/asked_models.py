@@ -26,11 +26,11 @@ def asked_models(path: str, body: bytes) -> list[str] | None:
 def _models(members: dict[str, msgspec.Raw]) -> Iterator[str]:
     """Some servers do not tell upper from lower case in keys, so every spelling counts."""
     for key, value in members.items():
-        lower = key.lower()
-        if lower == "model":
+        # Of most keys the length is enough to know.
+        if len(key) == 5 and key.casefold() == "model":
             yield _string.decode(value)
-        elif lower == "requests":  # of a batch
+        elif len(key) == 8 and key.casefold() == "requests":  # of a batch
             for request in _objects.decode(value):
                 for name, params in request.items():
-                    if name.lower() == "params":
+                    if name.casefold() == "params":
                         yield from _models(_object.decode(params))

@@ -17,7 +17,7 @@ from oauth_pool_proxy.config import Header, OAuthConfig, Selector, Verdict
 from oauth_pool_proxy.observe.metrics import Metrics
 from oauth_pool_proxy.observe.usage import reader_for
 from oauth_pool_proxy.pool.account import AccessToken, Account, Requirements, State
-from oauth_pool_proxy.pool.affinity import Affinity, key_of, of_selected
+from oauth_pool_proxy.pool.affinity import Affinity, key_of
 from oauth_pool_proxy.pool.bench import Bench
 from oauth_pool_proxy.pool.held_answer import UNPROVEN, Refusal, first_event, whole, words
 from oauth_pool_proxy.pool.judgement import Judge, Judgement, Question
@@ -85,18 +85,28 @@ class Dispatcher:
     def dispatch(self, request: Request, outgoing: list[Header]) -> "Dispatch":
         """Read what the body says about the choice of an account, and put the configured prefix into it."""
         conversation = key_of(request.headers, request.describe) if self.config.affinity and request.body else None
-        if conversation and (selector := _accounts_for(request)):
-            conversation = of_selected(conversation, selector.text)
+        selector = request.caller.allowance.rule.accounts if request.caller else None
+        if conversation and selector:
+            conversation += selector.mark  # two clients with other accounts do not meet in one conversation
         if self.config.system_prefix and request.path in _PREFIXED_PATHS:
             request.body = with_system_prefix(
                 request.body, self.config.system_prefix, self.config.system_prefix_excluded_models
             )
-        return Dispatch(self, request, outgoing, conversation)
+        return Dispatch(self, request, outgoing, conversation, selector)
 
 
 class Dispatch:
-    def __init__(self, pool: Dispatcher, request: Request, outgoing: list[Header], conversation: bytes | None) -> None:
+    def __init__(
+        self,
+        pool: Dispatcher,
+        request: Request,
+        outgoing: list[Header],
+        conversation: bytes | None,
+        selector: Selector | None,
+    ) -> None:
         self._pool, self._request, self._outgoing, self._conversation = pool, request, outgoing, conversation
+        self._selector = selector
+        """Which accounts the client may have; none: all."""
         self._object = object_of(request.method, request.path)
         """The file or batch that the request is about: only the account that made it has it."""
         self._tried: set[str] = set()
@@ -148,13 +158,13 @@ class Dispatch:
         account = self._pool.pool.account(uid) if uid and uid not in self._tried else None
         if account is None or account.state(now) is State.DISABLED:
             return None
-        return account if account.is_selected(_accounts_for(self._request)) else None
+        return account if account.is_selected(self._selector) else None
 
     def _requirements(self) -> Requirements:
         """Its model matters only while some account is limited for some model."""
         if self._pool.pool.limits_models:
             self._request.describe()
-        return Requirements(self._request.model, self._tried, self._conversation, _accounts_for(self._request))
+        return Requirements(self._request.model, self._tried, self._conversation, self._selector)
 
     # What the answer means
 
@@ -293,8 +303,3 @@ class Dispatch:
         if judgement.verdict is Verdict.MODEL_LIMITED and judgement.until:
             self._retry_at = min(judgement.until, self._retry_at or judgement.until)
         self._pool.bench.judged(attempt.account, attempt.token, judgement, self._request)
-
-
-def _accounts_for(request: Request) -> Selector | None:
-    """Which accounts the client may have; none: all."""
-    return request.caller.allowance.rule.accounts if request.caller else None

@@ -36,7 +36,7 @@ def test_the_first_rule_that_matches_counts(name: str, priority: int) -> None:
 def test_without_a_rule_there_is_no_limit() -> None:
     caller = Caller("a/b", Allowances([ClientRule(("x",), deny=True)]).of("a/b"))
     for _ in range(1000):
-        caller.check("/v1/messages", 0)
+        caller.begin("/v1/messages", 0)
     caller.allowance.check_models(["anything"])
 
 
@@ -99,19 +99,20 @@ def test_what_is_not_denied_is_allowed_where_nothing_else_is_said() -> None:
 
 def test_so_many_requests_are_under_way_at_once_and_no_more() -> None:
     caller = Caller("a/b", Allowance(ClientRule(ANY, max_concurrent_requests=2)))
-    with caller:
-        caller.check("/", 0)
-        with caller:
-            with pytest.raises(ClientLimited, match="2 requests under way") as caught:
-                caller.check("/", 0)
-            assert caught.value.headers() == [(b"retry-after", b"1")]
-        caller.check("/", 0)
+    caller.begin("/", 0)
+    caller.begin("/", 0)
+    with pytest.raises(ClientLimited, match="2 requests under way") as caught:
+        caller.begin("/", 0)
+    assert caught.value.headers() == [(b"retry-after", b"1")]
+    caller.end()
+    caller.begin("/", 0)
+    assert caller.in_flight == 2
 
 
 def times_admitted(caller: Caller, now: float) -> int:
     for number in range(1000):
         try:
-            caller.check("/", now)
+            caller.begin("/", now)
         except ClientLimited:
             return number
     return 1000
@@ -124,16 +125,17 @@ def test_a_bucket_of_requests_is_full_at_first_and_fills_evenly(per_minute: int)
     assert times_admitted(caller, 1000 + 60 / per_minute) == 1
     assert times_admitted(caller, 2000) == per_minute
     with pytest.raises(ClientLimited, match=f"{per_minute} requests a minute") as caught:
-        caller.check("/", 2000)
+        caller.begin("/", 2000)
     assert caught.value.retry_after == pytest.approx(60 / per_minute)
 
 
-def test_what_is_refused_takes_nothing_from_the_bucket() -> None:
-    caller = Caller(
-        "a/b", Allowance(ClientRule(ANY, requests_per_minute=1, max_concurrent_requests=1, paths=("/v1/",)))
-    )
+def test_what_is_refused_takes_nothing_from_the_bucket_and_is_not_under_way() -> None:
+    rule = ClientRule(ANY, requests_per_minute=2, max_concurrent_requests=1, paths=("/v1/",))
+    caller = Caller("a/b", Allowance(rule))
     with pytest.raises(NotPermitted):
-        caller.check("/v2/", 0)
-    with caller, pytest.raises(ClientLimited, match="at once"):
-        caller.check("/v1/", 0)
-    caller.check("/v1/", 0)
+        caller.begin("/v2/", 0)
+    caller.begin("/v1/", 0)
+    with pytest.raises(ClientLimited, match="at once"):
+        caller.begin("/v1/", 0)
+    caller.end()
+    caller.begin("/v1/", 0)

@@ -22,7 +22,7 @@ class Allowance:
     def __init__(self, rule: ClientRule = _EVERYTHING) -> None:
         self.rule = rule
         self.limits_models = rule.limits_models
-        self._has_paths = bool(rule.paths or rule.denied_paths)
+        self.restricts_paths = bool(rule.deny or rule.paths or rule.denied_paths)
         self._paths = Paths(rule.denied_paths, rule.paths)
         self._models, self._denied_models = _pattern(rule.models), _pattern(rule.denied_models)
         self._allows_model = lru_cache(256)(self._look_at_model)
@@ -31,7 +31,7 @@ class Allowance:
         """Raises `NotPermitted`, also for clients that may do nothing."""
         if self.rule.deny:
             raise NotPermitted("A rule of the proxy's configuration keeps this client out")
-        if self._has_paths and not self._paths.admit(path):
+        if not self._paths.admit(path):
             raise NotPermitted(
                 "This client may not ask for this path: a rule of the proxy's configuration leaves it out"
             )
@@ -68,17 +68,29 @@ class Allowances:
 
 
 class Caller:
-    """One client: its name, what it may, and how much of that it is using now. In a `with` block it has one more request.
+    """One client: its name, what it may, and how much of that it is using now.
 
     Its limits are this proxy's: another one counts for itself.
     """
 
-    __slots__ = ("_full_at", "allowance", "in_flight", "is_stranger", "name", "turn")
+    __slots__ = (
+        "_full_at",
+        "_most",
+        "_per_minute",
+        "_restricts",
+        "allowance",
+        "in_flight",
+        "is_stranger",
+        "name",
+        "turn",
+    )
 
     def __init__(self, name: str, allowance: Allowance, *, is_stranger: bool = False) -> None:
         self.name, self.allowance, self.is_stranger = name, allowance, is_stranger
         self.turn = Turn(name, allowance.rule.priority)
         """Its place in line."""
+        self._restricts = allowance.restricts_paths
+        self._most, self._per_minute = allowance.rule.max_concurrent_requests, allowance.rule.requests_per_minute
         self.in_flight = 0
         self._full_at = 0.0
         """When its bucket of requests is full again: the whole state of it (the GCRA way of counting)."""
@@ -86,26 +98,26 @@ class Caller:
     def __repr__(self) -> str:
         return f"<Caller {self.name}>"
 
-    def __enter__(self) -> None:
+    def begin(self, path: str, now: float) -> None:
+        """One more request, until `end`; raises `NotPermitted` or `ClientLimited` if it may not begin.
+
+        `now` is in seconds, and never goes back.
+        """
+        if self._restricts:
+            self.allowance.check_path(path)
+        if self._most is not None and self.in_flight >= self._most:
+            raise ClientLimited(
+                f"This client has {self._most} requests under way, which is all it may have at once", retry_after=1
+            )
+        if self._per_minute is not None:
+            self._take(self._per_minute, now)
         self.in_flight += 1
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
         self.in_flight -= 1
 
-    def check(self, path: str, now: float) -> None:
-        """Whether one more request may begin: raises `NotPermitted` or `ClientLimited`. `now` is in seconds, and never goes back."""
-        self.allowance.check_path(path)
-        rule = self.allowance.rule
-        most = rule.max_concurrent_requests
-        if most is not None and self.in_flight >= most:
-            raise ClientLimited(
-                f"This client has {most} requests under way, which is all it may have at once", retry_after=1
-            )
-        if rule.requests_per_minute is not None:
-            self._take(rule.requests_per_minute, now)
-
     def _take(self, per_minute: int, now: float) -> None:
-        full_at = max(self._full_at, now) + 60 / per_minute
+        full_at = (max(now, self._full_at)) + 60 / per_minute
         if full_at > now + 60 + _ROUNDING:
             raise ClientLimited(
                 f"This client has asked as often as it may: {per_minute} requests a minute",

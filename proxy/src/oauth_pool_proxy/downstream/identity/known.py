@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from oauth_pool_proxy.downstream.identity.allowance import Caller
+
 MOST_CREDENTIAL_BYTES = 16 * 1024
 """Whatever is longer is refused unseen. The API server's own tokens have about 1 KB."""
 MOST_PROVEN = 10_000
@@ -10,8 +12,7 @@ MOST_ADDRESSES = 1_000
 
 
 class Proven(NamedTuple):
-    name: str
-    """Of the client."""
+    caller: Caller
     until: float
     """In seconds since 1970."""
 

@@ -6,7 +6,6 @@ credential is looked at once; after that its digest is known. Nothing here is lo
 """
 
 import re
-import time
 from collections.abc import Callable
 from hashlib import sha256
 from hmac import compare_digest
@@ -35,14 +34,15 @@ class Asked(Protocol):
     headers: list[Header]
     peer: str
     is_from_tailnet: bool
+    began: float
     caller: Caller | None
 
 
 class Tokens(Protocol):
     """What can tell whose a ServiceAccount token is."""
 
-    def name_of(self, token: bytes, address: str, now: float) -> Proven:
-        """Raises a `ProxyError`."""
+    def identity(self, token: bytes, address: str, now: float) -> tuple[str, float]:
+        """The client's name, and until when the token is good; raises a `ProxyError`. Times are in seconds since 1970."""
 
     def is_token(self, credential: bytes) -> bool: ...
     def is_of_a_service_account(self, credential: bytes) -> bool: ...
@@ -68,19 +68,38 @@ class Reception:
         self._how_to_get_in = _how_to_get_in(config)
 
     def admit(self, request: Asked) -> Caller:
-        """Who is asking, who may ask this now; the request's headers are without proofs. Raises what the client is told."""
-        caller = self._proven(request)
+        """Who is asking, and may ask this now: one more request of that client has begun, which whoever called this ends.
+
+        The request's headers are without proofs then. Raises what the client is told.
+        """
+        now = self._clock()
+        caller = self._known_caller(request.headers, now) or self._found_caller(request, now)
         if self._keeps_credentials:
             request.headers = [header for header in request.headers if not self._is_proof(header)]
         request.caller = caller
-        caller.check(request.path, time.monotonic())
+        caller.begin(request.path, request.began)
         return caller
 
-    def _proven(self, request: Asked) -> Caller:
-        now, failure = self._clock(), None
+    def _known_caller(self, headers: list[Header], now: float) -> Caller | None:
+        """By one credential that is known already, as nearly all requests have it: this is done for every one of them."""
+        fields = dict(headers)
+        value = fields.get(b"authorization")
+        if value is None:
+            credential = fields.get(b"x-api-key", b"")
+        elif value.startswith(b"Bearer "):
+            credential = value[7:]
+        else:
+            return None
+        if len(credential) > MOST_CREDENTIAL_BYTES:
+            return None
+        known = self._known.proven.get(sha256(credential).digest())
+        return known.caller if known is not None and known.until > now else None
+
+    def _found_caller(self, request: Asked, now: float) -> Caller:
+        failure: ProxyError | None = None
         for credential in credentials(request.headers):
             try:
-                return self._caller(self._name_of(credential, request.peer, now))
+                return self._caller_of(credential, request.peer, now)
             except ProxyError as error:
                 # Of two, the one that was meant as a proof: clients send a key of no meaning because they must send one.
                 if failure is None or self._looks_like_proof(credential):
@@ -91,36 +110,36 @@ class Reception:
             return self._stranger
         raise failure or NotIdentified(self._how_to_get_in)
 
-    def _name_of(self, credential: bytes, peer: str, now: float) -> str:
+    def _caller_of(self, credential: bytes, peer: str, now: float) -> Caller:
         if len(credential) > MOST_CREDENTIAL_BYTES:
             raise NotIdentified(f"The token or key is refused: it is longer than {MOST_CREDENTIAL_BYTES} bytes")
         digest = sha256(credential).digest()
-        known = self._known.proven.get(digest)
-        if known is not None:
+        if known := self._known.proven.get(digest):
             if known.until > now:
-                return known.name
+                return known.caller
             del self._known.proven[digest]
         if why := self._known.refused.get(digest):
             raise NotIdentified(why)
         try:
-            proven = self._look_at(credential, digest, peer, now)
+            name, until = self._look_at(credential, digest, peer, now)
         except NotIdentified as error:
             if error.is_final:
                 self._known.refuse(digest, str(error))
             raise
-        self._known.prove(digest, proven)
-        return proven.name
+        caller = self._caller(name)
+        self._known.prove(digest, Proven(caller, until))
+        return caller
 
-    def _look_at(self, credential: bytes, digest: bytes, peer: str, now: float) -> Proven:
+    def _look_at(self, credential: bytes, digest: bytes, peer: str, now: float) -> tuple[str, float]:
         if self._tokens and self._tokens.is_token(credential):
-            return self._tokens.name_of(credential, peer, now)
+            return self._tokens.identity(credential, peer, now)
         key = self._key_of(digest)
         if key is None:
             raise NotIdentified(self._how_to_get_in)
         until = _FOREVER if key.expires_at is None else key.expires_at
         if until <= now:
             raise NotIdentified(f"The key {key.name} has expired")
-        return Proven(f"key:{key.name}", until)
+        return f"key:{key.name}", until
 
     def _key_of(self, digest: bytes) -> ClientKey | None:
         """Looks at all of them, each to its end: how long it takes tells nothing of how near a guess came."""
@@ -141,6 +160,7 @@ class Reception:
     def _forget_idle(self) -> None:
         """All that have nothing under way: their limits begin anew, which so many clients will not notice."""
         self._callers = {name: caller for name, caller in self._callers.items() if caller.in_flight}
+        self._known.proven.clear()  # which would go on with those that are forgotten
 
     # What must not go upstream, in passthrough mode
 

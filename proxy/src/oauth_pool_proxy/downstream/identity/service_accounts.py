@@ -2,8 +2,8 @@
 
 from oauth_pool_proxy.downstream.identity import tokens
 from oauth_pool_proxy.downstream.identity.issuer import Issuer
-from oauth_pool_proxy.downstream.identity.known import Failures, Proven
-from oauth_pool_proxy.downstream.identity.tokens import Claim, KeyUnknown, Rules, TokenRefused
+from oauth_pool_proxy.downstream.identity.known import Failures
+from oauth_pool_proxy.downstream.identity.tokens import Claim, Identity, KeyUnknown, Rules, TokenRefused
 from oauth_pool_proxy.errors import ClientLimited, NotIdentified, ProofUndecided
 
 
@@ -17,8 +17,8 @@ class ServiceAccountTokens:
     def is_of_a_service_account(self, credential: bytes) -> bool:
         return tokens.is_of_a_service_account(credential)
 
-    def name_of(self, token: bytes, address: str, now: float) -> Proven:
-        """Raises `NotIdentified`, `ProofUndecided` when that cannot be told yet, and `ClientLimited` for an address from
+    def identity(self, token: bytes, address: str, now: float) -> tuple[str, float]:
+        """Whose it is, and until when. Raises `NotIdentified`, `ProofUndecided` when that cannot be told yet, and `ClientLimited` for an address from
         which too many tokens with bad signatures have come.
         """
         if self._issuer.name is None:
@@ -34,17 +34,17 @@ class ServiceAccountTokens:
             raise ProofUndecided(
                 "The ServiceAccount token is signed with a key that is not known yet", retry_after=seconds
             ) from None
-        return self._verified(claim, address, now)
+        identity = self._verified(claim, address, now)
+        return identity.name, identity.until
 
-    def _verified(self, claim: Claim, address: str, now: float) -> Proven:
+    def _verified(self, claim: Claim, address: str, now: float) -> Identity:
         if seconds := self._failures.seconds_left(address, now):
             raise ClientLimited("Too many tokens with bad signatures have come from this address", retry_after=seconds)
         try:
-            identity = claim.verified()
+            return claim.verified()
         except TokenRefused as refused:
             self._failures.count(address, now)
             raise _refusal(refused) from None
-        return Proven(identity.name, identity.until)
 
 
 def _refusal(refused: TokenRefused) -> NotIdentified:

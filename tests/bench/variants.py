@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -148,11 +149,10 @@ def pool(bench: Bench, is_tls: bool) -> Iterator[Target]:
 @contextmanager
 def clients(bench: Bench, is_tls: bool) -> Iterator[Target]:
     """The same with `[clients]`: ten of them by ServiceAccount tokens, and a rule with everything in it."""
-    payloads = [claims(sub=f"system:serviceaccount:team-{number}:runner") for number in range(CLIENTS)]
     with _issuer() as server:
         settings = _accounts(bench.folder / "clients") + CLIENTS_SETTINGS.format(server=server)
         with _proxy(bench, is_tls, "clients", settings) as target:
-            yield replace(target, bearer=",".join(token(payload).decode() for payload in payloads))
+            yield target
 
 
 def _accounts(folder: Path) -> str:
@@ -201,7 +201,15 @@ def _proxy(bench: Bench, is_tls: bool, name: str, more: str) -> Iterator[Target]
     command: Command = [bench.python, "-m", "oauth_pool_proxy", "--config", config, "--log-level", "info"]
     with started(bench.load, name, command, bench.proxy_cores, IMAGE_ENVIRONMENT) as process:
         seconds = process.wait_until(lambda: _answers(port, "/ready"), 20)
-        yield Target(f"127.0.0.1:{port}", process=process, ready_seconds=seconds)
+        # The same to every proxy of ours, so that their requests are of one length.
+        yield Target(f"127.0.0.1:{port}", bearer=_tokens(), process=process, ready_seconds=seconds)
+
+
+@cache
+def _tokens() -> str:
+    """Of ten ServiceAccounts."""
+    payloads = [claims(sub=f"system:serviceaccount:team-{number}:runner") for number in range(CLIENTS)]
+    return ",".join(token(payload).decode() for payload in payloads)
 
 
 @contextmanager

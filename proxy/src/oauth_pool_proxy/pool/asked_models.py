@@ -1,7 +1,5 @@
 """Which models a request would use: also those of a batch, and however the key is spelled. Pure."""
 
-from collections.abc import Iterator
-
 import msgspec
 
 _UPLOADS = "/v1/files"
@@ -17,20 +15,22 @@ def asked_models(path: str, body: bytes) -> list[str] | None:
     """None if that cannot be told: the body is no JSON object, or a model in it is no string."""
     if not body or path == _UPLOADS:
         return []
+    models: list[str] = []
     try:
-        return list(_models(_object.decode(body)))
+        _add(models, _object.decode(body))
     except _MALFORMED:
         return None
+    return models
 
 
-def _models(members: dict[str, msgspec.Raw]) -> Iterator[str]:
+def _add(models: list[str], members: dict[str, msgspec.Raw]) -> None:
     """Some servers do not tell upper from lower case in keys, so every spelling counts."""
     for key, value in members.items():
         # Of most keys the length is enough to know.
         if len(key) == 5 and key.casefold() == "model":
-            yield _string.decode(value)
+            models.append(_string.decode(value))
         elif len(key) == 8 and key.casefold() == "requests":  # of a batch
             for request in _objects.decode(value):
                 for name, params in request.items():
                     if name.casefold() == "params":
-                        yield from _models(_object.decode(params))
+                        _add(models, _object.decode(params))

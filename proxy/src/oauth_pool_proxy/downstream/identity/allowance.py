@@ -22,19 +22,15 @@ class Allowance:
     def __init__(self, rule: ClientRule = _EVERYTHING) -> None:
         self.rule = rule
         self.limits_models = rule.limits_models
-        self.restricts_paths = bool(rule.deny or rule.paths or rule.denied_paths)
-        self._paths = Paths(rule.denied_paths, rule.paths)
+        self.admits_path = Paths(rule.denied_paths, rule.paths).admit if not rule.deny else _nothing
         self._models, self._denied_models = _pattern(rule.models), _pattern(rule.denied_models)
         self._allows_model = lru_cache(256)(self._look_at_model)
 
-    def check_path(self, path: str) -> None:
-        """Raises `NotPermitted`, also for clients that may do nothing."""
+    def refusal(self) -> NotPermitted:
+        """For a path that is not admitted."""
         if self.rule.deny:
-            raise NotPermitted("A rule of the proxy's configuration keeps this client out")
-        if not self._paths.admit(path):
-            raise NotPermitted(
-                "This client may not ask for this path: a rule of the proxy's configuration leaves it out"
-            )
+            return NotPermitted("A rule of the proxy's configuration keeps this client out")
+        return NotPermitted("This client may not ask for this path: a rule of the proxy's configuration leaves it out")
 
     def check_models(self, models: Iterable[str] | None) -> None:
         """Raises `NotPermitted`. None: the models cannot be read from the request."""
@@ -74,10 +70,10 @@ class Caller:
     """
 
     __slots__ = (
+        "_admits_path",
         "_full_at",
         "_most",
         "_per_minute",
-        "_restricts",
         "allowance",
         "in_flight",
         "is_stranger",
@@ -89,7 +85,7 @@ class Caller:
         self.name, self.allowance, self.is_stranger = name, allowance, is_stranger
         self.turn = Turn(name, allowance.rule.priority)
         """Its place in line."""
-        self._restricts = allowance.restricts_paths
+        self._admits_path = allowance.admits_path
         self._most, self._per_minute = allowance.rule.max_concurrent_requests, allowance.rule.requests_per_minute
         self.in_flight = 0
         self._full_at = 0.0
@@ -103,8 +99,8 @@ class Caller:
 
         `now` is in seconds, and never goes back.
         """
-        if self._restricts:
-            self.allowance.check_path(path)
+        if not self._admits_path(path):
+            raise self.allowance.refusal()
         if self._most is not None and self.in_flight >= self._most:
             raise ClientLimited(
                 f"This client has {self._most} requests under way, which is all it may have at once", retry_after=1
@@ -124,6 +120,10 @@ class Caller:
                 retry_after=full_at - now - 60,
             )
         self._full_at = full_at
+
+
+def _nothing(_: str) -> bool:
+    return False
 
 
 def _pattern(globs: tuple[str, ...]) -> re.Pattern[str] | None:

@@ -81,19 +81,19 @@ class Reception:
         return caller
 
     def _known_caller(self, headers: list[Header], now: float) -> Caller | None:
-        """By one credential that is known already, as nearly all requests have it: this is done for every one of them."""
-        fields = dict(headers)
-        value = fields.get(b"authorization")
-        if value is None:
-            credential = fields.get(b"x-api-key", b"")
-        elif value.startswith(b"Bearer "):
-            credential = value[7:]
-        else:
-            return None
-        if len(credential) > MOST_CREDENTIAL_BYTES:
-            return None
-        known = self._known.proven.get(sha256(credential).digest())
-        return known.caller if known is not None and known.until > now else None
+        """By the first credential, if it is known already, as it nearly always is: this is done for every request."""
+        for name, value in headers:
+            if name == b"authorization":
+                credential = value[7:] if value.startswith(b"Bearer ") else b""
+            elif name == b"x-api-key":
+                credential = value
+            else:
+                continue
+            if len(credential) > MOST_CREDENTIAL_BYTES:
+                return None
+            known = self._known.proven.get(sha256(credential).digest())
+            return known.caller if known is not None and known.until > now else None
+        return None
 
     def _found_caller(self, request: Asked, now: float) -> Caller:
         failure: ProxyError | None = None

@@ -50,3 +50,14 @@ def test_every_page_is_linked_from_readme_or_from_a_page_that_is() -> None:
         links = (link.partition("#")[0] for link in LINK.findall(prose(page)) if not re.match(r"[a-z]+:", link))
         waiting += [(page.parent / link).resolve() for link in links if link]
     assert {page for page in PAGES if page not in reached} == set()
+
+
+def test_the_tests_that_the_security_page_names_are_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/security.md").read_text()))
+    defined = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)\(", file.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 15
+    assert named - defined == set()

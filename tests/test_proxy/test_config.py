@@ -172,6 +172,7 @@ REFUSED = {
         POOL + 'tokens = "sealed"\n',
         ["[oauth]", "tokens", 'source = "kubernetes"', '"volume"'],
     ),
+    "group that there is not": (PROXY + 'tls_groups = ["P-25519"]\n', ["tls_groups", "P-25519", "no such group"]),
     "other tokens": (POOL + 'tokens = "secret"\n', ["tokens", '"sealed", "volume"', '"secret"']),
     "cooldown 0": (POOL + "cooldown_secs = 0\n", ["cooldown_secs"]),
     "beta not a list": (POOL + 'anthropic_beta = "a"\n', ["anthropic_beta", "array of strings"]),

@@ -196,8 +196,10 @@ class App:
                 idle_timeout=config.idle_timeout,
                 ca_file=config.upstream_ca_file,
                 client_certificate=config.upstream_client_certificate,
+                tls_groups=config.tls_groups,
                 proxy=config.upstream_proxy,
                 most_idle=config.max_connections,
+                spare=min(config.spare_connections, config.max_connections),
             )
             stack.callback(self.upstream.close)
             dispatcher = None

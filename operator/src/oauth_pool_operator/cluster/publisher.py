@@ -7,6 +7,7 @@ which may not list them, hear from the first how many there are, and hear it bef
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from oauth_pool_operator.cluster.shards import MOST_SHARDS, Shards, Slot
 log = logging.getLogger(__name__)
 
 LOAD_SECONDS = 5.0
+MOST_REST_SECONDS = 0.5
 
 
 class Reading(Protocol):
@@ -36,14 +38,21 @@ class Writing(Protocol):
 
 
 class Publisher:
-    """Keeps the ConfigMaps equal to what was put. Start it with `run`. `what` names the family in log lines."""
+    """Keeps the ConfigMaps equal to what was put. Start it with `run`. `what` names the family in log lines.
 
-    def __init__(self, read: Reading, write: Writing, shards: Shards, *, what: str, sizes: Gauge) -> None:
+    After each batch it rests `rest` times as long as that took, 0.5 s at most, so that more travels in the next: where entries
+    are long, each patch costs the API server much. Whoever publishes while nothing is under way does not wait for that.
+    """
+
+    def __init__(
+        self, read: Reading, write: Writing, shards: Shards, *, what: str, sizes: Gauge, rest: float = 0
+    ) -> None:
         self._read_one = read
         self._write_one = write
         self._shards = shards
         self._what = what
         self._sizes = sizes
+        self._rest = rest
         self._announced = 1  # how many ConfigMaps there are by the word of the first; it never shrinks
         self._waiting: dict[Slot, asyncio.Future[None]] = {}
         self._wake = asyncio.Event()
@@ -134,7 +143,7 @@ class Publisher:
             async with self._gathering:
                 self._wake.clear()
                 batch, self._waiting = self._waiting, {}
-            self._is_writing = True
+            self._is_writing, began = True, time.monotonic()
             try:
                 for number in sorted({slot.shard for slot in batch}):
                     await self._write(
@@ -143,6 +152,7 @@ class Publisher:
             finally:
                 self._is_writing = False
                 self._writes += 1
+            await asyncio.sleep(min(self._rest * (time.monotonic() - began), MOST_REST_SECONDS))
 
     async def repair(self) -> None:
         """Write again what somebody else has changed or deleted since we wrote it."""

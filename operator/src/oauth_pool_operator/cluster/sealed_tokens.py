@@ -42,6 +42,8 @@ JOIN_SECONDS = 0.1
 LEAVE_SECONDS = 1.0
 # Entries grow with each proxy. Ten ConfigMaps that begin small stay alike, and few have to move.
 PREFERRED_BYTES = 64 * 1024
+# Without it, 600 accounts that log in at once are three times as many patches, and take a quarter longer.
+REST = 2.0
 
 
 class TokenMaps(Protocol):
@@ -60,7 +62,7 @@ class SealedTokens:
     def __init__(self, maps: TokenMaps, proxies: Proxies, seal: Seal, shards: Shards | None = None) -> None:
         self._shards = shards if shards is not None else Shards(preferred_bytes=PREFERRED_BYTES, may_move=True)
         self._publisher = Publisher(
-            maps.read_tokens, maps.write_tokens, self._shards, what="tokens", sizes=metrics.TOKENS_BYTES
+            maps.read_tokens, maps.write_tokens, self._shards, what="tokens", sizes=metrics.TOKENS_BYTES, rest=REST
         )
         self.proxies = proxies
         self._seal = seal

@@ -31,7 +31,7 @@ from oauth_pool_proxy.config.settings import (
 )
 from oauth_pool_proxy.config.table import Table
 from oauth_pool_proxy.errors import ConfigInvalid
-from oauth_pool_proxy.upstream.certificates import context_for
+from oauth_pool_proxy.upstream.certificates import context_for, offer_groups
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -97,6 +97,7 @@ def _proxy(table: Table) -> ProxyConfig:
         "body_timeout_secs",
         "max_connections",
         "max_client_connections",
+        "spare_connections",
         "max_queued",
         "attempts",
         "retry_late_heads",
@@ -107,6 +108,7 @@ def _proxy(table: Table) -> ProxyConfig:
         "upstream_ca_file",
         "upstream_client_certificate",
         "upstream_client_key",
+        "tls_groups",
         "upstream_proxy",
         "upstream_proxy_password_file",
     )
@@ -122,6 +124,7 @@ def _proxy(table: Table) -> ProxyConfig:
         body_timeout=table.number("body_timeout_secs", 300, least=1),
         max_connections=table.number("max_connections", 1000, least=1),
         max_client_connections=table.number("max_client_connections", 10_000, least=1),
+        spare_connections=table.number("spare_connections", 0, least=0),
         max_queued=table.number("max_queued", 10_000, least=0),
         attempts=table.number("attempts", 3, least=1, most=100),
         retry_late_heads=table.choice("retry_late_heads", LateHeads.ALL),
@@ -131,6 +134,7 @@ def _proxy(table: Table) -> ProxyConfig:
         max_buffered_bytes=_max_buffered_bytes(table, max_body_bytes),
         upstream_ca_file=_ca_file(table, "upstream_ca_file"),
         upstream_client_certificate=_client_certificate(table),
+        tls_groups=_tls_groups(table),
         upstream_proxy=_upstream_proxy(table, "upstream_proxy"),
     )
 
@@ -168,6 +172,15 @@ def _client_certificate(table: Table) -> ClientCertificate | None:
             "upstream_client_certificate",
         )
     return pair
+
+
+def _tls_groups(table: Table) -> tuple[str, ...]:
+    groups = table.texts("tls_groups", ())
+    try:
+        offer_groups(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), groups)
+    except ValueError as error:
+        table.refuse(f"cannot be {', '.join(groups)}: {error}", "tls_groups")
+    return groups
 
 
 def _no_password() -> str:

@@ -87,6 +87,8 @@ class ProxyConfig:
     max_connections: int = 1000
     """Requests at once; the others wait in line."""
     max_client_connections: int = 10_000
+    spare_connections: int = 0
+    """To the upstream, open ahead of need."""
     max_queued: int = 10_000
     """Requests that may wait in line; one more is refused."""
     attempts: int = 3
@@ -98,6 +100,8 @@ class ProxyConfig:
     """Of all request bodies that are held at once."""
     upstream_ca_file: Path | None = None
     upstream_client_certificate: ClientCertificate | None = None
+    tls_groups: tuple[str, ...] = ()
+    """In which keys are exchanged with the upstream, by OpenSSL's names; none: its own choice."""
     upstream_proxy: UpstreamProxy | None = None
 
 

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -39,6 +40,8 @@ from oauth_pool_proxy.observe.health import health, health_for_strangers, readin
 from oauth_pool_proxy.observe.metrics import CONTENT_TYPE, Metrics
 from oauth_pool_proxy.observe.pool_metrics import UpstreamCollector
 from oauth_pool_proxy.observe.request_id import new_request_id
+from oauth_pool_proxy.observe.status_html import HEADERS as STATUS_HEADERS
+from oauth_pool_proxy.observe.status_page import StatusPage
 from oauth_pool_proxy.observe.usage import UsageReader
 from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
 from oauth_pool_proxy.pool.pool import Pool
@@ -82,7 +85,8 @@ class App:
             Route("/ready", self._ready),
             Route("/metrics", _elsewhere),
         ]
-        self._monitoring = Starlette(routes=with_names)
+        self._status_page = StatusPage(self._mode, version("oauth-pool-proxy"), self.pool)
+        self._monitoring = Starlette(routes=[*with_names, Route("/", self._status)])
         tells_names = not proxy.metrics and not config.clients
         self._router = Starlette(routes=with_names if tells_names else without, lifespan=self._lifespan)
         self._apis: dict[KubernetesConfig, KubeApi] = {}
@@ -196,10 +200,24 @@ class App:
         return JSONResponse(health_for_strangers(self.pool, self._clock()))
 
     def _state_of_health(self, *, names: bool) -> dict[str, object]:
-        mode = self._config.oauth.provider if self._config.oauth else "passthrough"
         uptime = time.monotonic() - self.service.started_at
         served, errors = self.metrics.requests_served, self.metrics.errors_total
-        return health(mode, uptime, served, errors, self.pool, self._clock(), names=names)
+        return health(self._mode, uptime, served, errors, self.pool, self._clock(), names=names)
+
+    @property
+    def _mode(self) -> str:
+        return self._config.oauth.provider if self._config.oauth else "passthrough"
+
+    async def _status(self, request: HttpRequest) -> Response:
+        """For people, on `metrics_addr` only: on the traffic port `/` is the upstream's."""
+        figures = [
+            ("requests now", str(self.service.in_flight)),
+            ("waiting", str(self.admission.waiting)),
+            ("served", str(self.metrics.requests_served)),
+            ("errors", str(self.metrics.errors_total)),
+        ]
+        reloads = request.query_params.get("reload") != "no"
+        return Response(self._status_page.render(figures, self._clock(), reloads=reloads), headers=STATUS_HEADERS)
 
     async def _ready(self, _: HttpRequest) -> Response:
         status, document = readiness(self.service.is_running, self.pool, knows_clients=self._knows_clients())

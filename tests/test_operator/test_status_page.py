@@ -15,7 +15,6 @@ from oauth_pool_operator.account.status import render_status
 from oauth_pool_operator.status_page import MetricsServer, render
 from tests.support.builders import NOW, account, credential, facts, report, session
 
-
 URL = "https://provider.example/oauth/authorize?state=of-a-test"
 
 

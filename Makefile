@@ -29,6 +29,8 @@ SOURCE ?=
 # Of `make e2e`: what brings an image to the cluster's nodes, and a prefix for what talks to the cluster.
 LOAD ?=
 INSIDE ?=
+# Of a cluster that `make e2e` makes with kind: its node image, if not the newest that kind knows.
+NODE_IMAGE ?=
 ARGS ?=
 N ?= 200
 # What runs here talks to itself on this machine. A proxy to the internet, if there is one, is not on the way.
@@ -52,10 +54,10 @@ test: setup $(TYPESCRIPT)/node_modules/.installed ## Run all tests (ARGS="-k nam
 	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
 
 e2e: setup ## Run everything on a cluster: KUBECONFIG's, or one made with kind (ARGS=--help; LOAD=… brings images to its nodes)
-	@$(BIN)/python -m tests.e2e.cluster --engine "$(ENGINE)" --base $(BASE) --uv-version $(UV_VERSION) --load "$(LOAD)" --inside "$(INSIDE)" $(ARGS)
+	@$(BIN)/python -m tests.e2e.cluster --engine "$(ENGINE)" --base $(BASE) --uv-version $(UV_VERSION) --load "$(LOAD)" --inside "$(INSIDE)" --node-image "$(NODE_IMAGE)" $(ARGS)
 
 e2e-argocd: setup ## The same from a Git repository, by the ArgoCD of KUBECONFIG's cluster (docs/gitops.md)
-	@$(BIN)/python -m tests.e2e.cluster --engine "$(ENGINE)" --base $(BASE) --uv-version $(UV_VERSION) --load "$(LOAD)" --inside "$(INSIDE)" $(ARGS) tests/e2e/argocd
+	@$(BIN)/python -m tests.e2e.cluster --engine "$(ENGINE)" --base $(BASE) --uv-version $(UV_VERSION) --load "$(LOAD)" --inside "$(INSIDE)" --node-image "$(NODE_IMAGE)" $(ARGS) tests/e2e/argocd
 
 crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)
 	@$(BIN)/python -m tests.test_operator.crash_trials --trials $(N) $(ARGS)
@@ -99,7 +101,7 @@ lock-in: .tools/bin/uv
 	cd $(DIR) && $(LOCK) --constraints=requirements/dev.txt kubectl-oauthaccount/pyproject.toml --output-file=requirements/plugin.txt
 
 bench: setup ## Measure the proxy beside nginx and a direct connection (ARGS=--help; docs/performance.md)
-	@$(BIN)/python -m tests.bench.run $(ARGS)
+	@$(BIN)/python -m tests.bench.run --engine "$(ENGINE)" --base $(BASE) $(ARGS)
 
 images: ## Build both images (ENGINE=docker, IMAGE_PREFIX=registry.example.com/team/, TAG=dev, BASE=python:3.13-slim)
 	@for program in proxy operator; do \

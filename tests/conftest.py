@@ -25,7 +25,7 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 BUILD_ERRORS = pytest.StashKey[dict[str, Exception]]()
-READ_BY_OUR_PROGRAMS = ("CONFIG_PATH", "FORCE_COLOR", "LOG_LEVEL", "NAMESPACE", "NO_COLOR", "POD_NAME")
+READ_BY_OUR_PROGRAMS = ("CONFIG_PATH", "FORCE_COLOR", "LOG_LEVEL", "NAMESPACE", "NO_COLOR", "POD_NAME", "POD_UID")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -71,6 +71,15 @@ def json_requests(of: Measurement) -> Figures:
     return of.with_rss(of.requests())
 
 
+def handshakes(of: Measurement) -> Figures:
+    """Requests on kept connections, and as many as go on new ones: the difference is a handshake, TCP included."""
+    kept, new = of.requests(), of.requests(last=True)
+    figures = of.with_rss(_in_phases(kept=kept, new=new))
+    if of.target.process:
+        figures["handshake_cpu_us"] = new["cpu_us"] - kept["cpu_us"]
+    return figures
+
+
 def latency(of: Measurement) -> Figures:
     return of.requests(rate=100)
 
@@ -137,12 +146,16 @@ class Case:
     """Whether there is something to compare without a proxy."""
     is_for_slow: bool = False
     """Whether variants take part that serve no more than about 100 requests a second."""
+    accounts: int = 10
+    """In the pool."""
     length: float = 1
     """How many times `--seconds` it takes, to have enough to count."""
 
 
 CASES = {
     "json": Case("32 connections, answers of 2 KB, as fast as it goes", json_requests, is_for_slow=True),
+    "json-1000": Case("json, with 1,000 accounts in the pool", json_requests, has_direct=False, accounts=1000),
+    "handshakes": Case("json over TLS, on kept connections and on new ones", handshakes, is_tls=True, has_direct=False),
     "latency": Case("100 requests per second", latency, length=4),
     "sse-200": Case("200 streams of 50 events per second", sse_200, is_for_slow=True),
     "sse-1000": Case("1,000 streams of 20 events per second", sse_1000, length=1.5),

@@ -1,6 +1,7 @@
 """A benchmark of the operator: the real process, a real API server, a token endpoint that takes 20 ms; and bars.
 
-Many accounts at once, rest, a restart, reports of a proxy; then few accounts. See docs/performance.md.
+Many accounts at once, rest, a restart, a proxy that joins, reports of a proxy; then few accounts, whose tokens change. Tokens are
+sealed to three proxies. See docs/performance.md.
 """
 
 import argparse
@@ -18,10 +19,12 @@ import httpx2
 
 from tests.bench.operator_figures import Figure, cpu_seconds, memory_mib, table, writes
 from tests.bench.operator_load import Load
+from tests.bench.operator_proxies import SimulatedProxies
 from tests.support.control_plane import ControlPlane, ControlPlaneError
 from tests.support.stack import Stack, running_stack, serve_accounts
 
 WAIT_SECONDS = 600.0
+PROXIES = 3
 # As in the image, where the kubectl plugin's packages are not installed: Kopf imports `kubernetes` when it finds it.
 AS_SHIPPED = (
     sys.executable,
@@ -57,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         "--few", type=int, default=20, metavar="N", help="few (default: %(default)s); 0 leaves this out"
     )
     parser.add_argument("--reports", type=int, default=200, metavar="N", help="of a proxy (default: %(default)s)")
+    parser.add_argument(
+        "--tokens", type=int, default=200, metavar="N", help="that change, of few accounts (default: %(default)s)"
+    )
     parser.add_argument("--idle", type=float, default=60, metavar="S", help="seconds of rest (default: %(default)g)")
     parser.add_argument(
         "--token-delay", type=float, default=0.02, metavar="S", help="of the token endpoint (default: %(default)g)"
@@ -79,12 +85,39 @@ def measure(options: argparse.Namespace) -> list[Figure]:
 
 def many(plane: ControlPlane, options: argparse.Namespace) -> list[Figure]:
     with started(plane, options) as stack:
-        load, count = Load(stack, options.accounts), options.accounts
+        load, count = Load(stack, options.accounts, proxies_of(stack)), options.accounts
         figures = [*log_in(stack, load)]
         figures += rest(stack, options.idle, cpu_bar=2.0, rss_bar=256, label=f"{count} accounts")
         figures += restart(stack, load)
+        figures.append(join(load))
         figures += reports(load, options.reports)
         return figures
+
+
+def proxies_of(stack: Stack) -> SimulatedProxies:
+    """As many as there usually are."""
+    proxies = SimulatedProxies(stack)
+    for _ in range(PROXIES):
+        proxies.declare()
+    return proxies
+
+
+def join(load: Load) -> Figure:
+    _say("a proxy joins")
+    return Figure(
+        f"{len(load.names)} accounts: a proxy that joins has all tokens after",
+        load.proxies.join_seconds(load.names),
+        "s",
+        5,
+    )
+
+
+def tokens(load: Load, count: int) -> Iterator[Figure]:
+    """From asking for a token until every proxy has it: the request to the token endpoint is part of it."""
+    _say(f"{count} new tokens")
+    median, most = _quantiles(load.proxies.token_latencies(load.names, count, _say))
+    yield Figure(f"{len(load.names)} accounts: new token with {PROXIES} proxies, median", median, "ms")
+    yield Figure(f"{len(load.names)} accounts: new token with {PROXIES} proxies, 99 %", most, "ms", 1000)
 
 
 def reports(load: Load, count: int) -> Iterator[Figure]:
@@ -107,20 +140,22 @@ def _quantiles(seconds: list[float]) -> tuple[float, float]:
 
 def few(plane: ControlPlane, options: argparse.Namespace) -> list[Figure]:
     with started(plane, options) as stack:
-        list(log_in(stack, Load(stack, options.few)))
-        return rest(stack, options.idle, cpu_bar=0.5, rss_bar=80, label=f"{options.few} accounts")
+        load = Load(stack, options.few, proxies_of(stack))
+        list(log_in(stack, load))
+        figures = rest(stack, options.idle, cpu_bar=0.5, rss_bar=80, label=f"{options.few} accounts")
+        return [*figures, *tokens(load, options.tokens)]
 
 
 @contextmanager
 def started(plane: ControlPlane, options: argparse.Namespace) -> Iterator[Stack]:
     """Operator and token endpoint, in a namespace of their own."""
-    with running_stack(plane, with_proxy=False, operator=AS_SHIPPED) as stack:
+    with running_stack(plane, with_proxy=False, operator=AS_SHIPPED, tokens="sealed") as stack:
         stack.simulator.set(token_delay=options.token_delay)
         yield stack
 
 
 def log_in(stack: Stack, load: Load) -> Iterator[Figure]:
-    """From the first create until status, index and access file of every account agree."""
+    """From the first create until status and index of every account agree, and every proxy can open its token."""
     count, pid = len(load.names), stack.operator.pid
     _say(f"creating {count} accounts")
     began, cpu = time.monotonic(), cpu_seconds(pid)
@@ -165,13 +200,19 @@ def restart(stack: Stack, load: Load) -> Iterator[Figure]:
     yield Figure("restart: CPU time for that", cpu_seconds(stack.operator.pid), "s")
     time.sleep(CALM_SECONDS)
     yield Figure("restart: token requests", len(stack.simulator.requests("/v1/oauth/token")), "", 0)
+    yield Figure("restart: tokens sealed", number_of(stack, "pool_tokens_sealed_total"), "", 0)
     yield Figure("restart: writes", (writes(api.get("/metrics").text) - written).total(), "")
 
 
 def reconciled(stack: Stack) -> int:
     """How many reconciles have succeeded, from the operator's own metrics."""
+    return number_of(stack, 'pool_reconciles_total{result="success"}')
+
+
+def number_of(stack: Stack, series: str) -> int:
+    """What one of the operator's own metrics says."""
     text = httpx2.get(f"{stack.metrics_url}/metrics", timeout=30).text
-    found = re.search(r'^pool_reconciles_total\{result="success"\} (\S+)$', text, re.MULTILINE)
+    found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
     return int(float(found.group(1))) if found else 0
 
 

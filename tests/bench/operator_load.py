@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 
+from tests.bench.operator_proxies import SimulatedProxies
 from tests.support.stack import Stack
 
 ACCOUNTS = "/apis/oauthpool.dev/v1alpha1/namespaces/{}/oauthaccounts"
@@ -25,8 +26,9 @@ Json = dict[str, Any]
 class Load:
     """One namespace with accounts of grant WorkloadIdentity."""
 
-    def __init__(self, stack: Stack, count: int) -> None:
+    def __init__(self, stack: Stack, count: int, proxies: SimulatedProxies) -> None:
         self._stack = stack
+        self.proxies = proxies
         self._api = stack.control_plane.api
         self._accounts = ACCOUNTS.format(stack.namespace)
         self._config_maps = f"/api/v1/namespaces/{stack.namespace}/configmaps"
@@ -55,19 +57,19 @@ class Load:
         return sum(entry["status"] == "Available" for entry in self._index().values())
 
     def settled(self) -> int:
-        """How many accounts are Available in status, index and access file alike, with the same token."""
-        index, access = self._index(), self._stack.access_dir
+        """How many accounts are Available in status and index, with the same token, which every proxy can open."""
+        index, tokens = self._index(), self.proxies.entries()
         count = 0
         for item in self._get(self._accounts)["items"]:
-            entry, status = index.get(item["metadata"]["name"], {}), item.get("status", {})
-            path = access / f"{item['metadata']['uid']}.json"
+            name = item["metadata"]["name"]
+            entry, status = index.get(name, {}), item.get("status", {})
             conditions = {each["type"]: each["reason"] for each in status.get("conditions", [])}
-            if conditions.get("Ready") != "Available" or entry.get("status") != "Available" or not path.exists():
+            if conditions.get("Ready") != "Available" or entry.get("status") != "Available":
                 continue
             generation, fingerprint = entry["generation"], entry["fingerprint"]
             token = status.get("token", {})
             same = (token.get("generation"), token.get("fingerprint")) == (generation, fingerprint)
-            count += same and json.loads(path.read_text())["generation"] == generation
+            count += same and self.proxies.opened(name, tokens.get(name)) == generation
         return count
 
     def report_latencies(self, count: int, say: Callable[[str], None]) -> list[float]:

@@ -1,7 +1,6 @@
 """The command line."""
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,10 +52,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=_positive_int, metavar="N", help="how often everything is measured (3)")
     add("--seconds", type=_positive, metavar="S", help="of load per measurement; some cases take longer (3)")
     add("--quick", action="store_true", help="one round of one second, unless said otherwise: does it work?")
-    add("--python", type=Path, default=Path(sys.executable), metavar="PATH",
-        help="an interpreter that has the proxy installed, such as another checkout's .venv/bin/python")  # fmt: skip
-    add("--against", type=Path, metavar="PATH",
-        help="an interpreter that has another version of the proxy, measured in the same run: pool-other, passthrough-other")  # fmt: skip
+    add("--python", type=Path, metavar="PATH",
+        help="an interpreter that has the proxy installed, instead of that of the image")  # fmt: skip
+    add("--against", metavar="REVISION",
+        help="a commit, or an interpreter that has another version of the proxy, measured in the same run: "
+        "pool-other, passthrough-other")  # fmt: skip
+    add(
+        "--engine",
+        default="",
+        metavar="PATH",
+        help="docker, podman or buildah, to build the image (the first one there is)",
+    )
+    add("--base", default="python:3.13-slim", metavar="IMAGE", help="what it is built on (%(default)s)")
     add("--priority", action="store_true", help="go before other work on this machine (needs root)")
     add("--output", type=Path, metavar="FILE", help="where to save the run (.bench/DATE-TIME.json)")
     add("--markdown", action="store_true", help="tables in Markdown")

@@ -70,6 +70,17 @@ STREAMS = [FAILED, plain("events/s", "per_second"), *_stream_lines(), plain("CPU
 
 LINES = {
     "json": REQUESTS,
+    "json-1000": REQUESTS,
+    "handshakes": [
+        FAILED,
+        plain("CPU µs/handshake", "handshake_cpu_us"),
+        of("nginx", "handshake_cpu_us", "CPU of a handshake"),
+        of("pool-other", "handshake_cpu_us", "CPU of a handshake"),
+        plain("kept: CPU µs/req", "kept_cpu_us"),
+        plain("new: req/s", "new_per_second"),
+        plain("new: p99 ms", "new_duration_p99", 2),
+        *RSS,
+    ],
     "latency": [
         FAILED,
         plain("p50 ms", "duration_p50", 2),

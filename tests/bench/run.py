@@ -15,7 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tests.bench import saved
@@ -23,6 +24,7 @@ from tests.bench.bars import bars
 from tests.bench.cases import CASES, Case, Measurement
 from tests.bench.environments import python_with
 from tests.bench.figures import Figures, Results
+from tests.bench.image import NoImage, image_python
 from tests.bench.load_program import Generator, build, upstream
 from tests.bench.options import parse
 from tests.bench.processes import BenchmarkError
@@ -55,13 +57,11 @@ def measure(options: argparse.Namespace) -> tuple[Results, dict[str, object]]:
     """Every case, all its rounds. Saved after each case, so that an interrupted run is not lost."""
     if platform.system() != "Linux":
         raise BenchmarkError("it needs Linux: processes are pinned, and measured through /proc")
-    if options.priority:
-        go_first()
     cores = sorted(os.sched_getaffinity(0))
     shown = {name: getattr(options, name) for name in ("rounds", "seconds")}
-    results, about = Results(), saved.about(options.python, find_nginx(), shown)
-    variants = chosen_variants(options)
-    with bench_on(cores, options.python, options.against) as bench:
+    results, variants = Results(), chosen_variants(options)
+    with bench_on(cores, options) as bench:
+        about = saved.about(len(cores), bench.python, find_nginx(), shown)
         for name in options.case:
             for number in range(1, options.rounds + 1):
                 for variant in takers(CASES[name], variants):
@@ -99,23 +99,45 @@ def takers(case: Case, variants: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def bench_on(cores: Sequence[int], python: Path, other_python: Path | None = None) -> Iterator[Bench]:
+def bench_on(cores: Sequence[int], options: argparse.Namespace) -> Iterator[Bench]:
     """The upstream, and a core for what is measured: whatever else runs here shares the others."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # inherited by whatever is started
     proxy, others = cores[:1], cores[1:] or cores
     if proxy == others:
         say("there is one core only: the load generator slows down what it measures")
-    os.sched_setaffinity(0, others)
-    with tempfile.TemporaryDirectory(prefix="oauth-pool-bench-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="oauth-pool-bench-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
+        python = options.python or this_python(options, folder, stack)
+        other = other_python(options, folder, stack) if options.against else None
+        if options.priority:
+            go_first()  # not sooner: a container engine cannot build with real-time priority
+        os.sched_setaffinity(0, others)
         load = build(folder)
-        with upstream(load, folder, others) as addresses:
-            yield Bench(load, folder, proxy, others, addresses, python, other_python)
+        addresses = stack.enter_context(upstream(load, folder, others))
+        yield Bench(load, folder, proxy, others, addresses, python, other)
+
+
+def this_python(options: argparse.Namespace, folder: Path, stack: ExitStack) -> Path:
+    """The image's, or that of .venv where there cannot be an image."""
+    say("building the proxy's image, to measure with the Python that is shipped")
+    try:
+        return stack.enter_context(image_python(options.engine, options.base, folder))
+    except NoImage as reason:
+        say(f"measuring with {sys.executable}, because there is no image: {reason}")
+        return Path(sys.executable)
+
+
+def other_python(options: argparse.Namespace, folder: Path, stack: ExitStack) -> Path:
+    """An interpreter is taken as it is; a commit gets an image of its own."""
+    if os.access(options.against, os.X_OK):
+        return Path(options.against)
+    say(f"building the proxy's image of {options.against}")
+    return stack.enter_context(image_python(options.engine, options.base, folder, options.against))
 
 
 def measured(bench: Bench, case: Case, variant: str, seconds: float) -> Figures:
-    with VARIANTS[variant](bench, case.is_tls) as target:
+    with VARIANTS[variant](replace(bench, accounts=case.accounts), case.is_tls) as target:
         generator = Generator(bench.load, bench.other_cores, target)
         measurement = Measurement(target, generator, bench.upstream.process, seconds * case.length)
         return case.measure(measurement) | {OTHER_WORK: measurement.other_work()}

@@ -1,7 +1,6 @@
 """A run as a file: the figures, and what they were measured on."""
 
 import json
-import os
 import platform
 import re
 import subprocess
@@ -26,13 +25,13 @@ def load(path: Path) -> tuple[Results, dict[str, object]]:
         raise BenchmarkError(f"{path} is not a saved run: {error}") from None
 
 
-def about(python: Path, nginx: str | None, options: Mapping[str, object]) -> dict[str, object]:
+def about(cores: int, python: Path, nginx: str | None, options: Mapping[str, object]) -> dict[str, object]:
     """What a reader has to know to place the figures."""
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "processor": model[1] if model else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores,
         "kernel": platform.release(),
         "python": _said([str(python), "--version"]),
         "nginx": _said([nginx, "-v"]) if nginx else None,

@@ -16,7 +16,6 @@ from tests.bench.processes import Command, started
 from tests.support.control_plane.plane import free_port
 from tests.support.proxy_server import PoolFolder
 
-ACCOUNTS = 10
 FAR = 4_000_000_000.0
 """When the access tokens expire."""
 
@@ -37,6 +36,8 @@ class Bench:
     """The interpreter that has the proxy installed."""
     other_python: Path | None = None
     """One that has another version of it."""
+    accounts: int = 10
+    """In the pool."""
 
 
 Variant = Callable[[Bench, bool], AbstractContextManager[Target]]
@@ -125,7 +126,7 @@ def pool(bench: Bench, is_tls: bool) -> Iterator[Target]:
     shutil.rmtree(accounts, ignore_errors=True)
     accounts.mkdir()
     pool = PoolFolder(accounts)
-    for number in range(ACCOUNTS):
+    for number in range(bench.accounts):
         pool.write_token(f"account-{number}", expires=FAR)
         pool.write_entry(f"account-{number}")
     settings = "".join(f"{key} = {json.dumps(value)}\n" for key, value in pool.oauth().items())

@@ -174,7 +174,7 @@ def demo_stack(screen: Screen) -> Iterator[tuple[Stack, Path]]:
     screen.stage("starting etcd and kube-apiserver")
     with ControlPlane() as control_plane, tempfile.TemporaryDirectory(prefix="oauth-pool-demo-") as folder:
         serve_accounts(control_plane)
-        stack = Stack(control_plane, Path(folder), on_line=screen.log)
+        stack = Stack(control_plane, Path(folder), on_line=screen.log, tokens="sealed")
         control_plane.kubectl("config", "set-context", "--current", f"--namespace={stack.namespace}")
         try:
             yield stack, control_plane.kubeconfig

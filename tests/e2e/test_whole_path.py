@@ -19,7 +19,7 @@ MODEL = "claude-test"
 
 @pytest.fixture(scope="module")
 def stack(control_plane: ControlPlane) -> Iterator[Stack]:
-    with running_stack(control_plane, log_level="debug") as stack:
+    with running_stack(control_plane, log_level="debug", tokens="sealed") as stack:
         stack.apply(stack.account("alice", cooldown="45m"))
         stack.apply(stack.workload_account("workload"))
         stack.log_in("alice", ALICE)

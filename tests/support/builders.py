@@ -163,6 +163,7 @@ _SUBJECTS = {
     "RevocationFailed": Subject.REVOCATION,
     "ServiceAccountTokenRefused": Subject.CLUSTER,
     "IndexFull": Subject.INDEX,
+    "TokensFull": Subject.INDEX,
 }
 
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,14 +39,14 @@ WORKLOAD = "inference"
 
 
 def serve_accounts(control_plane: ControlPlane) -> None:
-    """Install the CRD; returns when OAuthAccounts can be listed.
+    """Install the CRDs; returns when OAuthAccounts and OAuthProxies can be listed.
 
     Its condition Established is not enough: kubectl fails when it waits before there are any conditions, and for a
     moment afterwards the API server answers 429, "storage is (re)initializing".
     """
     control_plane.apply(ROOT / "crds")
-    accounts = "/apis/oauthpool.dev/v1alpha1/oauthaccounts"
-    wait_until(lambda: control_plane.api.get(accounts).is_success, "OAuthAccounts can be listed")
+    kinds = [f"/apis/oauthpool.dev/v1alpha1/{plural}" for plural in ("oauthaccounts", "oauthproxies")]
+    wait_until(lambda: all(control_plane.api.get(path).is_success for path in kinds), "both kinds can be listed")
 
 
 class Process:
@@ -196,9 +197,12 @@ class Stack:
         log_level: str = "info",
         on_line: Callable[[str, str], None] | None = None,
         proxy_settings: str = "",
+        tokens: str = "volume",
     ) -> None:
+        """`tokens` is how they reach the proxies: by a volume, or sealed."""
         self.control_plane = control_plane
         self._proxy_settings = proxy_settings
+        self.tokens = tokens
         self._operator = operator
         self.folder = folder
         self.namespace = control_plane.namespace()
@@ -406,7 +410,7 @@ class Stack:
         self._start(
             "proxy",
             [str(Path(sys.executable).with_name("oauth-pool-proxy")), "--config", str(config)],
-            environment={"LOG_LEVEL": self._log_level, "POD_NAME": "proxy-0"},
+            environment={"LOG_LEVEL": self._log_level, "POD_NAME": "proxy-0", "POD_UID": str(uuid.uuid4())},
         )
         self._wait_for_http("proxy", f"{self.proxy_url}/health")
 
@@ -457,6 +461,9 @@ access_dir = "{self.access_dir}"
 health_listen_addr = "{self.health_url.removeprefix("http://")}"
 metrics_listen_addr = "{self.metrics_url.removeprefix("http://")}"
 
+[publication]
+tokens = "{self.tokens}"
+
 {grants_of_simulator(url)}
 # one whose page sends the browser back to the person's machine
 [providers.loopback.authorization_code]
@@ -490,7 +497,8 @@ upstream_url = "{self._simulator_url}"
 [oauth]
 source = "kubernetes"
 provider = "simulator"
-access_dir = "{self.access_dir}"
+tokens = "{self.tokens}"
+{f'access_dir = "{self.access_dir}"' if self.tokens == "volume" else f'key_dir = "{self.folder}"'}
 
 [oauth.kubernetes]
 server = "{self.control_plane.server}"

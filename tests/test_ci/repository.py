@@ -1,6 +1,7 @@
 """A Git repository in a temporary folder that has the scripts of `.ci/`, and a way to run them as CI would."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,10 @@ from tests.support.tools import program
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / ".ci"
+IMAGES = "k8s/components/images/kustomization.yaml"
+BEFORE_THE_FIRST_DEPLOYMENT = re.sub(
+    r"newTag: .*", "newTag: 0.1.0", re.sub(r"ghcr\.io/[^/]+/", "ghcr.io/OWNER/", (ROOT / IMAGES).read_text())
+)
 # Nobody's own Git configuration, and nothing of the workflow that runs these tests.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "GITHUB_"))} | {
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -35,7 +40,7 @@ class Repository:
                 "proxy/pyproject.toml": '[project]\nversion = "0.1.0"\n',
                 "operator/pyproject.toml": '[project]\nversion = "0.1.0"\n',
                 "kubectl-oauthaccount/pyproject.toml": '[project]\nversion = "0.1.0"\n',
-                "k8s/kustomization.yaml": (ROOT / "k8s" / "kustomization.yaml").read_text(),
+                IMAGES: BEFORE_THE_FIRST_DEPLOYMENT,
             },
         )
 

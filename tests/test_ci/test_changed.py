@@ -13,9 +13,10 @@ def change_since(base: str, repository: Repository) -> dict[str, str]:
     return dict(line.split("=") for line in result.stdout.splitlines())
 
 
-NOTHING = {"code": "false", "tests": "false"}
-ONLY_TESTS = {"code": "false", "tests": "true"}
-EVERYTHING = {"code": "true", "tests": "true"}
+NOTHING = {"code": "false", "tests": "false", "e2e": "false"}
+ONLY_TESTS = {"code": "false", "tests": "true", "e2e": "false"}
+FOLLOWED = {"code": "false", "tests": "true", "e2e": "true"}
+EVERYTHING = {"code": "true", "tests": "true", "e2e": "true"}
 
 
 @pytest.fixture
@@ -23,6 +24,8 @@ def repository(repository: Repository) -> Repository:
     files = {
         "docs/page.md": "a page",
         "docs/tested.md": "a page that a test reads",
+        "FOLLOWED.md": "a page that a test follows on a cluster",
+        "tests/support/cluster/runbook.py": 'FOLLOWED = ROOT / "FOLLOWED.md"',
         "proxy/src/code.py": "code",
         "tests/test_page.py": 'PAGE = ROOT / "docs" / "tested.md"',
     }
@@ -40,6 +43,7 @@ def repository(repository: Repository) -> Repository:
         pytest.param({"k8s/argocd/README.md": "more"}, NOTHING, id="page beside code"),
         pytest.param({"docs/größe und maß.md": "a page"}, NOTHING, id="name that Git quotes"),
         pytest.param({"docs/tested.md": "more"}, ONLY_TESTS, id="page that a test reads"),
+        pytest.param({"FOLLOWED.md": "more"}, FOLLOWED, id="page that a test follows"),
         pytest.param({"proxy/src/code.py": "more"}, EVERYTHING, id="code"),
         pytest.param({"README.md": "more", "proxy/src/code.py": "more"}, EVERYTHING, id="code and page"),
         pytest.param({"requirements/proxy.txt": "more"}, EVERYTHING, id="text that is code"),

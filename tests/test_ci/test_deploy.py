@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_ci.repository import IMAGES as KUSTOMIZATION
 from tests.test_ci.repository import Repository
 
-KUSTOMIZATION = "k8s/kustomization.yaml"
 REFUSING = "#!/bin/sh\nexit 1\n"
 # A server whose main moves while the first push is on its way: the second one comes upon a new main.
 MOVES_ONCE = """\

@@ -2,18 +2,43 @@
 
 import pytest
 
-from tests.test_ci.repository import Repository
+from tests.test_ci.repository import BEFORE_THE_FIRST_DEPLOYMENT, IMAGES, Repository
 
 
-def test_the_tag_is_on_the_newest_commit_that_ci_builds(repository: Repository) -> None:
-    """A tag on a deploy commit would start no run."""
-    release = repository.commit("Release 0.1.0", {"README.md": "more"})
-    repository.commit("Deploy sha-0123456 [skip ci]", {"k8s/kustomization.yaml": "more"})
+@pytest.fixture
+def repository(repository: Repository) -> Repository:
+    """Main has been deployed once."""
+    repository.commit("Deploy sha-0123456 [skip ci]", {IMAGES: images("team", "sha-0123456")})
+    return repository
+
+
+def images(owner: str, tag: str) -> str:
+    text = BEFORE_THE_FIRST_DEPLOYMENT.replace("ghcr.io/OWNER/", f"ghcr.io/{owner}/")
+    return text.replace("newTag: 0.1.0", f"newTag: {tag}")
+
+
+def test_the_release_is_the_newest_commit_that_ci_builds_with_the_images_of_its_version(repository: Repository) -> None:
+    """A tag on a deploy commit would start no run; and a tag without the images of its version would run others."""
+    release = repository.commit("Prepare 0.1.0", {"README.md": "more"})
+    main = repository.commit("Deploy sha-1234567 [skip ci]", {IMAGES: images("team", "sha-1234567")})
     result = repository.run("release")
     assert result.returncode == 0, result.stderr
-    assert repository.git("rev-parse", "v0.1.0^{commit}") == release
+    assert repository.git("rev-parse", "v0.1.0^{commit}^") == release
+    assert repository.git("diff", "--name-only", release, "v0.1.0") == IMAGES
+    assert repository.git("show", f"v0.1.0:{IMAGES}") + "\n" == images("team", "0.1.0")
+    assert "[skip ci]" not in repository.git("log", "-1", "--format=%B", "v0.1.0")
     assert "git push origin v0.1.0" in result.stdout
-    assert "Release 0.1.0" in result.stdout
+    assert "Prepare 0.1.0" in result.stdout
+    # main and what is checked out stay as they were
+    assert (repository.head(), repository.git("status", "--porcelain")) == (main, "")
+    assert len(repository.git("worktree", "list").splitlines()) == 1
+
+
+def test_a_release_is_somebodys(repository: Repository) -> None:
+    repository.commit("Nobody yet", {IMAGES: BEFORE_THE_FIRST_DEPLOYMENT})
+    result = repository.run("release")
+    assert (result.returncode, repository.git("tag")) == (1, "")
+    assert "says OWNER" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
-"""`.ci/set-image`: the edit of k8s/kustomization.yaml, by itself and by what kustomize then makes of it."""
+"""`.ci/set-image`: the edit of k8s/components/images, by itself and by what kustomize then makes of it."""
 
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.test_ci.repository import ROOT, Repository
+from tests.test_ci.repository import IMAGES, ROOT, Repository
 from tests.test_manifests.manifests import OVERLAYS, POOLS, container, kustomize, pod_templates
 
 BEFORE = """\
@@ -73,18 +72,18 @@ def test_an_image_that_cannot_be_set_is_refused_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_cluster_gets_what_was_set_whichever_overlay_was_chosen(
+def test_the_cluster_gets_what_was_set_whichever_overlay_it_runs(
     repository: Repository, tmp_path: Path, overlay: str
 ) -> None:
     for folder in ("k8s", "crds"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    file = tmp_path / "k8s" / "kustomization.yaml"
-    file.write_text(
-        re.sub(r"^resources: .*$", f"resources: [overlays/{overlay}]", file.read_text(), flags=re.MULTILINE)
-    )
+    file = tmp_path / IMAGES
     for image in ("oauth-pool-proxy", "oauth-pool-operator"):
         assert set_image(repository, file, image, f"ghcr.io/team/{image}", "sha-0123456") == 0
-    images = {container(template)["image"] for template in pod_templates(kustomize(file.parent)).values()}
+    images = {
+        container(template)["image"]
+        for template in pod_templates(kustomize(tmp_path / "k8s/overlays" / overlay)).values()
+    }
     expected = {"ghcr.io/team/oauth-pool-proxy:sha-0123456"}
     if overlay in POOLS:
         expected.add("ghcr.io/team/oauth-pool-operator:sha-0123456")

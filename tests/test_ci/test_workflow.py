@@ -12,6 +12,7 @@ from tests.support.left_out import ALL_TESTS
 from tests.test_ci.repository import ROOT
 
 TEXT = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+AUDIT = (ROOT / ".github" / "workflows" / "audit.yml").read_text()
 WORKFLOW: dict[str, Any] = yaml.safe_load(TEXT)
 JOBS: dict[str, dict[str, Any]] = WORKFLOW["jobs"]
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -38,8 +39,8 @@ def only(pattern: str, text: str) -> str:
 
 
 def test_every_action_is_pinned_by_its_commit_and_says_the_version() -> None:
-    uses = re.findall(r"uses: (.*)", TEXT)
-    assert len(uses) == sum("uses" in step for name in JOBS for step in steps(name))
+    assert len(re.findall(r"uses: (.*)", TEXT)) == sum("uses" in step for name in JOBS for step in steps(name))
+    uses = re.findall(r"uses: (.*)", TEXT + AUDIT)
     pins = [re.fullmatch(r"([a-z-]+/[a-z-]+)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)( # zizmor: .*)?", use) for use in uses]
     assert None not in pins
     assert len({pin[1] for pin in pins if pin}) == len({pin.groups()[:3] for pin in pins if pin})
@@ -57,7 +58,7 @@ def test_only_two_jobs_may_write_and_none_of_them_runs_for_a_pull_request() -> N
         name: {scope for scope, access in job["permissions"].items() if access != "read"} for name, job in JOBS.items()
     }
     assert {name: scopes for name, scopes in writing.items() if scopes} == {
-        "publish": {"packages"},
+        "publish": {"packages", "id-token"},
         "deploy": {"contents"},
     }
     assert "github.event_name == 'push'" in JOBS["publish"]["if"]
@@ -104,7 +105,7 @@ def test_main_is_deployed_only_after_everything_has_passed() -> None:
 
 def test_a_change_of_documentation_starts_no_other_job() -> None:
     for name in JOBS.keys() - {"changes", "passed", "deploy"}:
-        output = "tests" if name == "test" else "code"
+        output = {"test": "tests", "e2e": "e2e", "e2e-argocd": "e2e"}.get(name, "code")
         assert f"needs.changes.outputs.{output} == 'true'" in JOBS[name]["if"]
 
 
@@ -117,6 +118,31 @@ def test_runs_of_main_are_never_ended_for_another() -> None:
 def test_a_test_that_is_left_out_is_a_failure() -> None:
     assert JOBS["test"]["env"] == {ALL_TESTS: "1"}
     assert f"\nexport {ALL_TESTS}=1\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_what_is_known_to_be_vulnerable_is_looked_for_also_when_nothing_changes() -> None:
+    workflow = yaml.safe_load(AUDIT)
+    assert workflow[True]["schedule"]  # YAML takes `on` for a truth
+    assert workflow["permissions"] == {}
+    assert workflow["jobs"]["audit"]["steps"] == steps("audit")
+
+
+def test_the_product_runs_on_the_oldest_kubernetes_and_on_the_newest() -> None:
+    oldest, newest = JOBS["e2e"]["strategy"]["matrix"]["node"]
+    assert newest == ""
+    (supported,) = re.findall(r"You need Kubernetes (1\.\d+) or newer", (ROOT / "README.md").read_text())
+    assert oldest.startswith(f"kindest/node:v{supported}.") and "@sha256:" in oldest
+    namespace = (ROOT / "k8s/base/proxy/namespace.yaml").read_text()
+    assert f"enforce-version: v{supported}\n" in namespace
+
+
+def test_images_are_signed_by_what_they_are() -> None:
+    (build,) = [step for step in steps("publish") if step.get("id") == "build"]
+    assert build["with"]["sbom"] is True
+    assert steps("publish")[-1] == {
+        "env": {"PROGRAM": "${{ matrix.program }}", "DIGEST": "${{ steps.build.outputs.digest }}"},
+        "run": '.ci/sign "$PROGRAM"',
+    }
 
 
 def test_tests_run_on_the_oldest_python_and_on_that_of_the_images() -> None:

@@ -12,8 +12,8 @@ from oauth_pool_operator.account.documents import AccessFile, Credential
 from oauth_pool_operator.account.facts import Facts
 from oauth_pool_operator.account.index_entry import render_entry
 from oauth_pool_operator.account.spec import rfc3339
-from oauth_pool_operator.cluster.api import INDEX_LABEL, SHARDS_ANNOTATION, shard_name
-from oauth_pool_operator.cluster.index_shards import MOST_SHARDS
+from oauth_pool_operator.cluster.config_maps import INDEX_LABEL, SHARDS_ANNOTATION, shard_name
+from oauth_pool_operator.cluster.shards import MOST_SHARDS
 from oauth_pool_operator.storage.store import Store
 from tests.support.builders import account, credential, facts, report, session
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from oauth_pool_proxy.pool.config_maps import MOST_SHARDS, SHARDS
 from oauth_pool_proxy.pool.index import IndexEntry, PoolIndexReader, parse_entry
-from oauth_pool_proxy.pool.index_watcher import MOST_SHARDS, SHARDS
 from oauth_pool_proxy.pool.pool import Pool, State
 from oauth_pool_proxy.pool.token_files import TokenFiles
 from oauth_pool_proxy.pool.token_reader import read_token_file

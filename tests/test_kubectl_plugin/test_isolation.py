@@ -89,7 +89,7 @@ def test_the_images_get_none_of_the_plugin_s_packages() -> None:
 def test_the_operator_logs_in_to_the_api_server_by_its_own_handler_although_kubernetes_is_here() -> None:
     """Kopf would add handlers of its own for client libraries that it finds, if the operator used its default registry."""
     controller = Controller.__new__(Controller)
-    controller.pulse = WatchPulse()
+    controller.pulse, controller._tokens = WatchPulse(), None
     registry = register(controller)
     logins = [h for h in registry._activities.get_all_handlers() if h.activity is Activity.AUTHENTICATION]
     assert [handler.id for handler in logins] == ["Logins.log_in"]

@@ -257,6 +257,12 @@ CASES = [
         "Degraded",
         c.INDEX_FULL,
     ),
+    case(
+        "no room for its sealed token",
+        facts(credential=credential(), trouble=stalled(c.TOKENS_FULL)),
+        "Degraded",
+        c.TOKENS_FULL,
+    ),
     case("exchange rejected", of_workload(trouble=stalled(c.EXCHANGE_REJECTED)), "Degraded", c.EXCHANGE_REJECTED),
     case(
         "no token of the ServiceAccount",

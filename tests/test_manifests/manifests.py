@@ -14,8 +14,19 @@ from tests.support.control_plane.binaries import kubectl_in
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
-POOLS = ["default", "single-node", "multi-replica"]
+POOLS = ["default", "multi-replica"]
 OVERLAYS = [*POOLS, "passthrough"]
+COMPONENTS = sorted(folder.name for folder in (K8S / "components").iterdir())
+IMAGES: dict[str, str] = {
+    image["name"]: f"{image['newName']}:{image['newTag']}"
+    for image in yaml.safe_load((K8S / "components/images/kustomization.yaml").read_text())["images"]
+}
+"""The images that run unless somebody says otherwise."""
+OF_THE_CLUSTER = {
+    *("CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Namespace"),
+    *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
+}
+"""Kinds without a namespace."""
 NAMESPACE = "anthropic-oauth-proxy"
 PROXY, OPERATOR = "anthropic-oauth-proxy", "oauth-pool-operator"
 CONFIGS = {PROXY: "proxy-config", OPERATOR: "operator-config"}
@@ -31,14 +42,22 @@ def kustomize(folder: Path) -> list[Manifest]:
 
 
 @cache
+def cluster_part() -> list[Manifest]:
+    """What all pools of a cluster share."""
+    return kustomize(K8S / "cluster")
+
+
+@cache
 def overlay(name: str) -> list[Manifest]:
     return kustomize(K8S / "overlays" / name)
 
 
-def variant(folder: Path, content: Manifest, *, of: str) -> list[Manifest]:
+def variant(folder: Path, content: Manifest, *, of: str, components: tuple[str, ...] = ()) -> list[Manifest]:
     """What a kustomization in `folder` makes that builds on the overlay, as a person would write one."""
-    base = os.path.relpath(K8S / "overlays" / of, folder)
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [base], **content}))
+    written: Manifest = {"resources": [os.path.relpath(K8S / "overlays" / of, folder)]}
+    if components:
+        written["components"] = [os.path.relpath(K8S / "components" / name, folder) for name in components]
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(written | content))
     return kustomize(folder)
 
 

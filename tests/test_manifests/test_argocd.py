@@ -4,6 +4,9 @@ tests/e2e/argocd/ has the same cases, and the Applications, with ArgoCD itself.
 """
 
 import re
+import subprocess
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,8 @@ from lupa.lua51 import LuaRuntime
 
 from oauth_pool_operator.account import conditions as c
 from tests.test_manifests.account_health import CASES, HEALTH_KEY, Case
-from tests.test_manifests.manifests import K8S, POOLS, ROOT, Manifest, kustomize, of_kind, one, overlay
+from tests.test_manifests.documentation import localised
+from tests.test_manifests.manifests import K8S, POOLS, ROOT, Manifest, cluster_part, kustomize, of_kind, one, overlay
 
 ARGOCD = K8S / "argocd"
 LUA: dict[str, str] = yaml.safe_load((ARGOCD / "argocd-cm.yaml").read_text())["data"]
@@ -81,7 +85,7 @@ def test_health_of_an_application_is_its_own(status: dict[str, Any], expected: s
 
 
 def annotation(document: Manifest, name: str) -> str:
-    found: str = document["metadata"].get("annotations", {}).get(name, "")
+    found: str = document.get("metadata", {}).get("annotations", {}).get(name, "")
     return found
 
 
@@ -94,7 +98,7 @@ def test_the_accounts_come_last_and_alone() -> None:
     """ArgoCD waits for ever for what is Suspended, unless it comes last."""
     waves = {name: int(annotation(found, WAVE)) for name, found in applications().items()}
     assert max(waves, key=lambda name: waves[name]) == "oauth-pool-accounts"
-    for file in (K8S / "examples").glob("*.yaml"):
+    for file in (ROOT / "examples" / "cluster").glob("*.yaml"):
         assert not [found for found in yaml.safe_load_all(file.read_text()) if annotation(found, WAVE)]
 
 
@@ -109,27 +113,27 @@ def test_every_application_is_told_of_the_same_repository() -> None:
 @pytest.mark.parametrize("name", POOLS)
 def test_the_pool_comes_at_once(name: str) -> None:
     """A claim that waits for its first pod would hold up a later wave with that pod for ever; a new CRD would fail one."""
-    assert {annotation(found, WAVE) for found in overlay(name)} == {""}
+    assert {annotation(found, WAVE) for found in [*cluster_part(), *overlay(name)]} == {""}
 
 
 @pytest.mark.parametrize("name", POOLS)
 def test_health_counts_but_of_what_may_rightly_lack_it(name: str) -> None:
-    ignored = {found["kind"] for found in overlay(name) if annotation(found, IGNORED) == "true"}
+    ignored = {found["kind"] for found in [*cluster_part(), *overlay(name)] if annotation(found, IGNORED) == "true"}
     assert ignored == {"CustomResourceDefinition", "Ingress"}
 
 
 @pytest.mark.parametrize("name", POOLS)
 def test_what_holds_logins_outlives_its_application(name: str) -> None:
-    kept = {
+    assert kept(overlay(name)) == {("Namespace", "anthropic-oauth-proxy"), ("PersistentVolumeClaim", "oauth-state")}
+    # and what another pool may need: without the kinds there are no accounts, without the policies proxies are trusted
+    assert kept(cluster_part()) == {(found["kind"], found["metadata"]["name"]) for found in cluster_part()}
+
+
+def kept(objects: list[Manifest]) -> set[tuple[str, str]]:
+    return {
         (found["kind"], found["metadata"]["name"])
-        for found in overlay(name)
+        for found in objects
         if {"Prune=false", "Delete=false"} <= set(annotation(found, OPTIONS).split(","))
-    }
-    assert kept == {
-        ("Namespace", "anthropic-oauth-proxy"),
-        ("CustomResourceDefinition", "oauthaccounts.oauthpool.dev"),
-        ("PersistentVolumeClaim", "oauth-state"),
-        ("PersistentVolumeClaim", "oauth-access"),
     }
 
 
@@ -139,3 +143,24 @@ def test_an_object_of_git_is_never_one_that_the_operator_writes() -> None:
     names = {name for rule in written for name in rule.get("resourceNames", []) if "patch" in rule["verbs"]}
     in_git = {found["metadata"]["name"] for kind in ("ConfigMap", "Lease") for found in of_kind(kustomize(K8S), kind)}
     assert names and not names & in_git
+
+
+def test_a_repository_of_ones_own_is_what_the_page_says(tmp_path: Path) -> None:
+    """The commands of docs/gitops.md, typed in an empty folder beside a checkout; every path of an Application is there."""
+    (tmp_path / "oauth-pool").symlink_to(ROOT)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    page = (ROOT / "docs" / "gitops.md").read_text()
+    typed = [line for line in re.findall(r"^   \$ (.+)$", page, re.MULTILINE) if line.startswith(("cp ", "sed "))]
+    assert len(typed) == 3
+    subprocess.run(["bash", "-ec", "\n".join(typed)], cwd=mine, check=True)
+    (system,) = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "../pool" in text]
+    for folder, text in (("system", textwrap.dedent(system)), ("pool", (mine / "pool/kustomization.yaml").read_text())):
+        (mine / folder / "kustomization.yaml").write_text(localised(text, mine / folder))
+    objects = kustomize(mine / "system")
+    assert {found["kind"] for found in objects} >= {"CustomResourceDefinition", "Deployment"}
+    for file in (mine / "argocd").rglob("*.yaml"):
+        text = file.read_text()
+        assert "git.example.com/team" not in text
+        for path in re.findall(r"^ +path: (\S+)$", text, re.MULTILINE):
+            assert list((mine / path).glob("*.yaml")), f"{file.name}: {path}"

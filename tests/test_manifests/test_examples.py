@@ -1,4 +1,4 @@
-"""k8s/examples/: the API server and the operator take them as they stand."""
+"""examples/cluster/: the API server and the operator take them as they stand."""
 
 import subprocess
 import sys
@@ -9,10 +9,10 @@ import yaml
 
 from oauth_pool_operator.config import load_config
 from tests.support.control_plane import ControlPlane, wait_until
-from tests.test_manifests.manifests import K8S, NAMESPACE, OPERATOR, ROOT, Manifest, of_kind, one
+from tests.test_manifests.manifests import NAMESPACE, OPERATOR, ROOT, Manifest, of_kind, one
 from tests.test_manifests.test_on_api_server import is_allowed
 
-EXAMPLES = K8S / "examples"
+EXAMPLES = ROOT / "examples" / "cluster"
 CRD = yaml.safe_load((ROOT / "crds" / "oauthaccount.yaml").read_text())
 SPEC = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 GRANTS: list[str] = SPEC["properties"]["grant"]["enum"]
@@ -21,7 +21,11 @@ GRANTS: list[str] = SPEC["properties"]["grant"]["enum"]
 def example(grant: str) -> list[Manifest]:
     """The file whose account has this grant."""
     files = [list(yaml.safe_load_all(file.read_text())) for file in EXAMPLES.glob("*.yaml")]
-    (found,) = [objects for objects in files if of_kind(objects, "OAuthAccount")[0]["spec"]["grant"] == grant]
+    (found,) = [
+        objects
+        for objects in files
+        if [account["spec"]["grant"] for account in of_kind(objects, "OAuthAccount")] == [grant]
+    ]
     return found
 
 

@@ -1,7 +1,6 @@
 """The overlays on a real API server: it takes all of them, and lets nobody do more than they need."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +8,31 @@ import pytest
 
 from tests.support.control_plane import ControlPlane, KubectlError
 from tests.test_manifests.manifests import (
+    COMPONENTS,
     K8S,
     NAMESPACE,
     OVERLAYS,
-    PROXY,
     Manifest,
-    one,
+    cluster_part,
+    container,
     overlay,
     pod,
     pod_templates,
     variant,
 )
 
-CONFIG_MAPS = ["oauth-pool", *(f"oauth-pool-{number}" for number in range(1, 10))]
+CONFIG_MAPS = [
+    name
+    for first in ("oauth-pool", "oauth-tokens")
+    for name in (first, *(f"{first}-{number}" for number in range(1, 10)))
+]
 VERBS = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]
 # verb, resource, name ("" is any); everything that is not here must be refused
 ALLOWED = {
     "oauth-pool-operator": {
         *((verb, "oauthaccounts", "") for verb in ("get", "list", "watch", "patch")),
         ("patch", "oauthaccounts/status", ""),
+        *((verb, "oauthproxies", "") for verb in ("get", "list", "watch")),
         ("create", "events", ""),
         ("create", "configmaps", ""),
         *((verb, "configmaps", name) for verb in ("get", "patch") for name in CONFIG_MAPS),
@@ -37,24 +42,32 @@ ALLOWED = {
     "oauth-pool-proxy": {
         *((verb, "configmaps", name) for verb in ("list", "watch") for name in CONFIG_MAPS),
         ("patch", "oauthaccounts/status", ""),
+        *((verb, "oauthproxies", "") for verb in ("create", "patch")),
+        ("patch", "oauthproxies/status", ""),
     },
 }
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_api_server_takes_all_of_it(cluster: ControlPlane, name: str) -> None:
-    # One by one: the namespace and the kind are there, so nothing depends on what a dry run does not do.
-    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": overlay(name)})
-    answer = cluster.kubectl(
-        "apply", "--dry-run=server", "--server-side", "--validate=strict", "--force-conflicts", "-f", "-", input=text
-    )
-    assert len(answer.splitlines()) == len(overlay(name))
+    assert_taken(cluster, overlay(name))
 
 
-def test_the_api_server_takes_the_autoscaler(cluster: ControlPlane, tmp_path: Path) -> None:
-    component = {"components": [os.path.relpath(K8S / "components" / "autoscaling", tmp_path)]}
-    scaler = one(variant(tmp_path, component, of="multi-replica"), "HorizontalPodAutoscaler", PROXY)
-    assert "created" in dry_run(cluster, scaler)
+def test_the_api_server_takes_what_is_of_the_cluster(cluster: ControlPlane) -> None:
+    assert_taken(cluster, cluster_part())
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_the_api_server_takes_every_component(cluster: ControlPlane, component: str, tmp_path: Path) -> None:
+    in_overlay = {"images", "network-policies", "pod-disruption-budget", "tailscale-ingress"}
+    if component in in_overlay:
+        assert (K8S / "overlays/default/kustomization.yaml").read_text().count(f"components/{component}\n") == 1
+        return
+    content = {"namespace": NAMESPACE}
+    objects = variant(tmp_path, content, of="multi-replica", components=(component,))
+    # of operators that are not here
+    foreign = ("monitoring.coreos.com/", "cilium.io/")
+    assert_taken(cluster, [found for found in objects if not found["apiVersion"].startswith(foreign)])
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -91,6 +104,17 @@ def test_containers_are_tighter_than_restricted_asks_for(name: str) -> None:
         assert spec["enableServiceLinks"] is False
 
 
+def test_on_openshift_the_cluster_chooses_the_user_and_nothing_else_is_looser(tmp_path: Path) -> None:
+    for name in ("default", "passthrough"):
+        shipped = pod_templates(overlay(name))
+        for deployment, template in pod_templates(variant(tmp_path, {}, of=name, components=("openshift",))).items():
+            context = dict(shipped[deployment]["spec"]["securityContext"])
+            for key in ("runAsUser", "runAsGroup", "fsGroup"):
+                del context[key]
+            assert template["spec"]["securityContext"] == context
+            assert container(template) == container(shipped[deployment])
+
+
 @pytest.mark.parametrize("service_account", ALLOWED)
 def test_roles_allow_what_the_programs_do_and_nothing_else(cluster: ControlPlane, service_account: str) -> None:
     names = {"configmaps": CONFIG_MAPS, "leases": ["oauth-pool-operator"]}
@@ -112,6 +136,15 @@ def test_nothing_is_allowed_outside_the_namespace(cluster: ControlPlane, service
     for verb, resource, name in ALLOWED[service_account]:
         group = groups[resource]
         assert not is_allowed(cluster, service_account, verb, group, resource, name, namespace="default")
+
+
+def assert_taken(cluster: ControlPlane, objects: list[Manifest]) -> None:
+    """One by one: the namespace and the kinds are there, so nothing depends on what a dry run does not do."""
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    answer = cluster.kubectl(
+        "apply", "--dry-run=server", "--server-side", "--validate=strict", "--force-conflicts", "-f", "-", input=text
+    )
+    assert len(answer.splitlines()) == len(objects)
 
 
 def dry_run(cluster: ControlPlane, manifest: Manifest) -> str:

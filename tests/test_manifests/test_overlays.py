@@ -1,8 +1,7 @@
 """What each overlay is made of."""
 
-import copy
-import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,16 @@ import yaml
 
 from tests.test_manifests.manifests import (
     CONFIGS,
+    IMAGES,
     K8S,
+    OF_THE_CLUSTER,
     OPERATOR,
     OVERLAYS,
     POOLS,
     PROXY,
     ROOT,
     Manifest,
+    cluster_part,
     container,
     kustomize,
     mappings,
@@ -28,6 +30,7 @@ from tests.test_manifests.manifests import (
     variant,
 )
 
+PART_OF = "app.kubernetes.io/part-of"
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)
 every_pool = pytest.mark.parametrize("name", POOLS)
 
@@ -38,35 +41,96 @@ def access_modes(objects: list[Manifest]) -> dict[str, list[str]]:
     }
 
 
-def test_apply_k_gives_the_default_overlay_with_the_images_that_were_chosen() -> None:
-    chosen, default = kustomize(K8S), copy.deepcopy(overlay("default"))
-    images = {image["name"]: image for image in yaml.safe_load((K8S / "kustomization.yaml").read_text())["images"]}
-    for template in pod_templates(default).values():
-        image = images[container(template)["image"].partition(":")[0]]
-        container(template)["image"] = f"{image['newName']}:{image['newTag']}"
-    assert chosen == default
+def key(found: Manifest) -> tuple[str, str]:
+    return found["kind"], found["metadata"]["name"]
+
+
+def test_apply_k_gives_what_is_of_the_cluster_and_the_default_overlay() -> None:
+    assert sorted(kustomize(K8S), key=key) == sorted([*cluster_part(), *overlay("default")], key=key)
 
 
 @every_overlay
-def test_without_a_choice_it_is_the_images_that_make_built(name: str) -> None:
-    tag = re.findall(r"^TAG \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0]
+def test_a_pool_comes_and_goes_without_what_it_shares_with_others(name: str) -> None:
+    """`kubectl delete -k` of it would delete the accounts of all pools with the kind."""
+    assert {found["kind"] for found in overlay(name)} & OF_THE_CLUSTER == {"Namespace"}
+    assert {found["kind"] for found in cluster_part()} <= OF_THE_CLUSTER
+    assert not of_kind(cluster_part(), "Namespace")
+
+
+@every_overlay
+def test_without_a_choice_it_is_the_images_that_ci_publishes(name: str) -> None:
+    """Under one owner, who is nobody before somebody says so: a name that no registry can have is pulled from nobody."""
     images = {container(template)["image"] for template in pod_templates(overlay(name)).values()}
-    assert images <= {f"oauth-pool-proxy:{tag}", f"oauth-pool-operator:{tag}"}
+    assert images == {IMAGES[image] for image in IMAGES if name in POOLS or image == "oauth-pool-proxy"}
+    owner = r"ghcr\.io/(OWNER|[a-z0-9-]+)"
+    found = {re.fullmatch(rf"{owner}/oauth-pool-(proxy|operator):[a-z0-9.-]+", image) for image in IMAGES.values()}
+    assert None not in found
+    assert len({match[1] for match in found if match}) == 1
+
+
+@every_overlay
+def test_one_label_finds_all_of_it(name: str) -> None:
+    objects = [*cluster_part(), *overlay(name), *(template for template in pod_templates(overlay(name)).values())]
+    assert [found for found in objects if found["metadata"]["labels"].get(PART_OF) != "oauth-pool"] == []
+
+
+@every_pool
+def test_the_operators_permissions_can_be_left_for_last(name: str) -> None:
+    """Removed in one go with it, it could not let go of accounts any more."""
+    kept = {
+        key(found)
+        for found in overlay(name)
+        if found["metadata"]["labels"].get("app.kubernetes.io/component") == "permissions"
+    }
+    assert kept == {
+        (kind, account)
+        for kind in ("ServiceAccount", "Role", "RoleBinding")
+        for account in ("oauth-pool-operator", "oauth-pool-proxy")
+    }
 
 
 @pytest.mark.parametrize(
     ("name", "claims"),
     [
-        pytest.param("default", {"oauth-state": ["ReadWriteOncePod"], "oauth-access": ["ReadWriteMany"]}, id="default"),
-        pytest.param("single-node", {"oauth-state": ["ReadWriteOnce"], "oauth-access": ["ReadWriteOnce"]}, id="single"),
-        pytest.param(
-            "multi-replica", {"oauth-state": ["ReadWriteOncePod"], "oauth-access": ["ReadWriteMany"]}, id="multi"
-        ),
+        pytest.param("default", {"oauth-state": ["ReadWriteOnce"]}, id="default"),
+        pytest.param("multi-replica", {"oauth-state": ["ReadWriteOnce"]}, id="multi"),
         pytest.param("passthrough", {}, id="passthrough"),
     ],
 )
-def test_volumes_can_be_mounted_where_the_pods_of_the_overlay_run(name: str, claims: dict[str, list[str]]) -> None:
+def test_one_volume_of_any_kind_is_all_that_is_asked_for(name: str, claims: dict[str, list[str]]) -> None:
     assert access_modes(overlay(name)) == claims
+    assert not [
+        claim for claim in of_kind(overlay(name), "PersistentVolumeClaim") if "storageClassName" in claim["spec"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("component", "claims"),
+    [
+        ("read-write-once-pod", {"oauth-state": ["ReadWriteOncePod"]}),
+        ("shared-volume", {"oauth-state": ["ReadWriteOnce"], "oauth-access": ["ReadWriteMany"]}),
+    ],
+)
+def test_other_volumes_are_components(component: str, claims: dict[str, list[str]], tmp_path: Path) -> None:
+    assert access_modes(variant(tmp_path, {}, of="multi-replica", components=(component,))) == claims
+
+
+def test_a_namespace_that_others_own_is_not_touched(tmp_path: Path) -> None:
+    objects = variant(tmp_path, {"namespace": "theirs"}, of="default", components=("without-namespace",))
+    assert not {found["kind"] for found in objects} & OF_THE_CLUSTER
+    assert {found["metadata"]["namespace"] for found in objects} == {"theirs"}
+
+
+@every_overlay
+def test_pod_security_is_that_of_the_oldest_kubernetes_whatever_the_cluster_is_updated_to(name: str) -> None:
+    (namespace,) = of_kind(overlay(name), "Namespace")
+    labels = {
+        label.removeprefix("pod-security.kubernetes.io/"): value
+        for label, value in namespace["metadata"]["labels"].items()
+        if label.startswith("pod-security.")
+    }
+    modes = ("enforce", "warn", "audit")
+    assert labels == {**dict.fromkeys(modes, "restricted"), **{f"{mode}-version": "v1.30" for mode in modes}}
 
 
 def test_several_proxies_are_spread_and_no_rollout_or_drain_takes_them_all() -> None:
@@ -92,9 +156,18 @@ def test_there_is_never_a_second_operator(name: str) -> None:
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
 
 
-def test_the_autoscaler_is_not_set_back_by_an_apply(tmp_path: Path) -> None:
-    component = {"components": [os.path.relpath(K8S / "components" / "autoscaling", tmp_path)]}
-    objects = variant(tmp_path, component, of="multi-replica")
+@pytest.mark.parametrize("where", ["on top of default", "on top of multi-replica", "in multi-replica itself"])
+def test_the_autoscaler_is_not_set_back_by_an_apply(where: str, tmp_path: Path) -> None:
+    if where.startswith("on top"):
+        objects = variant(tmp_path, {}, of=where.rpartition(" ")[2], components=("autoscaling",))
+    else:
+        for folder in ("crds", "k8s"):
+            shutil.copytree(ROOT / folder, tmp_path / folder)
+        file = tmp_path / "k8s/overlays/multi-replica/kustomization.yaml"
+        content = yaml.safe_load(file.read_text())
+        content["components"].append("../../components/autoscaling")
+        file.write_text(yaml.safe_dump(content))
+        objects = kustomize(file.parent)
     assert "replicas" not in one(objects, "Deployment", PROXY)["spec"]
     scaler = one(objects, "HorizontalPodAutoscaler", PROXY)
     assert scaler["spec"]["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": PROXY}
@@ -130,8 +203,12 @@ def test_only_who_talks_to_the_api_server_has_a_token_for_it(name: str) -> None:
 @every_overlay
 def test_images_can_be_chosen_on_top_of_it(name: str, tmp_path: Path) -> None:
     images = [
-        {"name": image, "newName": f"registry.example.com/team/{image}", "newTag": "sha-1234567"}
-        for image in ("oauth-pool-proxy", "oauth-pool-operator")
+        {
+            "name": published.partition(":")[0],
+            "newName": f"registry.example.com/team/{image}",
+            "newTag": "sha-1234567",
+        }
+        for image, published in IMAGES.items()
     ]
     found = {
         container(template)["image"]
@@ -147,13 +224,7 @@ def test_images_can_be_chosen_on_top_of_it(name: str, tmp_path: Path) -> None:
 def test_the_namespace_can_be_another(name: str, tmp_path: Path) -> None:
     objects = variant(tmp_path, {"namespace": "elsewhere"}, of=name)
     assert [found["metadata"]["name"] for found in of_kind(objects, "Namespace")] == ["elsewhere"]
-    in_cluster = {
-        "Namespace",
-        "CustomResourceDefinition",
-        "ValidatingAdmissionPolicy",
-        "ValidatingAdmissionPolicyBinding",
-    }
-    assert {found["metadata"]["namespace"] for found in objects if found["kind"] not in in_cluster} == {"elsewhere"}
+    assert {found["metadata"]["namespace"] for found in objects if found["kind"] != "Namespace"} == {"elsewhere"}
     subjects = [subject for binding in of_kind(objects, "RoleBinding") for subject in binding["subjects"]]
     assert {subject["namespace"] for subject in subjects} <= {"elsewhere"}
 

@@ -25,8 +25,12 @@ from tests.test_manifests.manifests import (
     overlay,
     pod_templates,
     toml_of,
+    variant,
 )
 
+DNS, HTTPS = (53, 5353), (443, 6443, 6444, 8443, 16443)
+"""Where resolvers and API servers listen: OpenShift's DNS at 5353; minikube, MicroK8s and k3s each have a port of their own."""
+PART_OF = {"app.kubernetes.io/part-of": "oauth-pool"}
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)
 every_pool = pytest.mark.parametrize("name", POOLS)
 
@@ -56,6 +60,8 @@ def test_a_proxy_has_the_time_that_its_configuration_says_it_takes_to_end(name: 
     grace = pod_templates(overlay(name))[PROXY]["spec"]["terminationGracePeriodSeconds"]
     assert proxy["pre_stop_delay_secs"] > 0
     assert grace == proxy["pre_stop_delay_secs"] + proxy["drain_timeout_secs"] + 1
+    assert proxy["drain_timeout_secs"] == 300, "an answer that ends within five minutes is ended by no rollout"
+    assert one(overlay(name), "Deployment", PROXY)["spec"]["minReadySeconds"] > 0
 
 
 @every_pool
@@ -74,21 +80,29 @@ def test_files_are_where_the_programs_look_for_them(name: str) -> None:
     proxy = [{**config, "mountPath": str(proxy_config.parent)}]
     if name in POOLS:
         settings = OperatorSettings()
-        proxy.append({"name": "access", "mountPath": str(settings.access_dir), "readOnly": True})
+        proxy.append({"name": "key", "mountPath": "/run/oauth-pool"})
         assert _config_path_of("Dockerfile.operator") == DEFAULT_PATH
         assert _by_name(mounts[OPERATOR]) == _by_name(
             [
                 {**config, "mountPath": str(DEFAULT_PATH.parent)},
                 {"name": "state", "mountPath": str(settings.state_dir)},
-                {"name": "access", "mountPath": str(settings.access_dir)},
             ]
         )
-        claims = {volume["name"]: volume.get("persistentVolumeClaim") for volume in templates[PROXY]["spec"]["volumes"]}
-        assert claims == {"config": None, "access": {"claimName": "oauth-access"}}, (
-            "refresh tokens are the operator's alone"
-        )
+        volumes = _by_volume(templates[PROXY])
+        assert volumes.keys() == {"config", "key"}, "refresh tokens are the operator's alone"
+        assert volumes["key"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Mi"}
     assert _by_name(mounts[PROXY]) == _by_name(proxy)
     assert proxy_config.name == DEFAULT_PATH.name == "config.toml"
+
+
+def test_with_a_shared_volume_both_find_the_access_tokens(tmp_path: Path) -> None:
+    templates = pod_templates(variant(tmp_path, {}, of="multi-replica", components=("shared-volume",)))
+    access = {"name": "access", "mountPath": str(OperatorSettings().access_dir)}
+    assert access in container(templates[OPERATOR])["volumeMounts"]
+    assert {**access, "readOnly": True} in container(templates[PROXY])["volumeMounts"]
+    for template in templates.values():
+        assert _by_volume(template)["access"]["persistentVolumeClaim"] == {"claimName": "oauth-access"}
+    assert "oauth-state" not in str(templates[PROXY])
 
 
 @every_overlay
@@ -163,7 +177,7 @@ def test_whatever_selects_pods_selects_those_of_one_deployment(name: str) -> Non
     limited = [
         list(_selected(objects, found["spec"]["podSelector"]["matchLabels"]))
         for found in policies
-        if found["spec"]["podSelector"]
+        if found["metadata"]["name"] != "default-deny"
     ]
     assert sorted(limited) == [[deployment] for deployment in sorted(pod_templates(objects))]
     budget = one(objects, "PodDisruptionBudget", PROXY)
@@ -174,15 +188,35 @@ def test_whatever_selects_pods_selects_those_of_one_deployment(name: str) -> Non
 def test_network_policies_let_in_who_is_named_and_nobody_else(name: str) -> None:
     objects = overlay(name)
     assert one(objects, "NetworkPolicy", "default-deny")["spec"] == {
-        "podSelector": {},
+        "podSelector": {"matchLabels": PART_OF},
         "policyTypes": ["Ingress", "Egress"],
     }
+    assert list(_selected(objects, PART_OF)) == list(pod_templates(objects))
     for deployment, template in pod_templates(objects).items():
         spec = one(objects, "NetworkPolicy", deployment)["spec"]
         for rule in spec["ingress"]:
             assert all(set(source) == {"namespaceSelector"} and source["namespaceSelector"] for source in rule["from"])
             assert {port["port"] for port in rule["ports"]} <= set(_ports(template))
+        assert {port["port"] for egress in spec["egress"] for port in egress["ports"]} == {*DNS, *HTTPS}
+        assert all(egress.keys() == {"ports"} for egress in spec["egress"]), "addresses are other ones on each cluster"
+
+
+def test_strict_network_policies_name_addresses_and_let_in_the_same(tmp_path: Path) -> None:
+    objects = variant(tmp_path, {}, of="default", components=("network-policies-strict",))
+    for deployment in pod_templates(objects):
+        spec = one(objects, "NetworkPolicy", deployment)["spec"]
+        assert spec["ingress"] == one(overlay("default"), "NetworkPolicy", deployment)["spec"]["ingress"]
+        assert all(egress["to"] for egress in spec["egress"])
         assert {port["port"] for egress in spec["egress"] for port in egress["ports"]} == {53, 443, 6443}
+
+
+def test_on_cilium_the_api_server_is_let_out_to_by_what_it_is(tmp_path: Path) -> None:
+    components = ("network-policies-strict", "network-policies-cilium")
+    objects = variant(tmp_path, {"namespace": "elsewhere"}, of="passthrough", components=components)
+    (policy,) = of_kind(objects, "CiliumNetworkPolicy")
+    assert policy["metadata"]["namespace"] == "elsewhere"
+    assert list(_selected(objects, policy["spec"]["endpointSelector"]["matchLabels"])) == [PROXY]
+    assert policy["spec"]["egress"] == [{"toEntities": ["kube-apiserver"]}]
 
 
 @every_pool
@@ -193,9 +227,13 @@ def test_the_kubectl_plugin_finds_the_operators_pod(name: str) -> None:
 
 
 @every_overlay
-def test_each_proxy_reports_under_the_name_of_its_pod(name: str) -> None:
-    (variable,) = container(pod_templates(overlay(name))[PROXY])["env"]
-    assert variable == {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+def test_each_proxy_knows_the_pod_as_which_it_declares_itself_and_reports(name: str) -> None:
+    known = {
+        variable["name"]: variable["valueFrom"]["fieldRef"]["fieldPath"]
+        for variable in container(pod_templates(overlay(name))[PROXY])["env"]
+    }
+    uid = {"POD_UID": "metadata.uid"} if name in POOLS else {}
+    assert known == {"POD_NAME": "metadata.name", **uid}
 
 
 def _check(program: str, text: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -227,6 +265,10 @@ def _selected(objects: list[Manifest], labels: dict[str, str]) -> dict[str, Mani
         for deployment, template in pod_templates(objects).items()
         if labels.items() <= template["metadata"]["labels"].items()
     }
+
+
+def _by_volume(template: Manifest) -> dict[str, Manifest]:
+    return {volume["name"]: volume for volume in template["spec"]["volumes"]}
 
 
 def _by_name(mounts: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,8 +1,6 @@
 """The component on top of overlays: what is scraped, and that the Prometheus operator's API takes it."""
 
 import json
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 
 from tests.support.control_plane import ControlPlane, KubectlError, wait_until
 from tests.support.prometheus_operator import definition
+from tests.test_manifests.documentation import blocks, rendered
 from tests.test_manifests.manifests import (
     OPERATOR,
     OVERLAYS,
@@ -18,7 +17,6 @@ from tests.test_manifests.manifests import (
     ROOT,
     Manifest,
     container,
-    kustomize,
     mappings,
     of_kind,
     one,
@@ -146,16 +144,8 @@ def test_the_api_server_would_notice(
 
 
 def test_the_kustomization_of_the_documentation_does_what_it_says(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "metrics.md").read_text()
-    (snippet,) = [
-        block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "kind: Kustomization" in block
-    ]
-    for folder in ("k8s", "crds"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
-    mine = tmp_path / "k8s" / "overlays" / "mine"
-    mine.mkdir()
-    (mine / "kustomization.yaml").write_text(snippet)
-    objects = kustomize(mine)
+    (block,) = blocks(ROOT / "docs" / "metrics.md")
+    objects = rendered(block, tmp_path)
     assert len(monitoring_of(objects)) == 3
     for found in monitoring_of(objects):
         assert found["metadata"]["labels"]["release"] == "kube-prometheus-stack"
@@ -166,6 +156,6 @@ def test_the_kustomization_of_the_documentation_does_what_it_says(tmp_path: Path
         for rule in group["rules"]
     }
     assert links
-    base = "https://git.example.com/team/oauth-pool/blob/main/RUNBOOK.md"
+    base = "https://github.com/OWNER/oauth-pool/blob/v0.1.0/RUNBOOK.md"
     assert links == {alert: f"{base}#{alert.lower()}" for alert in links}
     assert not [found for found in of_kind(objects, "ConfigMap") if "runbook" in found["metadata"]["name"]]

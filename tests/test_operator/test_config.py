@@ -61,6 +61,15 @@ def test_the_shipped_example_is_a_good_file() -> None:
     assert set(load_config(example, namespace="pool").providers) == {"simulator"}
 
 
+@pytest.mark.parametrize(
+    ("table", "are_sealed"),
+    [("", True), ('[publication]\ntokens = "sealed"\n', True), ('[publication]\ntokens = "volume"\n', False)],
+    ids=["not said", "sealed", "volume"],
+)
+def test_tokens_are_sealed_unless_a_volume_is_asked_for(tmp_path: Path, table: str, are_sealed: bool) -> None:
+    assert load_config(written(tmp_path, table + GOOD)).publication.are_sealed is are_sealed
+
+
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert load_config(written(tmp_path, GOOD), namespace="other").operator.namespace == "other"
 
@@ -87,6 +96,16 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ),
         pytest.param(('"/tmp/state"', "7"), "operator.state_dir: expected a path, got `int`", id="type"),
         pytest.param(('namespace = "pool"', ""), "operator.namespace: is missing", id="no namespace"),
+        pytest.param(
+            ("[operator]", '[publication]\ntokens = "secret"\n[operator]'),
+            "publication.tokens: 'secret' is not one of sealed, volume",
+            id="tokens in no known way",
+        ),
+        pytest.param(
+            ("[operator]", "[publication]\ntoken = 1\n[operator]"),
+            "[publication]: unknown key 'token'; known are tokens",
+            id="unknown key of publication",
+        ),
         pytest.param(
             (GOOD, 'providers = 1\n[operator]\nnamespace = "pool"\n'),
             "providers: must be tables",

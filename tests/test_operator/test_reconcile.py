@@ -25,15 +25,16 @@ from oauth_pool_operator.account.spec import (
     Account,
     WorkloadIdentity,
 )
-from oauth_pool_operator.cluster.api import Cluster, IndexMap
+from oauth_pool_operator.cluster.api import Cluster
+from oauth_pool_operator.cluster.config_maps import SharedMap
 from oauth_pool_operator.cluster.index import IndexPublisher
-from oauth_pool_operator.cluster.index_shards import Shards
+from oauth_pool_operator.cluster.shards import NoRoom, Shards
 from oauth_pool_operator.config import AuthorizationCodeProfile, DeviceCodeProfile, Profile, WorkloadIdentityProfile
+from oauth_pool_operator.delivery import AccessFiles, Delivery
 from oauth_pool_operator.errors import (
     ClusterUnavailable,
     ExchangeRejected,
     GrantRejected,
-    IndexFull,
     ProviderHeld,
     StoreFailed,
     TokenEndpointUnavailable,
@@ -190,8 +191,8 @@ class ScriptedCluster(Cluster):
             raise self.failures["service account token"]
         return f"token of {name} for {audience}"
 
-    async def read_index(self, shard: int) -> IndexMap:
-        return IndexMap(dict(self.index) if shard == 0 else {})
+    async def read_index(self, shard: int) -> SharedMap:
+        return SharedMap(dict(self.index) if shard == 0 else {})
 
     async def write_index(
         self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str], shards: int
@@ -234,6 +235,7 @@ class World:
         self.cluster = ScriptedCluster(of, self.steps)
         self.shards = Shards()
         self.index = IndexPublisher(self.cluster, self.shards)
+        self.delivery: Delivery = AccessFiles(self.store)
         code_settings = AuthorizationCodeProfile(
             client_id="me",
             authorization_endpoint="https://provider.example/authorize",
@@ -270,6 +272,7 @@ class World:
             profiles=self.profiles,
             broken_profiles={"broken": "providers.broken.authorization_code.client_id: must not be empty"},
             endpoints=dict.fromkeys(self.profiles, self.endpoint),
+            delivery=self.delivery,
             index=self.index,
             cluster=self.cluster,
             throttle=self.throttle,
@@ -1172,7 +1175,7 @@ async def test_a_lost_access_file_is_written_again(tmp_path: Path) -> None:
 def fill(shards: Shards) -> str:
     """Until there is no room for anybody; returns somebody who is in."""
     for size in (1000, 0):
-        with pytest.raises(IndexFull):
+        with pytest.raises(NoRoom):
             for number in range(10**6):
                 shards.put(f"{size}-{number}", "x" * size)
     return "1000-0"

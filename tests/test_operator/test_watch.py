@@ -1,5 +1,6 @@
 """The watch of accounts, through a gateway that refuses it, lets it go silent, or loses what it says."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from tests.support.api_relay import ApiRelay, Fault, Request, refusal
 from tests.support.control_plane import ControlPlane, wait_until
+from tests.support.declared_proxies import DeclaredProxy
+from tests.support.relayed_stack import RelayedStack
 from tests.support.stack import Stack
 
 # The operator's own program. The times are shorter than those that are shipped, and stand to each other as those do.
@@ -34,14 +37,8 @@ def relay(control_plane: ControlPlane) -> Iterator[ApiRelay]:
         yield relay
 
 
-class RelayedStack(Stack):
-    """Whose operator speaks with the API server by way of the relay."""
-
-    relay: ApiRelay
-
-    def as_operator(self) -> dict[str, str]:
-        original = Path(super().as_operator()["KUBECONFIG"])
-        return {"KUBECONFIG": str(self.relay.kubeconfig(original, self.folder / "kubeconfig"))}
+class HastyStack(RelayedStack):
+    """Whose operator has less patience."""
 
     def start_hasty(self, *, bookmark: float = NEVER, silent: float = NEVER, relist: float = NEVER) -> None:
         program = HASTY.format(bookmark=bookmark, silent=silent, relist=relist)
@@ -50,8 +47,8 @@ class RelayedStack(Stack):
 
 
 @pytest.fixture
-def stack(control_plane: ControlPlane, relay: ApiRelay, tmp_path: Path) -> Iterator[RelayedStack]:
-    stack = RelayedStack(control_plane, tmp_path)
+def stack(control_plane: ControlPlane, relay: ApiRelay, tmp_path: Path) -> Iterator[HastyStack]:
+    stack = HastyStack(control_plane, tmp_path)
     stack.relay = relay
     yield stack
     relay.faults = []
@@ -69,7 +66,7 @@ def metric(stack: Stack, name: str) -> float:
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500])
-def test_a_watch_that_is_refused_for_a_moment_is_begun_again(stack: RelayedStack, relay: ApiRelay, status: int) -> None:
+def test_a_watch_that_is_refused_for_a_moment_is_begun_again(stack: HastyStack, relay: ApiRelay, status: int) -> None:
     stack.start_hasty()
     relay.faults = [Fault(is_watch, answers=refusal(status, "Because"), times=2)]
     relay.cut(is_watch)
@@ -79,7 +76,7 @@ def test_a_watch_that_is_refused_for_a_moment_is_begun_again(stack: RelayedStack
     assert stack.operator.is_running
 
 
-def test_a_watch_that_falls_silent_is_begun_anew(stack: RelayedStack, relay: ApiRelay) -> None:
+def test_a_watch_that_falls_silent_is_begun_anew(stack: HastyStack, relay: ApiRelay) -> None:
     stack.start_hasty(bookmark=2)
     wait_until(lambda: any(map(is_watch, relay.open_requests)), "the watch")
     deaf = next(request for request in relay.open_requests if is_watch(request))
@@ -89,7 +86,7 @@ def test_a_watch_that_falls_silent_is_begun_anew(stack: RelayedStack, relay: Api
 
 
 def test_a_watch_that_stays_silent_while_the_api_server_answers_is_told_and_ends_the_operator(
-    stack: RelayedStack, relay: ApiRelay
+    stack: HastyStack, relay: ApiRelay
 ) -> None:
     stack.start_hasty(silent=3, relist=1)
     assert health(stack, "healthz")[0] == 200
@@ -107,8 +104,22 @@ def test_a_watch_that_stays_silent_while_the_api_server_answers_is_told_and_ends
     wait_until(lambda: health(stack, "healthz")[0] == 200, "the watch to be heard again")
 
 
+def test_a_watch_of_proxies_that_is_alive_does_not_hide_that_the_watch_of_accounts_is_not(
+    stack: HastyStack, relay: ApiRelay
+) -> None:
+    stack.tokens = "sealed"
+    stack.start_hasty(relist=NEVER)
+    relay.faults = [Fault(is_watch, stalls=True)]
+    silent = metric(stack, "pool_watch_silent_seconds")
+    wait_until(lambda: any("/oauthproxies" in one.target and one.is_watch for one in relay.open_requests), "its watch")
+    for number in range(3):
+        stack.kubectl("apply", "-f", "-", stdin=json.dumps(DeclaredProxy(f"proxy-{number}").manifest))
+    wait_until(lambda: metric(stack, 'pool_proxies{state="served"}') == 3, "the proxies to be seen")
+    assert metric(stack, "pool_watch_silent_seconds") > silent
+
+
 def test_an_api_server_that_is_away_altogether_is_no_reason_to_end_the_operator(
-    stack: RelayedStack, relay: ApiRelay
+    stack: HastyStack, relay: ApiRelay
 ) -> None:
     stack.start_hasty(silent=1)
     relay.faults = [Fault(stalls=True)]
@@ -116,7 +127,7 @@ def test_an_api_server_that_is_away_altogether_is_no_reason_to_end_the_operator(
     assert health(stack, "healthz")[0] == 200
 
 
-def test_an_account_that_the_watch_does_not_tell_of_is_found_by_the_list(stack: RelayedStack, relay: ApiRelay) -> None:
+def test_an_account_that_the_watch_does_not_tell_of_is_found_by_the_list(stack: HastyStack, relay: ApiRelay) -> None:
     stack.start_hasty(relist=1)
     relay.faults = [Fault(is_watch, stalls=True)]
     stack.apply(stack.account("alice"))
@@ -124,7 +135,7 @@ def test_an_account_that_the_watch_does_not_tell_of_is_found_by_the_list(stack: 
 
 
 def test_a_deletion_that_the_watch_does_not_tell_of_leaves_no_ghost_in_the_index(
-    stack: RelayedStack, relay: ApiRelay
+    stack: HastyStack, relay: ApiRelay
 ) -> None:
     stack.start_hasty(relist=3)
     for name in ("alice", "bob"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 SCRIPT = Path(sys.executable).with_name("oauth-pool-proxy")
 GOOD = '[proxy]\nlisten_addr = "127.0.0.1:{port}"\nupstream_url = "http://127.0.0.1:1"\n'
 
@@ -46,6 +47,37 @@ def test_check_says_that_a_file_is_valid_and_what_would_run(tmp_path: Path) -> N
         "  affinity off, usage metrics on, system prefix off",
         "  rule 1: status 400, 403; words not here -> forbidden for 600 s",
     ]
+
+
+SEALED = '[oauth]\nsource = "kubernetes"\n[oauth.kubernetes]\nserver = "http://127.0.0.1:1"\nnamespace = "pool"\n'
+
+
+def test_sealed_tokens_can_be_checked_outside_a_pod_and_not_run(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(GOOD.format(port=0) + SEALED)
+    check = run("--check", "--config", "a.toml", folder=tmp_path)
+    assert (check.returncode, check.stderr) == (0, "")
+    assert "access tokens sealed to a key in /run/oauth-pool" in check.stdout
+    done = run("--config", "a.toml", folder=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: the environment lacks POD_NAME and POD_UID: .*metadata.uid.*\n", done.stderr)
+
+
+IMPORTS = """
+import sys
+from tests.support.proxy_server import proxy_config, running_proxy
+kubernetes = {"server": "http://127.0.0.1:1", "namespace": "pool"}
+oauth = {"source": "kubernetes", "key_dir": sys.argv[2], "kubernetes": kubernetes, "tokens": sys.argv[1]}
+with running_proxy(proxy_config("http://127.0.0.1:1", None if sys.argv[1] == "passthrough" else oauth)):
+    print("cryptography" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("mode", "is_imported"), [("passthrough", False), ("volume", False), ("sealed", True)])
+def test_the_library_of_sealed_tokens_is_imported_only_for_them(mode: str, is_imported: bool, tmp_path: Path) -> None:
+    """It takes memory that the other ways have no use for."""
+    command = [sys.executable, "-c", IMPORTS, mode, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{is_imported}\n"
 
 
 def test_check_names_the_address_of_the_metrics(tmp_path: Path) -> None:

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from oauth_pool_proxy.cli import main
-from oauth_pool_proxy.config import Address, Config, KubernetesConfig, OAuthConfig, load_config, parse_config
+from oauth_pool_proxy.config import (
+    Address,
+    Config,
+    KubernetesConfig,
+    OAuthConfig,
+    SealedConfig,
+    load_config,
+    parse_config,
+    require_pod,
+)
 from oauth_pool_proxy.config import load as config_module
 from oauth_pool_proxy.errors import ConfigInvalid
 
@@ -159,6 +168,12 @@ REFUSED = {
     "no source": (PROXY + "[oauth]\n", ["[oauth]", "source", "missing", '"kubernetes" or "file"']),
     "other source": (PROXY + '[oauth]\nsource = "redis"\n', ["source", '"redis"']),
     "file without folder": (PROXY + '[oauth]\nsource = "file"\n', ["index_dir", "missing"]),
+    "sealed tokens without an API server": (
+        POOL + 'tokens = "sealed"\n',
+        ["[oauth]", "tokens", 'source = "kubernetes"', '"volume"'],
+    ),
+    "group that there is not": (PROXY + 'tls_groups = ["P-25519"]\n', ["tls_groups", "P-25519", "no such group"]),
+    "other tokens": (POOL + 'tokens = "secret"\n', ["tokens", '"sealed", "volume"', '"secret"']),
     "cooldown 0": (POOL + "cooldown_secs = 0\n", ["cooldown_secs"]),
     "beta not a list": (POOL + 'anthropic_beta = "a"\n', ["anthropic_beta", "array of strings"]),
     "version on two lines": (POOL + 'anthropic_version = "a\\nb"\n', ["anthropic_version", "one line"]),
@@ -270,6 +285,47 @@ def test_a_file_that_is_not_there_says_how_to_name_one(tmp_path: Path) -> None:
 def test_settings_of_the_other_source_are_ignored_with_a_warning(tmp_path: Path) -> None:
     config = load(POOL + '[oauth.kubernetes]\nserver = "https://a"\n', tmp_path)
     assert "[oauth.kubernetes]" in config.warnings[0]
+
+
+KUBERNETES = PROXY + '[oauth]\nsource = "kubernetes"\n{}[oauth.kubernetes]\nserver = "https://a"\nnamespace = "n"\n'
+POD = {"POD_NAME": "proxy-0", "POD_UID": "an-uid"}
+
+
+def test_tokens_are_sealed_where_there_is_an_api_server_and_files_elsewhere(tmp_path: Path) -> None:
+    assert oauth_of(load(POOL, tmp_path)).sealed is None
+    assert oauth_of(load(KUBERNETES.format('tokens = "volume"\n'), tmp_path)).sealed is None
+    for text in ("", 'tokens = "sealed"\n'):
+        sealed = oauth_of(load(KUBERNETES.format(text), tmp_path, **POD)).sealed
+        assert sealed == SealedConfig(Path("/run/oauth-pool"), "proxy-0", "an-uid")
+
+
+def test_settings_of_the_other_way_of_tokens_are_ignored_with_a_warning(tmp_path: Path) -> None:
+    (warning,) = load(KUBERNETES.format('access_dir = "/a"\n'), tmp_path, **POD).warnings
+    assert 'access_dir is ignored: it is used with tokens = "volume" only' in warning
+    (warning,) = load(POOL + 'key_dir = "/k"\n', tmp_path).warnings
+    assert 'key_dir is ignored: it is used with tokens = "sealed" only' in warning
+
+
+@pytest.mark.parametrize("missing", [["POD_NAME"], ["POD_UID"], ["POD_NAME", "POD_UID"]], ids=" ".join)
+def test_a_proxy_that_does_not_know_its_pod_does_not_start_and_says_which_lines_are_missing(
+    missing: list[str], tmp_path: Path
+) -> None:
+    config = load(
+        KUBERNETES.format(""), tmp_path, **{name: value for name, value in POD.items() if name not in missing}
+    )
+    with pytest.raises(ConfigInvalid) as caught:
+        require_pod(config)
+    message = str(caught.value)
+    assert f"the environment lacks {' and '.join(missing)}:" in message and "\n" not in message
+    for name, field in (("POD_NAME", "metadata.name"), ("POD_UID", "metadata.uid")):
+        line = f"{{name: {name}, valueFrom: {{fieldRef: {{fieldPath: {field}}}}}}}"
+        assert (line in message) == (name in missing)
+
+
+def test_only_sealed_tokens_need_a_pod(tmp_path: Path) -> None:
+    for text in (PROXY, POOL, KUBERNETES.format('tokens = "volume"\n')):
+        require_pod(load(text, tmp_path))
+    require_pod(load(KUBERNETES.format(""), tmp_path, **POD))
 
 
 def test_a_configuration_needs_no_file() -> None:

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from oauth_pool_proxy.config import parse_config
 from oauth_pool_proxy.errors import ClientGone, ConfigInvalid, ProxyError, StreamBroken
 from oauth_pool_proxy.observe.access_log import RequestLine
+from oauth_pool_proxy.observe.pool_metrics import SealedTokensCollector
+from oauth_pool_proxy.pool.sealed_entry import Why
 from oauth_pool_proxy.request import Phase
 from tests.support.proxy_server import PoolFolder
 from tests.support.upstream_server import UpstreamServer, json_answer
@@ -38,6 +41,13 @@ def words(cell: str) -> list[str]:
     return re.findall(r"`([^`]*)`", cell)
 
 
+def sealed_only() -> CollectorRegistry:
+    """The metrics of proxies whose tokens are sealed."""
+    registry = CollectorRegistry()
+    registry.register(SealedTokensCollector(lambda: dict.fromkeys(Why, 0)))
+    return registry
+
+
 async def test_every_metric_is_documented_with_its_type_and_labels_and_no_other(
     upstream: UpstreamServer, start: Start, folder: PoolFolder
 ) -> None:
@@ -50,7 +60,7 @@ async def test_every_metric_is_documented_with_its_type_and_labels_and_no_other(
     )
     proxy = start(oauth=folder.oauth())
     await proxy.request("POST", "/", "", b'{"messages":[{"role":"user","content":"x"}]}')
-    text = (await proxy.request("GET", "/metrics")).body.decode()
+    text = (await proxy.request("GET", "/metrics")).body.decode() + generate_latest(sealed_only()).decode()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     kinds = {name: kind for name, kind in kinds.items() if not name.startswith("process_")}
     documented = {words(row[0])[0]: row for row in rows(section(METRICS, "## Proxy"))}
@@ -68,6 +78,11 @@ async def test_every_metric_of_an_alert_exists() -> None:
     documented = {words(row[0])[0] for row in rows(text)}
     used = set(re.findall(r"\b(?:proxy|pool)_[a-z_]+", text))
     assert {name.removesuffix("_bucket") for name in used} <= documented | {"proxy_"}
+
+
+def test_why_sealed_tokens_are_not_here_is_documented() -> None:
+    (row,) = (row for row in rows(section(METRICS, "## Proxy")) if "pool_sealed_tokens_unopened" in row[0])
+    assert words(row[2]) == ["reason", *(why.value for why in Why)]
 
 
 def test_the_phases_of_clients_that_left_are_documented() -> None:

@@ -16,7 +16,8 @@ from oauth_pool_operator.account.facts import Facts
 from oauth_pool_operator.account.policies import next_generation
 from oauth_pool_operator.account.spec import WorkloadIdentity
 from oauth_pool_operator.account.trouble import Subject
-from oauth_pool_operator.cluster.api import Cluster, describe
+from oauth_pool_operator.cluster.answers import describe
+from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.errors import ExchangeRejected, SubjectMismatch, TokenEndpointUnavailable
 from oauth_pool_operator.oauth import login
 from oauth_pool_operator.oauth.answer import DeviceAuthorization, TokenAnswer

@@ -18,11 +18,15 @@ from pathlib import Path
 import httpx2
 from prometheus_client import REGISTRY, start_http_server
 
-from oauth_pool_operator.cluster.api import Cluster, describe
+from oauth_pool_operator.cluster.answers import describe
+from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.cluster.leadership import Leadership
+from oauth_pool_operator.cluster.proxies import Proxies
+from oauth_pool_operator.cluster.sealed_tokens import SealedTokens
 from oauth_pool_operator.config import DEFAULT_PATH, Config, load_config, split_address
 from oauth_pool_operator.controller import Controller
+from oauth_pool_operator.delivery import AccessFiles
 from oauth_pool_operator.errors import ConfigError, StoreFailed
 from oauth_pool_operator.handlers import run
 from oauth_pool_operator.handover import commands
@@ -130,6 +134,7 @@ def _check(path: Path, config: Config) -> int:
     broken = config.broken_providers
     lines = [f"{path}: {'not all of it can be used' if broken else 'ok'}"]
     lines.append(f"namespace {config.operator.namespace}, index {config.operator.config_map}")
+    lines.append(f"tokens {config.publication.tokens}")
     for name, profile in sorted(config.providers.items()):
         lines.append(f"provider {name}: {', '.join(sorted(profile.grants))}")
     if not (config.providers or broken):
@@ -186,7 +191,7 @@ async def _run(config: Config) -> None:
     if not (config.providers or config.broken_providers):
         log.warning(NO_PROVIDER)
     store = Store(settings.state_dir, settings.access_dir)
-    await _look_at_volumes(store)
+    await _look_at_volumes(store, with_access=not config.publication.are_sealed)
     _must_be_free("operator.health_listen_addr", settings.health_listen_addr)
     _must_be_free("operator.metrics_listen_addr", settings.metrics_listen_addr)
     host, port = split_address(settings.metrics_listen_addr)
@@ -195,6 +200,7 @@ async def _run(config: Config) -> None:
     agent = f"oauth-pool-operator/{version('oauth-pool-operator')}"
     endpoints = {name: TokenEndpoint(profile, user_agent=agent) for name, profile in config.providers.items()}
     index = IndexPublisher(cluster)
+    tokens = _sealed_tokens(cluster) if config.publication.are_sealed else None
     leadership = Leadership(VolumeLock(settings.state_dir), cluster)
     throttle = Throttle(settings.max_concurrent_refreshes, clock=now, may_spend=lambda: leadership.leads)
     reconciler = Reconciler(
@@ -202,12 +208,15 @@ async def _run(config: Config) -> None:
         profiles=config.providers,
         broken_profiles=config.broken_providers,
         endpoints=endpoints,
+        delivery=tokens or AccessFiles(store),
         index=index,
         cluster=cluster,
         throttle=throttle,
         clock=now,
     )
-    controller = Controller(reconciler, cluster=cluster, index=index, store=store, leadership=leadership, clock=now)
+    controller = Controller(
+        reconciler, cluster=cluster, index=index, tokens=tokens, store=store, leadership=leadership, clock=now
+    )
     REGISTRY.register(PoolCollector(controller.counts))
     health = HealthServer(
         *split_address(settings.health_listen_addr),
@@ -226,12 +235,18 @@ async def _run(config: Config) -> None:
         await cluster.close()
 
 
-async def _look_at_volumes(store: Store) -> None:
+def _sealed_tokens(cluster: Cluster) -> SealedTokens:
+    from oauth_pool_operator.cluster import hpke  # only here: `cryptography` takes memory
+
+    return SealedTokens(cluster, Proxies(hpke.is_usable), hpke.seal)
+
+
+async def _look_at_volumes(store: Store, *, with_access: bool) -> None:
     """Raises `StoreFailed` when one is not there; one that refuses or hangs is said, and may come round."""
-    for check in (store.check_state, store.check_access):
+    for check in (store.check_state, *((store.check_access,) if with_access else ())):
         with suppress(VolumeSilent):  # the probe says so
             await in_thread(check)
-    for probe in (store.probe_state, store.probe_access):
+    for probe in (store.probe_state, *((store.probe_access,) if with_access else ())):
         try:
             await in_thread(probe)
         except StoreFailed as error:

@@ -33,12 +33,14 @@ __all__ = [
     "DeviceCodeProfile",
     "OperatorSettings",
     "Profile",
+    "PublicationSettings",
     "WorkloadIdentityProfile",
     "load_config",
     "split_address",
 ]
 
 DEFAULT_PATH = Path("/etc/oauth-pool-operator/config.toml")
+TOKENS = ("sealed", "volume")
 _PROVIDER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # what the CRD allows in spec.provider
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -59,6 +61,18 @@ class OperatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy_password_file: Path | None = None
 
 
+class PublicationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How access tokens reach the proxies."""
+
+    # "sealed": to each proxy, by the API server. "volume": as files in `operator.access_dir`
+    tokens: str = "sealed"
+
+    @property
+    def are_sealed(self) -> bool:
+        """No access volume is needed."""
+        return self.tokens == "sealed"
+
+
 class Config(msgspec.Struct, frozen=True):
     """The whole file. Every provider that it names is in one of the two dictionaries."""
 
@@ -66,6 +80,7 @@ class Config(msgspec.Struct, frozen=True):
     providers: dict[str, Profile]
     # provider -> one line that says what is wrong with its profile, where, and what is allowed
     broken_providers: dict[str, str] = {}
+    publication: PublicationSettings = PublicationSettings()
 
 
 def load_config(path: Path, *, namespace: str | None = None) -> Config:
@@ -101,9 +116,12 @@ def _decode(kind: type, value: Any) -> Any:
 
 
 def _read(raw: dict[str, Any], namespace: str | None) -> Config:
-    _refuse_unknown_keys(raw, ("operator", "providers"), "the top level")
+    _refuse_unknown_keys(raw, ("operator", "providers", "publication"), "the top level")
     operator = _with_namespace(_table(raw.get("operator", {}), OperatorSettings, "operator"), namespace)
     _check_operator(operator)
+    publication = _table(raw.get("publication", {}), PublicationSettings, "publication")
+    if publication.tokens not in TOKENS:
+        raise ConfigError(f"publication.tokens: {publication.tokens!r} is not one of {', '.join(TOKENS)}")
     tables = raw.get("providers", {})
     if not isinstance(tables, dict):
         raise ConfigError("providers: must be tables, [providers.NAME]")
@@ -113,7 +131,7 @@ def _read(raw: dict[str, Any], namespace: str | None) -> Config:
             providers[name] = _read_profile(name, table, operator)
         except ConfigError as error:
             broken[name] = str(error)
-    return Config(operator, providers, broken)
+    return Config(operator, providers, broken, publication)
 
 
 def _read_profile(name: str, table: Any, operator: OperatorSettings) -> Profile:

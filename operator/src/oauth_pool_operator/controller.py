@@ -1,9 +1,9 @@
-"""The accounts as last observed, and what runs for all of them: the scheduler and the index publisher."""
+"""The accounts as last observed, and what runs for all of them: the scheduler, the publishers and who looks after them."""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,11 +17,15 @@ from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account.backoff import Backoff
 from oauth_pool_operator.account.facts import NEVER
 from oauth_pool_operator.account.memory import Memory
-from oauth_pool_operator.account.spec import Account, parse_account
-from oauth_pool_operator.cluster.api import Cluster, describe, is_forbidden, is_gone, is_not_served
+from oauth_pool_operator.account.spec import KIND, Account, parse_account
+from oauth_pool_operator.cluster.answers import describe, is_forbidden, is_gone, is_not_served
+from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.cluster.leadership import Leadership
+from oauth_pool_operator.cluster.proxies import PROXY_KIND
+from oauth_pool_operator.cluster.sealed_tokens import SealedTokens
 from oauth_pool_operator.cluster.watch import SILENT_SECONDS, WatchPulse
+from oauth_pool_operator.keeper import Keeper
 from oauth_pool_operator.reconcile import Reconciler
 from oauth_pool_operator.scheduler import Scheduler
 from oauth_pool_operator.storage.store import Store
@@ -29,7 +33,6 @@ from oauth_pool_operator.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
-REPAIR_SECONDS = 10.0
 LOOK_SECONDS = 5.0
 
 
@@ -48,6 +51,7 @@ class Controller:
         *,
         cluster: Cluster,
         index: IndexPublisher,
+        tokens: SealedTokens | None = None,
         store: Store,
         leadership: Leadership,
         clock: Callable[[], datetime],
@@ -56,6 +60,7 @@ class Controller:
         self._reconciler = reconciler
         self._cluster = cluster
         self._index = index
+        self._tokens = tokens
         self._store = store
         self._leadership = leadership
         self._clock = clock
@@ -63,6 +68,7 @@ class Controller:
         self.pulse = WatchPulse()
         self._known: dict[str, _Known] = {}
         self._is_served = self._is_leaving = False
+        self._why_not_served = "nothing was listed yet"
         self._last_has_gone = asyncio.Event()
         self.scheduler = Scheduler(
             self._reconcile, clock=clock, elapsed=elapsed, name_of=self._name_of, may_start=lambda: leadership.leads
@@ -70,6 +76,26 @@ class Controller:
         leadership.on_look = self.scheduler.look
         reconciler.rotations.on_news = self.scheduler.wake
         self.upkeep = Upkeep(self, cluster=cluster, store=store, leadership=leadership, clock=clock, elapsed=elapsed)
+        self._keeper = Keeper(
+            cluster=cluster,
+            index=index,
+            tokens=tokens,
+            leadership=leadership,
+            upkeep=self.upkeep,
+            look_at_all=self._look_at_all,
+        )
+        if tokens is not None:
+            tokens.on_news = self.scheduler.wake
+
+    @property
+    def watches_proxies(self) -> bool:
+        """Tokens are sealed to them."""
+        return self._tokens is not None
+
+    def observe_proxy(self, kind: str | None, body: dict[str, Any]) -> None:
+        """An event of the watch of proxies (`kind` is None for what was listed)."""
+        if self._tokens is not None:
+            self._tokens.proxies.observe(kind, body)
 
     @property
     def uids(self) -> Collection[str]:
@@ -134,13 +160,17 @@ class Controller:
             rotations_in_flight=self._reconciler.rotations.number_running(),
             provider_holds=self._reconciler.throttle.holds(),
             index_shards=self._index.shards,
-            volumes_unanswered={
-                "state": max(self._store.state_volume.unanswered_for, self._leadership.volume.unanswered_for),
-                "access": self._store.access_volume.unanswered_for,
-            },
+            volumes_unanswered=self._volumes_unanswered(),
             watch_silent=self.pulse.silent_for,
             orphaned_folders=self.upkeep.orphans,
+            sealed=metrics.SealedCounts(self._tokens.shards, self._tokens.proxies.counts()) if self._tokens else None,
         )
+
+    def _volumes_unanswered(self) -> dict[str, float]:
+        unanswered = {"state": max(self._store.state_volume.unanswered_for, self._leadership.volume.unanswered_for)}
+        if self._tokens is None:
+            unanswered["access"] = self._store.access_volume.unanswered_for
+        return unanswered
 
     def seconds_since_last_turn(self) -> float:
         return time.monotonic() - self.scheduler.last_turn
@@ -155,23 +185,31 @@ class Controller:
     def why_not_ready(self) -> str:
         """Why this operator does not work, in a few words; empty when it does. May be called from any thread."""
         if not self._is_served:
-            return "accounts cannot be listed yet"
+            return self._why_not_served
         if not self._leadership.leads:
             return self._leadership.why_not or "it has not looked at the Lease for too long"
         return self._store.state_volume.why_silent or self._store.access_volume.why_silent or self.why_deaf()
 
     async def wait_until_served(self) -> None:
-        """Return once accounts can be listed. Kopf looks for the kind once, and never serves one that comes later."""
+        """Return once all kinds can be listed. Kopf looks for a kind once, and never serves one that comes later."""
+        kinds: dict[str, Callable[[], Awaitable[object]]] = {KIND: self._cluster.account_names}
+        if self._tokens is not None:
+            kinds[PROXY_KIND] = self._cluster.listed_proxies
+        for kind, listed in kinds.items():
+            await self._wait_for_kind(kind, listed)
+        self._is_served = True
+
+    async def _wait_for_kind(self, kind: str, listed: Callable[[], Awaitable[object]]) -> None:
         backoff = Backoff(first=timedelta(seconds=0.5), longest=timedelta(seconds=5))
+        self._why_not_served = f"objects of kind {kind} cannot be listed yet"
         while True:
             self.scheduler.beat()
             try:
-                await self._cluster.account_names()
-                self._is_served = True
+                await listed()
                 return
             except httpx2.HTTPError as error:
-                hint = "; is the CRD installed?" if is_not_served(error) else ""
-                log.warning("accounts cannot be listed yet: %s%s", describe(error), hint)
+                hint = f"; is the CRD of {kind} installed?" if is_not_served(error) else ""
+                log.warning("%s: %s%s", self._why_not_served, describe(error), hint)
             await asyncio.sleep(backoff.pause().total_seconds())
 
     async def stop(self, grace: float) -> bool:
@@ -190,11 +228,13 @@ class Controller:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._leadership.run(), name="leadership"),
-                group.create_task(self._keep_index(), name="index keeper"),
+                group.create_task(self._keeper.run(), name="keeper"),
                 group.create_task(self.upkeep.run(), name="upkeep"),
                 group.create_task(self._index.run(), name="index publisher"),
                 group.create_task(self.scheduler.run(), name="scheduler"),
             ]
+            if self._tokens is not None:
+                tasks.append(group.create_task(self._tokens.run(), name="sealed tokens"))
             try:
                 yield
             finally:
@@ -221,8 +261,7 @@ class Controller:
         log.warning("the namespace is being deleted: letting go of its %d accounts", len(self._known))
         self._is_leaving = True
         self._last_has_gone.clear()
-        for uid in self._known:
-            self.scheduler.wake(uid)
+        self._look_at_all()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._last_has_gone.wait()
@@ -235,38 +274,9 @@ class Controller:
             return msgspec.structs.replace(account, deleting=True, finalizers=[])
         return msgspec.structs.replace(found, deleting=True)
 
-    async def _keep_index(self) -> None:
-        """Load the index when this operator begins to lead, and from then on look whether all is still what we wrote."""
-        while True:
-            await self._leadership.wait_until(True)
-            await self._load_index()
-            await self.upkeep.look()
-            for uid in self._known:  # somebody else may have led since we last looked at them
-                self.scheduler.wake(uid)
-            while not await self._leadership.ends_within(REPAIR_SECONDS):
-                await self._repair()
-            self._index.unload()
-
-    async def _repair(self) -> None:
-        if not self._leadership.leads:
-            return
-        try:
-            await self._index.repair()
-        except (httpx2.HTTPError, TimeoutError) as error:
-            log.debug("the pool index was not looked at: %s", describe(error))
-        except Exception as error:  # noqa: BLE001 (a look that fails ends nothing: the next one is soon)
-            log.error("the pool index was not looked at: unexpected %s", type(error).__name__)
-        await self.upkeep.look_at_access_files()
-
-    async def _load_index(self) -> None:
-        backoff = Backoff(first=timedelta(seconds=0.5), longest=timedelta(seconds=30))
-        while True:
-            try:
-                await self._index.load(await self._cluster.account_names())
-                return
-            except httpx2.HTTPError as error:
-                log.warning("the pool index cannot be read yet: %s", describe(error))
-            await asyncio.sleep(backoff.pause().total_seconds())
+    def _look_at_all(self) -> None:
+        for uid in self._known:
+            self.scheduler.wake(uid)
 
     async def _reconcile(self, uid: str) -> datetime | None:
         known = self._known.get(uid)

@@ -114,6 +114,14 @@ class IndexFull(Exception):
     """The pool index has no room for one more account; somebody has to delete some, or run a second pool."""
 
 
+class TokensFull(Exception):
+    """The ConfigMaps have no room for an account's access token, sealed to every proxy. Some may have it all the same."""
+
+    def __init__(self, message: str, *, nobody_has_it: bool) -> None:
+        super().__init__(message)
+        self.nobody_has_it = nobody_has_it
+
+
 class ClusterUnavailable(Exception):
     """The API server did not take the index or the status. Tokens are refreshed all the same: `next_check` says when."""
 

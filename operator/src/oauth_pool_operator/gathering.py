@@ -13,6 +13,7 @@ from oauth_pool_operator.account.facts import NEVER, Facts
 from oauth_pool_operator.account.memory import Memory
 from oauth_pool_operator.account.spec import Account
 from oauth_pool_operator.account.trouble import Subject, Trouble
+from oauth_pool_operator.delivery import Delivery
 from oauth_pool_operator.errors import StoreCorrupt, StoreFailed
 from oauth_pool_operator.oauth import terms
 from oauth_pool_operator.oauth.profiles import Profile
@@ -35,6 +36,7 @@ class Gathering:
         store: Store,
         profiles: Mapping[str, Profile],
         broken_profiles: Mapping[str, str],
+        delivery: Delivery,
         rotations: Rotations,
         throttle: Throttle,
         clock: Callable[[], datetime],
@@ -42,6 +44,7 @@ class Gathering:
         self._store = store
         self._profiles = profiles
         self._broken_profiles = broken_profiles
+        self._delivery = delivery
         self._rotations = rotations
         self._throttle = throttle
         self._clock = clock
@@ -99,7 +102,7 @@ class Gathering:
         journal = await self._read_journal(facts, credential)
         damaged = None if credential else await in_thread(store.damaged_credential, account.uid)
         if damaged is not None:
-            credential = policies.salvaged(await in_thread(store.access, account.uid), facts)
+            credential = policies.salvaged(await self._delivery.held(account.uid), facts)
         return replace(
             facts,
             credential=credential,

@@ -1,4 +1,4 @@
-"""Kopf's part: settings, and the watch of accounts. It unpacks what happened and hands it to the controller.
+"""Kopf's part: settings, and the watches of accounts and proxies. It unpacks what happened and hands it to the controller.
 
 There are no create, update or delete handlers: everything is level-based, so Kopf keeps no state on the objects, and the
 finalizer is our own.
@@ -15,6 +15,7 @@ import kopf
 from oauth_pool_operator.account.backoff import Backoff
 from oauth_pool_operator.account.spec import GROUP, PLURAL, VERSION
 from oauth_pool_operator.cluster.leadership import Leadership
+from oauth_pool_operator.cluster.proxies import PROXY_PLURAL
 from oauth_pool_operator.cluster.watch import BOOKMARK_SECONDS, Logins
 from oauth_pool_operator.controller import Controller
 from oauth_pool_operator.oauth.profiles import LONGEST_TIMEOUT_SECS
@@ -63,6 +64,12 @@ def register(controller: Controller) -> kopf.OperatorRegistry:
     async def observe(event: kopf.RawEvent, **_: Any) -> None:
         controller.observe(event["type"], dict(event["object"]))
 
+    if controller.watches_proxies:
+
+        @kopf.on.event(GROUP, VERSION, PROXY_PLURAL, registry=registry)
+        async def observe_proxy(event: kopf.RawEvent, **_: Any) -> None:
+            controller.observe_proxy(event["type"], dict(event["object"]))
+
     @kopf.on.cleanup(registry=registry)
     async def drain(**_: Any) -> None:
         if not await controller.stop(DRAIN_SECONDS):
@@ -72,7 +79,7 @@ def register(controller: Controller) -> kopf.OperatorRegistry:
 
 
 async def _served(controller: Controller) -> bool:
-    """Wait for the kind to be there; False when SIGTERM comes first (afterwards, signals are Kopf's)."""
+    """Wait for the kinds to be there; False when SIGTERM comes first (afterwards, signals are Kopf's)."""
     loop, waiting = asyncio.get_running_loop(), asyncio.ensure_future(controller.wait_until_served())
     loop.add_signal_handler(signal.SIGTERM, waiting.cancel)
     try:

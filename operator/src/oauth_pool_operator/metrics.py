@@ -36,6 +36,8 @@ RECONCILE_SECONDS = Histogram(
 CONDITIONS = (c.READY, c.LOGIN_REQUIRED, c.STALLED)
 """Those of an account that have a series. The others say what is under way, or what proxies know better."""
 INDEX_BYTES = Gauge("pool_index_bytes", "Size of the pool index, by number of its ConfigMap", ["shard"])
+TOKENS_BYTES = Gauge("pool_tokens_bytes", "Size of the sealed tokens, by number of their ConfigMap", ["shard"])
+TOKENS_SEALED = Counter("pool_tokens_sealed_total", "Access tokens sealed, each to one proxy")
 LEASE_HELD = Gauge("pool_operator_lease_held", "1 while this operator leads, 0 while it waits")
 
 
@@ -45,6 +47,13 @@ class AccountConditions(NamedTuple):
     account_id: str
     status_word: str
     are_true: frozenset[str]
+
+
+class SealedCounts(NamedTuple):
+    """Of sealed tokens."""
+
+    shards: int
+    proxies: Mapping[str, int]  # by what becomes of them
 
 
 class Counts(NamedTuple):
@@ -65,6 +74,8 @@ class Counts(NamedTuple):
     watch_silent: float = 0
     # of folders on the state volume that no account owns
     orphaned_folders: int = 0
+    # None when tokens reach the proxies by a volume
+    sealed: SealedCounts | None = None
 
 
 class PoolCollector(Collector):
@@ -87,6 +98,9 @@ class PoolCollector(Collector):
             counts.rotations_in_flight,
         )
         yield _gauge("pool_index_shards", "ConfigMaps that the pool index uses", counts.index_shards)
+        if counts.sealed is not None:
+            yield _gauge("pool_token_shards", "ConfigMaps that the sealed tokens use", counts.sealed.shards)
+            yield _proxies(counts.sealed.proxies)
         yield _held(counts.provider_holds)
         yield _gauge(
             "pool_watch_silent_seconds",
@@ -111,6 +125,15 @@ def _conditions(accounts: list[AccountConditions]) -> GaugeMetricFamily:
     for account in accounts:
         for condition in CONDITIONS:
             family.add_metric([account.account_id, condition], condition in account.are_true)
+    return family
+
+
+def _proxies(by_state: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "pool_proxies", "OAuthProxy objects by whether tokens are sealed to them", labels=["state"]
+    )
+    for state, number in by_state.items():
+        family.add_metric([state], number)
     return family
 
 

@@ -1,4 +1,4 @@
-"""What others hear of an account: access file and pool index for proxies, status and Events for people.
+"""What others hear of an account: access token and pool index for proxies, status and Events for people.
 
 The only publisher, and only reconciles call it. Each is written only when it differs from what is there. What a proxy is sent
 to is there before it is sent.
@@ -6,6 +6,7 @@ to is there before it is sent.
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 import httpx2
@@ -23,28 +24,28 @@ from oauth_pool_operator.account.status import OWNED, happenings, merge_patch, r
 from oauth_pool_operator.account.trouble import Subject, Trouble
 from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
-from oauth_pool_operator.errors import IndexFull, StoreFailed
+from oauth_pool_operator.delivery import Delivery
+from oauth_pool_operator.errors import IndexFull, StoreFailed, TokensFull
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
-from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
 
-# How soon an account that the index had no room for is in it when somebody has made some.
-INDEX_FULL_RETRY = timedelta(minutes=1)
+# How soon an account that there was no room for is in the index, or with all proxies, when somebody has made some.
+FULL_RETRY = timedelta(minutes=1)
 
 
 class Publication:
     """Writes it, for any account."""
 
     def __init__(
-        self, *, store: Store, endpoints: Mapping[str, TokenEndpoint], index: IndexPublisher, cluster: Cluster
+        self, *, delivery: Delivery, endpoints: Mapping[str, TokenEndpoint], index: IndexPublisher, cluster: Cluster
     ) -> None:
-        self._store = store
+        self._delivery = delivery
         self._endpoints = endpoints
         self._index = index
         self._cluster = cluster
 
-    async def write_access_file(self, facts: Facts, memory: Memory) -> Facts:
+    async def deliver(self, facts: Facts, memory: Memory) -> Facts:
         """The access token for the proxies, and none of an account that has none that works."""
         account, credential = facts.account, facts.credential
         if facts.is_unread:
@@ -53,28 +54,40 @@ class Publication:
         try:
             if credential is None or not is_used(credential, facts):
                 metrics.token_expires(account.name, None)
-                await in_thread(self._store.remove_access, account.uid)
+                await self._delivery.withdraw(account)
             else:
-                wanted = AccessFile(credential.generation, credential.access_token, rfc3339(credential.expires))
-                if await in_thread(self._store.access, account.uid) != wanted:
-                    await in_thread(self._store.save_access, account.uid, wanted)
+                access = AccessFile(credential.generation, credential.access_token, rfc3339(credential.expires))
+                await self._delivery.publish(account, access)
                 # A token that nobody keeps fresh may end; whoever looks at the metric is to worry about the others.
                 is_kept_fresh = credential.dead is None and not account.spec.suspend
                 metrics.token_expires(account.name, credential.expires.timestamp() if is_kept_fresh else None)
         except StoreFailed as error:
             trouble = attempts.failed(c.STORAGE_UNAVAILABLE, error, facts.now, is_stalled=True)
             log.error("%s: %s", account.name, trouble.message)
-            return facts.with_trouble(Subject.ACCESS, trouble)
+            return replace(facts.with_trouble(Subject.ACCESS, trouble), is_undelivered=True)
+        except TokensFull as error:
+            attempts.succeeded()
+            return self._full(facts, error)
         attempts.succeeded()
         return facts.with_trouble(Subject.ACCESS, None)
 
+    def _full(self, facts: Facts, error: TokensFull) -> Facts:
+        """Proxies that have it go on using the account; one that none has is like one that is not in the index."""
+        if c.reason_of(facts.account.conditions, c.STALLED) != c.TOKENS_FULL:
+            log.error("%s: %s", facts.account.name, error)
+        message = f"{error}; tried again every minute"
+        trouble = Trouble(c.TOKENS_FULL, message, facts.now + FULL_RETRY, is_stalled=True)
+        if error.nobody_has_it:
+            return replace(facts.with_trouble(Subject.INDEX, trouble), is_undelivered=True)
+        return facts.with_trouble(Subject.ACCESS, trouble)
+
     async def update_index(self, facts: Facts) -> Facts:
-        """The index sends proxies to the access file, so a new token is named only when that could be written.
+        """The index sends proxies to the access token, so a new one is named only when they can have it.
 
         An account that the index has no room for is a trouble of its own; those that are listed stay.
         """
         entry = render_entry(facts)
-        if facts.is_unread or Subject.ACCESS in facts.troubles:
+        if facts.is_unread or facts.is_undelivered:
             listed = self._index.listed(entry.name)
             if listed is None or listed.uid != entry.uid:
                 return facts
@@ -89,7 +102,7 @@ class Publication:
                 log.error("%s: no proxy can use it: %s", entry.name, error)
             # the same text each time: with many such accounts, a new one every minute would be many writes
             message = f"{error}; tried again every minute"
-            trouble = Trouble(c.INDEX_FULL, message, facts.now + INDEX_FULL_RETRY, is_stalled=True)
+            trouble = Trouble(c.INDEX_FULL, message, facts.now + FULL_RETRY, is_stalled=True)
             return facts.with_trouble(Subject.INDEX, trouble)
 
     async def report(self, facts: Facts) -> Account:

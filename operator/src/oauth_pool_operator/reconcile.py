@@ -1,6 +1,6 @@
 """One account, from what is there to what should be: the steps, in order.
 
-    finalizer -> gather -> settle -> import -> log out -> log in -> begin a rotation -> access file -> clear cooldown
+    finalizer -> gather -> settle -> import -> log out -> log in -> begin a rotation -> access token -> clear cooldown
         -> index -> status and Events -> remember
 
 Every step is safe to run twice, and a crash between any two leaves something that the next run completes. None of them waits
@@ -36,6 +36,7 @@ from oauth_pool_operator.beginnings import (
 )
 from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
+from oauth_pool_operator.delivery import Delivery
 from oauth_pool_operator.errors import ClusterUnavailable, NotInCharge, StoreConflict, StoreFailed
 from oauth_pool_operator.gathering import Gathering
 from oauth_pool_operator.handover.imports import Imports
@@ -62,6 +63,7 @@ class Reconciler:
         store: Store,
         profiles: Mapping[str, Profile],
         endpoints: Mapping[str, TokenEndpoint],
+        delivery: Delivery,
         index: IndexPublisher,
         cluster: Cluster,
         throttle: Throttle,
@@ -78,11 +80,12 @@ class Reconciler:
             store=store,
             profiles=profiles,
             broken_profiles=broken_profiles or {},
+            delivery=delivery,
             rotations=self.rotations,
             throttle=throttle,
             clock=clock,
         )
-        self._publication = Publication(store=store, endpoints=endpoints, index=index, cluster=cluster)
+        self._publication = Publication(delivery=delivery, endpoints=endpoints, index=index, cluster=cluster)
         self._imports = Imports(store=store, cluster=cluster)
         self._code_logins = CodeLogins(store=store, profiles=profiles, cluster=cluster)
         self._device_logins = DeviceLogins(store=store)
@@ -90,6 +93,7 @@ class Reconciler:
             store=store,
             endpoints=endpoints,
             rotations=self.rotations,
+            delivery=delivery,
             index=index,
             cluster=cluster,
             clock=clock,
@@ -280,8 +284,8 @@ class Reconciler:
     # --- publish -----------------------------------------------------------------------------------------------------
 
     async def _publish(self, facts: Facts, memory: Memory) -> Facts:
-        """Whoever is told of a token can have it by then: access file, then index, then status."""
-        facts = await self._publication.write_access_file(facts, memory)
+        """Whoever is told of a token can have it by then: access token, then index, then status."""
+        facts = await self._publication.deliver(facts, memory)
         facts = await self._clear_cooldown(facts)
         facts = await self._publication.update_index(facts)
         facts = replace(facts, account=await self._publication.report(facts))

@@ -13,8 +13,10 @@ from oauth_pool_operator.account.documents import Retained
 from oauth_pool_operator.account.facts import NEVER
 from oauth_pool_operator.account.memory import Memory
 from oauth_pool_operator.account.spec import FINALIZER, Account
-from oauth_pool_operator.cluster.api import Cluster, describe, is_gone
+from oauth_pool_operator.cluster.answers import describe, is_gone
+from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
+from oauth_pool_operator.delivery import Delivery
 from oauth_pool_operator.errors import ExchangeRejected, StoreFailed, TokenEndpointUnavailable
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
 from oauth_pool_operator.rotations import Rotations
@@ -45,6 +47,7 @@ class Removal:
         store: Store,
         endpoints: Mapping[str, TokenEndpoint],
         rotations: Rotations,
+        delivery: Delivery,
         index: IndexPublisher,
         cluster: Cluster,
         clock: Callable[[], datetime],
@@ -53,6 +56,7 @@ class Removal:
         self._store = store
         self._endpoints = endpoints
         self._rotations = rotations
+        self._delivery = delivery
         self._index = index
         self._cluster = cluster
         self._clock = clock
@@ -82,14 +86,11 @@ class Removal:
         return NEVER
 
     def _steps(self, account: Account) -> tuple[Step, ...]:
-        """Index first, so that no proxy picks it; then the access file, the grant, and the state."""
-        first = (Step(self._index.withdraw), Step(self._remove_access))
+        """Index first, so that no proxy picks it; then the access token, the grant, and the state."""
+        first = (Step(self._index.withdraw), Step(self._delivery.withdraw))
         if account.spec.deletion_policy == "Revoke":
             return (*first, Step(self._revoke, last_seconds=3), Step(self._remove_state))
         return (*first, Step(self._retain))
-
-    async def _remove_access(self, account: Account) -> None:
-        await in_thread(self._store.remove_access, account.uid)
 
     async def _remove_state(self, account: Account) -> None:
         await in_thread(self._store.remove_state, account.uid)

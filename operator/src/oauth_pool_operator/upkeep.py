@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import httpx2
 
 from oauth_pool_operator.account.spec import PLURAL, Account
-from oauth_pool_operator.cluster.api import Cluster, describe
+from oauth_pool_operator.cluster.answers import describe
+from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.leadership import Leadership
 from oauth_pool_operator.errors import StoreFailed
 from oauth_pool_operator.storage.store import Store, in_thread

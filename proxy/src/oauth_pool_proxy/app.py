@@ -6,10 +6,8 @@ directly, with no middleware around it: every layer would wrap every chunk.
 
 import asyncio
 import logging
-import os
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.applications import Starlette
@@ -18,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from oauth_pool_proxy.config import Config, KubernetesConfig, OAuthConfig
+from oauth_pool_proxy.config import Config
 from oauth_pool_proxy.downstream.admission import Admission
 from oauth_pool_proxy.downstream.client import Client
 from oauth_pool_proxy.downstream.protocol import client_of
@@ -37,19 +35,11 @@ from oauth_pool_proxy.observe.access_log import AccessLog, RequestLine
 from oauth_pool_proxy.observe.exposition import Exposition
 from oauth_pool_proxy.observe.health import health, readiness
 from oauth_pool_proxy.observe.metrics import CONTENT_TYPE, Metrics
-from oauth_pool_proxy.observe.pool_metrics import PoolCollector, UpstreamCollector
+from oauth_pool_proxy.observe.pool_metrics import UpstreamCollector
 from oauth_pool_proxy.observe.request_id import new_request_id
 from oauth_pool_proxy.observe.usage import UsageReader
-from oauth_pool_proxy.pool.affinity import Affinity
-from oauth_pool_proxy.pool.dispatch import Dispatcher
-from oauth_pool_proxy.pool.index import PoolIndexReader
-from oauth_pool_proxy.pool.index_folder import FolderIndex
-from oauth_pool_proxy.pool.index_watcher import ConfigMapIndex
-from oauth_pool_proxy.pool.kube_api import KubeApi
-from oauth_pool_proxy.pool.objects import Objects
 from oauth_pool_proxy.pool.pool import Pool
-from oauth_pool_proxy.pool.reports import StatusReporter
-from oauth_pool_proxy.pool.token_files import TokenFiles
+from oauth_pool_proxy.pool.upkeep import pool_mode
 from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.request import Blame, Request
 from oauth_pool_proxy.upstream.upstream import Upstream
@@ -57,8 +47,6 @@ from oauth_pool_proxy.upstream.upstream import Upstream
 log = logging.getLogger(__name__)
 
 OWN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
-FLUSH_SECONDS = 1.0
-"""For reports that still wait when the proxy ends."""
 CLIENT_GONE = 499
 """What is counted for a client that left before its answer began, after nginx's custom. Nobody receives it."""
 
@@ -208,51 +196,22 @@ class App:
                 idle_timeout=config.idle_timeout,
                 ca_file=config.upstream_ca_file,
                 client_certificate=config.upstream_client_certificate,
+                tls_groups=config.tls_groups,
                 proxy=config.upstream_proxy,
                 most_idle=config.max_connections,
+                spare=min(config.spare_connections, config.max_connections),
             )
             stack.callback(self.upstream.close)
-            dispatcher = (
-                await stack.enter_async_context(self._pool_mode(self._config.oauth)) if self._config.oauth else None
-            )
+            dispatcher = None
+            if self._config.oauth and self.pool:
+                dispatcher = await stack.enter_async_context(
+                    pool_mode(self._config.oauth, self.pool, self.metrics, self._clock)
+                )
             self._forwarder = Forwarder(self._config, self.upstream, self.admission, self.metrics, dispatcher)
             stack.callback(self._access_log.flush)
             self.metrics.watch_queue(lambda: self.service.in_flight, lambda: self.admission.waiting)
             self.metrics.add(UpstreamCollector(self.upstream))
             yield
-
-    @asynccontextmanager
-    async def _pool_mode(self, config: OAuthConfig) -> AsyncIterator[Dispatcher]:
-        """The pool, and the tasks that keep it up to date."""
-        assert self.pool is not None
-        pool, reader = self.pool, PoolIndexReader(config.provider)
-        tokens = TokenFiles(config.access_dir, pool, asyncio.get_running_loop().time)
-
-        def on_index(data: Mapping[str, str]) -> None:
-            pool.replace(reader.read(data))
-            tokens.index_changed()
-
-        async with AsyncExitStack() as stack:
-            stack.callback(tokens.close)
-            index: ConfigMapIndex | FolderIndex
-            reporter = None
-            if isinstance(config.source, KubernetesConfig):
-                api = KubeApi(config.source)
-                stack.push_async_callback(api.close)
-                index = ConfigMapIndex(api, config.source.config_map, on_index)
-                reporter = StatusReporter(api, os.environ.get("POD_NAME") or socket.gethostname())
-                stack.push_async_callback(reporter.flush, FLUSH_SECONDS)
-                told = reporter
-                pool.on_expired = lambda account: told.expired(account, self._clock())
-            else:
-                index = FolderIndex(config.source, on_index)
-                await index.poll()
-                await tokens.poll()
-            self.metrics.add(PoolCollector(pool, self._clock, lambda: (index.last_success, index.lists)))
-            await stack.enter_async_context(_running(index.run, tokens.run, *([reporter.run] if reporter else [])))
-            yield Dispatcher(
-                config, pool, tokens, Affinity(pool.home_of), Objects(), reporter, self.metrics, self._clock
-            )
 
 
 async def _elsewhere(_: HttpRequest) -> Response:
@@ -280,24 +239,3 @@ async def _answer(error: Exception, request: Request, client: Client) -> None:
     progress.status = known.status
     await client.respond(known.status, headers, body)
     progress.bytes_sent = len(body)
-
-
-@asynccontextmanager
-async def _running(*forever: Callable[[], Coroutine[object, object, None]]) -> AsyncIterator[None]:
-    """Run these beside the block. One that fails is a bug: it is logged and started again, and costs the others nothing."""
-
-    async def supervised(run: Callable[[], Coroutine[object, object, None]]) -> None:
-        while True:
-            try:
-                await run()
-            except Exception:
-                log.exception("background task failed", extra={"fields": {"task": run.__qualname__}})
-            await asyncio.sleep(1)
-
-    tasks = [asyncio.create_task(supervised(run)) for run in forever]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

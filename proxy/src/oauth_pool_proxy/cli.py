@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from oauth_pool_proxy.config import Config, OAuthConfig, load_config
+from oauth_pool_proxy.config import Config, OAuthConfig, load_config, require_pod
 from oauth_pool_proxy.errors import ConfigInvalid
 from oauth_pool_proxy.observe.logs import LEVELS, set_up_logging
 
@@ -35,6 +35,7 @@ def _run(options: argparse.Namespace) -> int:
     log.info("configuration loaded", extra={"fields": {"listen_addr": str(config.proxy.listen)}})
     for warning in config.warnings:
         log.warning(warning)
+    require_pod(config)
     return _serve(config)
 
 
@@ -85,6 +86,7 @@ def _pool_summary(oauth: OAuthConfig) -> list[str]:
     place = (
         source if isinstance(source, Path) else f"ConfigMap {source.namespace}/{source.config_map} of {source.server}"
     )
+    tokens = f"sealed to a key in {oauth.sealed.key_dir}" if oauth.sealed else f"from {oauth.access_dir}"
     features = {
         "affinity": oauth.affinity,
         "usage metrics": oauth.usage_metrics,
@@ -92,7 +94,7 @@ def _pool_summary(oauth: OAuthConfig) -> list[str]:
     }
     paths = ", ".join(oauth.allowed_paths) or "every path"
     return [
-        f"pool of provider {oauth.provider}: index from {place}, access tokens from {oauth.access_dir}",
+        f"pool of provider {oauth.provider}: index from {place}, access tokens {tokens}",
         f"forwards {paths} but {', '.join(oauth.denied_paths) or 'none'}; web pages: {', '.join(oauth.allowed_origins) or 'none'}",
         f"accounts by {oauth.strategy.value}, at most {oauth.most_accounts} for a request",
         ", ".join(f"{name} {'on' if is_on else 'off'}" for name, is_on in features.items()),

@@ -19,8 +19,12 @@ class PoolIndexInvalid(Exception):
     """One entry of the pool index cannot be used; it costs that account only."""
 
 
-class TokenFileInvalid(Exception):
-    """One access file cannot be used; it costs that account only."""
+class TokenInvalid(Exception):
+    """One access token cannot be used as it came; it costs that account only."""
+
+
+class TokenFileInvalid(TokenInvalid):
+    """One access file cannot be used."""
 
 
 class ProxyError(Exception):

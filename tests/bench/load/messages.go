@@ -18,6 +18,7 @@ const (
 	jsonKind = kindMark + "json"
 	bigKind  = kindMark + "big"
 	lateKind = kindMark + "late" // as json, after a while
+	lastKind = kindMark + "last" // as json, and the connection ends
 
 	jsonBytes, bigBytes = 2 << 10, 10 << 20
 

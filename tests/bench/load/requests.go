@@ -27,15 +27,20 @@ func requests(flags *flag.FlagSet, arguments []string) map[string]float64 {
 	seconds := flags.Float64("seconds", 3, "")
 	rate := flags.Float64("rate", 0, "requests per second of all connections together; 0: as fast as answers come")
 	bodyBytes := flags.Int("body-bytes", 1024, "length of each request's body")
+	last := flags.Bool("last", false, "each on a connection of the upstream's own, which ends with it")
 	to.parse(flags, arguments)
 
+	kind := jsonKind
+	if *last {
+		kind = lastKind
+	}
 	began := time.Now()
 	end := began.Add(time.Duration(*seconds * float64(time.Second)))
 	clients := make([]*client, *connections)
 	done := make(chan bool)
 	for i := range clients {
 		c := &client{
-			target: to, question: question(to, jsonKind, i, *bodyBytes),
+			target: to, question: question(to, kind, i, *bodyBytes),
 			wanted: message(jsonBytes), deadline: end.Add(30 * time.Second),
 		}
 		if *rate > 0 {

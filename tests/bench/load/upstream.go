@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"flag"
@@ -47,7 +48,10 @@ func accept(listener net.Listener) {
 // How long a model thinks that answers in one piece.
 const lateness = 3 * time.Second
 
-var jsonAnswer, bigAnswer = answer(message(jsonBytes)), answer(message(bigBytes))
+var (
+	jsonAnswer, bigAnswer = answer(message(jsonBytes)), answer(message(bigBytes))
+	lastAnswer            = bytes.Replace(jsonAnswer, []byte("\r\n"), []byte("\r\nconnection: close\r\n"), 1)
+)
 
 // serve answers one request after the other until the client leaves.
 func serve(conn net.Conn) {
@@ -60,6 +64,9 @@ func serve(conn net.Conn) {
 		switch kind, events, perSecond := wanted(beginning); {
 		case kind == jsonKind:
 			_, err = conn.Write(jsonAnswer)
+		case kind == lastKind:
+			conn.Write(lastAnswer)
+			return
 		case kind == lateKind:
 			time.Sleep(lateness)
 			_, err = conn.Write(jsonAnswer)

@@ -18,6 +18,7 @@ from tests.e2e.cluster.conftest import (
     pictures,
     provider,
     pytest_ignore_collect,
+    remove_by_force,
 )
 from tests.support.cluster.argocd import ACCOUNTS, ROOT, SYSTEM, ArgoCD, Record
 from tests.support.cluster.argocd import NAMESPACE as ARGOCD
@@ -32,7 +33,8 @@ from tests.support.stack import ORGANIZATION, RULE, WORKLOAD
 __all__ = ["images", "kubectl", "provider", "pytest_ignore_collect"]
 
 HERE = Path(__file__).parent
-K8S = Path(__file__).parents[3] / "k8s"
+ROOT_FOLDER = Path(__file__).parents[3]
+K8S = ROOT_FOLDER / "k8s"
 ELSEWHERE = "elsewhere"
 OURS = (ROOT, ACCOUNTS, SYSTEM, ELSEWHERE)
 SAID = '{range .items[*]}{.metadata.name}: {.status.sync} {.status.health} {.status.conditions} {.status.operationState}{"\\n"}{end}'
@@ -86,13 +88,13 @@ def pool(
     argocd: ArgoCD, kubectl: Kubectl, provider: Provider, images: Images, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Pool]:
     """Installed from nothing: the root Application is all that was applied. Nobody has logged in yet."""
-    settings = first_settings(kubectl, provider, images)
-    remove_what_stayed(kubectl)
+    settings = first_settings(provider, images)
+    remove_by_force(kubectl, NAMESPACE, ELSEWHERE)  # of Applications that were forgotten, and not deleted
     repository = Repository(tmp_path_factory.mktemp("repository"), settings)
     for name in ("claude-1", "claude-2"):
         repository.write_account(name)
     repository.write_account("device", grant="DeviceCode")
-    repository.write("k8s/accounts/inference.yaml", *workload())
+    repository.write("accounts/inference.yaml", *workload())
     repository.commit("A pool and its accounts")
     product = Product(kubectl, tmp_path_factory.mktemp("product"), settings)
     try:
@@ -107,12 +109,12 @@ def pool(
             yield Pool(argocd, repository, product, provider, record)
     finally:
         argocd.forget(OURS)
-        remove_what_stayed(kubectl)
+        remove_by_force(kubectl, NAMESPACE, ELSEWHERE)
 
 
 def workload() -> list[dict[str, object]]:
     """The example of a WorkloadIdentity account, with the names of this cluster's provider."""
-    documents = list(yaml.safe_load_all((K8S / "examples/workload-identity.yaml").read_text()))
+    documents = list(yaml.safe_load_all((ROOT_FOLDER / "examples/cluster/workload-identity.yaml").read_text()))
     names = {"serviceAccountName": WORKLOAD, "federationRuleID": RULE, "organizationID": ORGANIZATION}
     return [
         account("inference", grant="WorkloadIdentity", workloadIdentity=names)
@@ -120,20 +122,6 @@ def workload() -> list[dict[str, object]]:
         else document
         for document in documents
     ]
-
-
-def remove_what_stayed(kubectl: Kubectl) -> None:
-    """Of Applications that were forgotten, and not deleted."""
-    if "oauthaccounts.oauthpool.dev" in kubectl("get", "crd", "-o", "name"):
-        for namespace in (NAMESPACE, ELSEWHERE):
-            accounts = kubectl.in_namespace(namespace)
-            for name in accounts("get", "oauthaccounts", "-o", "name").split():
-                accounts("patch", name, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
-        kubectl("delete", "crd", "oauthaccounts.oauthpool.dev", "--timeout=60s")
-    policy = "oauth-pool-proxy-reports"
-    for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
-        kubectl("delete", kind, policy, "--ignore-not-found")
-    kubectl("delete", "namespace", NAMESPACE, ELSEWHERE, "--ignore-not-found", "--timeout=90s")
 
 
 @pytest.hookimpl(wrapper=True)

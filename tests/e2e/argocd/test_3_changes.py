@@ -78,7 +78,7 @@ def test_a_grant_that_the_provider_withdrew_is_degraded_until_somebody_logs_in(p
 
 def test_an_account_with_policy_revoke_takes_its_grant_along(pool: Pool) -> None:
     before = revocations(pool)
-    pool.repository.remove(f"k8s/accounts/{ADDED}.yaml")
+    pool.repository.remove(f"accounts/{ADDED}.yaml")
     pool.commit("No third account")
     wait_until(lambda: is_gone(pool, ADDED), "the account to go", seconds=IN_FORCE)
     assert revocations(pool) == before + 1
@@ -93,7 +93,7 @@ def test_an_account_with_policy_retain_leaves_its_grant(pool: Pool) -> None:
     pool.log_in(ADDED, SUBJECT)
     uid = pool.product.account(ADDED)["metadata"]["uid"]
     before = revocations(pool)
-    pool.repository.remove(f"k8s/accounts/{ADDED}.yaml")
+    pool.repository.remove(f"accounts/{ADDED}.yaml")
     pool.commit("No third account again")
     wait_until(lambda: is_gone(pool, ADDED), "the account to go", seconds=IN_FORCE)
     files = f"import os; print(os.listdir('/var/lib/oauth-pool/state/{uid}'))"
@@ -103,7 +103,7 @@ def test_an_account_with_policy_retain_leaves_its_grant(pool: Pool) -> None:
 
 
 def test_a_folder_that_is_empty_all_at_once_is_taken_for_a_mistake(pool: Pool) -> None:
-    files = sorted((pool.repository.folder / "k8s/accounts").glob("*.yaml"))
+    files = sorted((pool.repository.folder / "accounts").glob("*.yaml"))
     contents = {file: file.read_text() for file in files}
     for file in files:
         file.unlink()
@@ -131,7 +131,7 @@ def test_the_repair_of_a_commit_that_the_cluster_refuses_does_not_wait_for_retri
         "ArgoCD to say what is wrong",
         seconds=30,
     )
-    pool.repository.remove(f"k8s/accounts/{ADDED}.yaml")
+    pool.repository.remove(f"accounts/{ADDED}.yaml")
     pool.repository.write_account("claude-1", weight=2)
     pool.commit("Its repair")
     wait_until(lambda: entry(pool, "claude-1")["weight"] == 2, "the repair", seconds=IN_FORCE)

@@ -4,6 +4,7 @@ from tests.e2e.argocd.conftest import Pool
 from tests.support.cluster.argocd import ACCOUNTS, ROOT, SYSTEM
 from tests.support.cluster.product import OPERATOR
 
+OURS = "app.kubernetes.io/part-of=oauth-pool"
 KEEP = ("--type=merge", "-p", '{"metadata": {"finalizers": null}}')
 
 
@@ -33,5 +34,10 @@ def test_everything_goes_in_the_right_order_but_what_holds_logins(pool: Pool) ->
     assert kubectl.json("get", "oauthaccounts")["items"] == []
     assert len(pool.provider.simulator.requests("/v1/oauth/revoke")) == before + len(with_grant)
     assert OPERATOR not in kubectl("get", "deployments", "-o", "name")
-    claims = kubectl("get", "persistentvolumeclaims", "-o", "name").split()
-    assert claims == ["persistentvolumeclaim/oauth-access", "persistentvolumeclaim/oauth-state"]
+    assert kubectl("get", "persistentvolumeclaims", "-o", "name").split() == ["persistentvolumeclaim/oauth-state"]
+    # what another pool of the cluster may need
+    assert kubectl("get", "crd", "-l", OURS, "-o", "name").split() == [
+        f"customresourcedefinition.apiextensions.k8s.io/{kind}.oauthpool.dev"
+        for kind in ("oauthaccounts", "oauthproxies")
+    ]
+    assert len(kubectl("get", "validatingadmissionpolicies", "-l", OURS, "-o", "name").split()) == 2

@@ -44,12 +44,13 @@ def main() -> int:
     parser.add_argument("--image-prefix", default="localhost/", help="of the images' names")
     parser.add_argument("--load", default="", help="command that brings the image named after it to the nodes")
     parser.add_argument("--inside", default="", help="command prefix for what talks to the cluster")
+    parser.add_argument("--node-image", default="", help="of the cluster that is made with kind")
     parser.add_argument("--no-images", action="store_true", help="those of the run before are still there")
     parser.add_argument("tests", nargs="*", metavar="PYTEST-ARGUMENT", help="after --; default: all tests")
     options = parser.parse_args()
     inside = shlex.split(options.inside)
     try:
-        with cluster(inside) as load:
+        with cluster(inside, options.node_image) as load:
             builder = Builder(
                 engine=options.engine,
                 base=options.base,
@@ -71,7 +72,7 @@ def main() -> int:
 
 
 @contextmanager
-def cluster(inside: list[str]) -> Iterator[str]:
+def cluster(inside: list[str], node_image: str) -> Iterator[str]:
     """Yields the command that brings images there, if it is known. Raises NoCluster."""
     kubectl = str(kubectl_in(binaries(say)))
     asked = subprocess.run([*inside, kubectl, "get", "nodes"], capture_output=True, text=True, check=False)
@@ -82,7 +83,9 @@ def cluster(inside: list[str]) -> Iterator[str]:
         raise NoCluster(NO_CLUSTER + asked.stderr.strip())
     say("making a cluster with kind")
     config = str(HERE / "kind.yaml")
-    subprocess.run(["kind", "create", "cluster", "--name", KIND_CLUSTER, "--config", config, "--wait=120s"], check=True)
+    image = ["--image", node_image] if node_image else []
+    create = ["kind", "create", "cluster", "--name", KIND_CLUSTER, "--config", config, "--wait=120s", *image]
+    subprocess.run(create, check=True)
     try:
         yield f"kind load docker-image --name {KIND_CLUSTER}"
     finally:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.cluster.images import check_out_previous
 from tests.support.cluster.kubectl import Kubectl
 from tests.support.cluster.load import Load, load
-from tests.support.cluster.product import NAMESPACE, OPERATOR, PROXY, Images, Product
+from tests.support.cluster.product import NAMESPACE, OPERATOR, PROXY, ROOT, Images, Product
 from tests.support.cluster.provider import NAMESPACE as BESIDE
 from tests.support.cluster.provider import Provider
 from tests.support.cluster.usage import Usage
@@ -55,6 +56,14 @@ def previous_images(pytestconfig: pytest.Config) -> Images:
 
 
 @pytest.fixture(scope="session")
+def previous_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The commit before, as `previous_images` were built of it."""
+    folder = tmp_path_factory.mktemp("previous")
+    check_out_previous(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def provider(kubectl: Kubectl, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     folder = tmp_path_factory.mktemp("provider")
     made = Provider(kubectl, folder, f"{images.prefix}oauth-pool-tests:{images.tag}")
@@ -67,8 +76,8 @@ def provider(kubectl: Kubectl, images: Images, tmp_path_factory: pytest.TempPath
 def product(
     kubectl: Kubectl, provider: Provider, images: Images, usage: Usage, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Product]:
-    """One operator and one proxy, as README says it, in a namespace that was not there before."""
-    made = Product(kubectl, tmp_path_factory.mktemp("product"), first_settings(kubectl, provider, images))
+    """The overlay `default` as it is shipped, installed as README says it, in a namespace that was not there before."""
+    made = Product(kubectl, tmp_path_factory.mktemp("product"), first_settings(provider, images))
     try:
         made.apply()
         yield made
@@ -90,11 +99,10 @@ def clients(provider: Provider) -> Loader:
     return partial(load, provider.kubectl)
 
 
-def first_settings(kubectl: Kubectl, provider: Provider, images: Images) -> dict[str, Any]:
+def first_settings(provider: Provider, images: Images) -> dict[str, Any]:
     """Those of `Manifests.write` that a pool on this cluster begins with."""
-    one_node = len(kubectl("get", "nodes", "-o", "name").split()) == 1
     return {
-        "base": "single-node" if one_node else "default",
+        "overlay": "default",
         "images": images,
         "proxy_toml": provider.proxy_toml(),
         "operator_toml": provider.operator_toml(),
@@ -108,14 +116,18 @@ def clean_up(kubectl: Kubectl) -> None:
     if f"namespace/{BESIDE}" not in names:
         assert f"namespace/{NAMESPACE}" not in names, f"somebody uses {NAMESPACE} on this cluster: take another cluster"
         return
-    accounts = kubectl.in_namespace(NAMESPACE)
-    if "customresourcedefinition.apiextensions.k8s.io/oauthaccounts.oauthpool.dev" in kubectl(
-        "get", "crd", "-o", "name"
-    ):
-        for name in accounts("get", "oauthaccounts", "-o", "name").split():
-            accounts("patch", name, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
-        kubectl("delete", "crd", "oauthaccounts.oauthpool.dev")
-    kubectl("delete", "namespace", BESIDE, NAMESPACE, "--ignore-not-found", "--timeout=90s")
+    remove_by_force(kubectl, BESIDE, NAMESPACE)
+
+
+def remove_by_force(kubectl: Kubectl, *namespaces: str) -> None:
+    """What is of the cluster, and these namespaces, without an operator that would have to let go of accounts."""
+    if "oauthaccounts.oauthpool.dev" in kubectl("get", "crd", "-o", "name"):
+        for namespace in namespaces:
+            accounts = kubectl.in_namespace(namespace)
+            for name in accounts("get", "oauthaccounts", "-o", "name").split():
+                accounts("patch", name, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+    kubectl("delete", "-k", str(ROOT / "k8s/cluster"), "--ignore-not-found", "--timeout=60s")
+    kubectl("delete", "namespace", *namespaces, "--ignore-not-found", "--timeout=90s")
 
 
 @pytest.hookimpl(wrapper=True)

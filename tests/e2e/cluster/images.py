@@ -35,7 +35,7 @@ class Builder:
         """Raises ImageError."""
         self._make_product(ROOT, TAG)
         with tempfile.TemporaryDirectory() as folder:
-            _check_out_previous(Path(folder))
+            check_out_previous(Path(folder))
             self._make_product(Path(folder), PREVIOUS)
         with tempfile.TemporaryDirectory() as folder:
             self._make_tests(Path(folder))
@@ -70,7 +70,7 @@ class Builder:
         self.say(f"{what}: {time.monotonic() - begin:.0f} s")
 
 
-def _check_out_previous(folder: Path) -> None:
+def check_out_previous(folder: Path) -> None:
     """The commit before the one that is checked out: what an upgrade to this one starts from."""
     ended = subprocess.run(["git", "-C", str(ROOT), "archive", "HEAD^1"], capture_output=True, check=False)
     if ended.returncode != 0:

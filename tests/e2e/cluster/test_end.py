@@ -37,7 +37,7 @@ def test_nothing_secret_was_logged(product: Product, provider: Provider) -> None
 
 
 def test_uninstalling_leaves_nothing_behind(product: Product, kubectl: Kubectl) -> None:
-    """The two commands of README; with an account that was never logged in, and whose provider is nobody."""
+    """The commands of README; with an account that was never logged in, and whose provider is nobody."""
     product.create_account("left", provider="nobody")
     product.wait_for_status("left", "UnknownProvider")
     product.remove_accounts()

@@ -18,7 +18,23 @@ def test_pod_security_restricted_is_enforced_and_there_is_no_secret(product: Pro
     assert product.kubectl.json("get", "secrets")["items"] == []
 
 
-def test_operator_and_proxy_share_files_by_their_user_alone(product: Product) -> None:
+def test_one_volume_is_all_there_is_and_only_the_operator_has_it(product: Product) -> None:
+    claims = product.kubectl.json("get", "persistentvolumeclaims")["items"]
+    assert [(claim["metadata"]["name"], claim["spec"]["accessModes"]) for claim in claims] == [
+        ("oauth-state", ["ReadWriteOnce"])
+    ]
+    (pod,) = product.pods(PROXY)
+    assert not [volume for volume in pod["spec"]["volumes"] if "persistentVolumeClaim" in volume]
+
+
+def test_a_proxy_has_declared_itself(product: Product) -> None:
+    (pod,) = product.pods(PROXY)
+    (found,) = product.kubectl.json("get", "oauthproxies")["items"]
+    assert found["metadata"]["name"] == pod["metadata"]["name"]
+    assert [owner["uid"] for owner in found["metadata"]["ownerReferences"]] == [pod["metadata"]["uid"]]
+
+
+def test_both_run_as_the_same_user_on_a_disk_that_they_cannot_write(product: Product) -> None:
     users = {}
     for app in (PROXY, OPERATOR):
         (pod,) = product.pods(app)

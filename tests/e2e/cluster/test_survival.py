@@ -8,6 +8,7 @@ from tests.e2e.cluster.conftest import Loader
 from tests.support.cluster.product import OPERATOR, PROXY, Product
 from tests.support.cluster.provider import Provider
 from tests.support.control_plane import wait_until
+from tests.support.control_plane.errors import KubectlError
 
 ALICE = "alice@example.com"
 
@@ -54,6 +55,48 @@ def test_requests_go_on_while_there_is_no_operator(product: Product, provider: P
         product.wait_until_rolled_out(OPERATOR)
 
 
+def test_a_proxy_whose_container_restarts_needs_no_operator(
+    product: Product, provider: Provider, clients: Loader
+) -> None:
+    """Its key is still in the pod's memory, and its tokens are still sealed to it."""
+    (name,) = product.pod_names(PROXY)
+    product.kubectl("scale", f"deployment/{OPERATOR}", "--replicas=0")
+    try:
+        wait_until(lambda: not product.pods(OPERATOR), "the operator to go")
+        product.kubectl("exec", name, "--", "python3", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
+        wait_until(lambda: restarts(product, name) == 1, "the container to restart", seconds=60)
+        product.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+        provider.simulator.call("DELETE", "requests")
+        with clients("messages", at_once=4) as load:
+            wait_until(lambda: load_is_running(provider, 20), "some requests")
+        assert not load.others, load.examples
+    finally:
+        product.kubectl("scale", f"deployment/{OPERATOR}", "--replicas=1")
+        product.wait_until_rolled_out(OPERATOR)
+    product.kubectl("delete", "pod", name)  # later tests count restarts
+    product.wait_until_rolled_out(PROXY)
+
+
+def test_a_rollout_stops_while_there_is_no_operator_and_ends_when_there_is_one(
+    product: Product, provider: Provider, clients: Loader
+) -> None:
+    (before,) = product.pod_names(PROXY)
+    product.kubectl("scale", f"deployment/{OPERATOR}", "--replicas=0")
+    try:
+        wait_until(lambda: not product.pods(OPERATOR), "the operator to go")
+        with clients("messages", at_once=4, pause=0.2) as load:
+            product.kubectl("rollout", "restart", f"deployment/{PROXY}")
+            with pytest.raises(KubectlError, match="timed out"):
+                product.kubectl("rollout", "status", f"deployment/{PROXY}", "--timeout=20s")
+            assert before in product.pod_names(PROXY)
+            product.kubectl("scale", f"deployment/{OPERATOR}", "--replicas=1")
+            product.wait_until_rolled_out(OPERATOR, PROXY)
+        assert not load.others, load.examples
+    finally:
+        product.kubectl("scale", f"deployment/{OPERATOR}", "--replicas=1")
+        product.wait_until_rolled_out(OPERATOR, PROXY)
+
+
 def test_a_killed_proxy_takes_its_own_requests_along_and_no_others(
     product: Product, provider: Provider, clients: Loader
 ) -> None:
@@ -69,6 +112,12 @@ def test_a_killed_proxy_takes_its_own_requests_along_and_no_others(
         wait_until(lambda: load_is_running(provider, 20), "all clients have an answer on its way")
     assert not load.others, load.examples
     product.scale(1)
+
+
+def restarts(product: Product, name: str) -> int:
+    (state,) = product.kubectl.json("get", "pod", name)["status"]["containerStatuses"]
+    found: int = state["restartCount"]
+    return found
 
 
 def generation(product: Product) -> int:

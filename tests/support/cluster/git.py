@@ -1,14 +1,18 @@
-"""A Git repository such as a user of GitOps has: the manifests of this one, filled in, and a folder of accounts."""
+"""A Git repository such as a user of GitOps has, as docs/gitops.md has it: pool, accounts, and what ArgoCD is told."""
 
+import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.support.cluster.product import NAMESPACE, Manifests
+from tests.support.cluster.product import NAMESPACE, ROOT, Manifests
 
-PLACEHOLDER = "https://git.example.com/team/oauth-pool.git"
+HERS = "https://git.example.com/you/pool.git"
+"""Where the repository is that the page speaks of."""
 
 
 class Repository:
@@ -19,17 +23,24 @@ class Repository:
         self.url = f"file://{folder}"
         self.manifests = Manifests(folder)
         self.manifests.write(**settings)
+        self._write_system()
+        shutil.copytree(ROOT / "k8s/argocd", folder / "argocd")
         self._fill_in()
         self._git("init", "--quiet", "--initial-branch=main")
 
+    def _write_system(self) -> None:
+        """What pools share, and the pool."""
+        resources = [os.path.relpath(self.manifests.cluster, self.folder / "system"), "../pool"]
+        self.write("system/kustomization.yaml", {"resources": resources})
+
     def _fill_in(self) -> None:
-        """As docs/gitops.md has it: where the repository is. Overlay and images are chosen in `k8s/kustomization.yaml`."""
-        for file in (self.folder / "k8s/argocd").rglob("*.yaml"):
-            file.write_text(file.read_text().replace(PLACEHOLDER, self.url))
+        """By the command of the page."""
+        command = fill_in_command().replace(HERS, self.url)
+        subprocess.run(["bash", "-c", command], cwd=self.folder, check=True)
 
     @property
     def root_application(self) -> Path:
-        return self.folder / "k8s/argocd/root.yaml"
+        return self.folder / "argocd/root.yaml"
 
     def write(self, path: str, *documents: dict[str, Any]) -> None:
         file = self.folder / path
@@ -38,7 +49,7 @@ class Repository:
 
     def write_account(self, name: str, **spec: Any) -> None:
         """With no more said, an AuthorizationCode account."""
-        self.write(f"k8s/accounts/{name}.yaml", account(name, **spec))
+        self.write(f"accounts/{name}.yaml", account(name, **spec))
 
     def remove(self, path: str) -> None:
         (self.folder / path).unlink()
@@ -59,3 +70,10 @@ def account(name: str, *, namespace: str = NAMESPACE, **spec: Any) -> dict[str, 
         "metadata": {"name": name, "namespace": namespace},
         "spec": {"provider": "simulator", "grant": "AuthorizationCode", **spec},
     }
+
+
+def fill_in_command() -> str:
+    """That which makes our Applications the reader's."""
+    page = (ROOT / "docs/gitops.md").read_text()
+    (command,) = re.findall(r"^ *\$ (sed -i .*argocd/root\.yaml.*)$", page, re.MULTILINE)
+    return str(command)

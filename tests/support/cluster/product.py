@@ -1,6 +1,7 @@
-"""The product, deployed as a user deploys it: a copy of the manifests, an overlay of one's own, `kubectl apply -k`."""
+"""The product, deployed as README says: a kustomization of one's own on top of an overlay, `kubectl apply -k`."""
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 NAMESPACE = "anthropic-oauth-proxy"
 PROXY, OPERATOR = "anthropic-oauth-proxy", "oauth-pool-operator"
 URL = f"http://{PROXY}.{NAMESPACE}"
-OVERLAY = "mine"
+PROGRAMS = ("oauth-pool-proxy", "oauth-pool-operator")
 
 
 @dataclass(frozen=True)
@@ -27,54 +28,73 @@ class Images:
     prefix: str
     tag: str
 
-    def kustomized(self) -> list[dict[str, str]]:
-        programs = ("oauth-pool-proxy", "oauth-pool-operator")
-        return [{"name": name, "newName": self.prefix + name, "newTag": self.tag} for name in programs]
+    def kustomized(self, of: Path) -> list[dict[str, str]]:
+        """In place of those that the manifests in that folder name."""
+        file = of / "k8s/components/images/kustomization.yaml"
+        shipped = {program: program for program in PROGRAMS}  # as it was before there was that component
+        if file.exists():
+            shipped = {entry["name"]: entry["newName"] for entry in yaml.safe_load(file.read_text())["images"]}
+        return [
+            {"name": shipped[program], "newName": self.prefix + program, "newTag": self.tag} for program in PROGRAMS
+        ]
 
 
 class Manifests:
-    """A copy of `crds/` and `k8s/`, as in a user's repository, with an overlay of the user's beside ours."""
+    """What a user has, and beside it a copy of what the user's kustomization builds on, in place of the remote repository.
+
+    `pool` is the folder of examples/cluster, filled in. Nothing of ours is patched: images, configuration, and if need be a number.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.overlay = folder / "k8s/overlays" / OVERLAY
-        for name in ("crds", "k8s"):
-            shutil.copytree(ROOT / name, folder / name)
-        self.overlay.mkdir()
+        self.pool = folder / "pool"
+        self._base = self._copy(ROOT)
+        shutil.copytree(ROOT / "examples/cluster", self.pool)
 
     def write(
         self,
         *,
-        base: str,
+        overlay: str,
         images: Images,
         proxy_toml: str,
         operator_toml: str,
         ca: str,
-        replicas: int = 1,
+        replicas: int | None = None,
+        source: Path = ROOT,
+        components: tuple[str, ...] = (),
     ) -> None:
-        """Both programs find the provider's CA as ca.pem beside their config.toml."""
+        """Both programs find the provider's CA as ca.pem beside their config.toml. `source`: a checkout, also of another commit."""
+        self._base = self._copy(source)
+        if (self._base / "k8s/overlays/single-node").exists():  # before one volume of any kind was enough for all
+            replicas = replicas or {"multi-replica": 3}.get(overlay)
+            overlay = "single-node"
         files = {"config.toml": proxy_toml, "operator.toml": operator_toml, "ca.pem": ca}
         for name, content in files.items():
-            (self.overlay / name).write_text(content)
-        kustomization = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "namespace": NAMESPACE,
-            "resources": [f"../{base}"],
-            "configMapGenerator": [
-                {"name": "proxy-config", "behavior": "replace", "files": ["config.toml", "ca.pem"]},
-                {"name": "operator-config", "behavior": "replace", "files": ["config.toml=operator.toml", "ca.pem"]},
-            ],
-            "replicas": [{"name": PROXY, "count": replicas}],
-        }
-        (self.overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization, sort_keys=False))
-        chosen = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": [f"overlays/{OVERLAY}"],
-            "images": images.kustomized(),
-        }
-        (self.folder / "k8s/kustomization.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False))
+            (self.pool / name).write_text(content)
+        mine = yaml.safe_load((ROOT / "examples/cluster/kustomization.yaml").read_text())
+        mine["resources"] = [self._path(f"overlays/{overlay}")]
+        mine["images"] = images.kustomized(self._base)
+        for generated in mine["configMapGenerator"]:
+            generated["files"] = [*generated["files"], "ca.pem"]
+        if replicas is not None:
+            mine["replicas"] = [{"name": PROXY, "count": replicas}]
+        if components:
+            mine["components"] = [self._path(f"components/{name}") for name in components]
+        (self.pool / "kustomization.yaml").write_text(yaml.safe_dump(mine, sort_keys=False))
+
+    @property
+    def cluster(self) -> Path:
+        """What all pools of the cluster share."""
+        return self._base / "k8s/cluster"
+
+    def _path(self, path: str) -> str:
+        return os.path.relpath(self._base / "k8s" / path, self.pool)
+
+    def _copy(self, source: Path) -> Path:
+        base = self.folder / ("oauth-pool" if source == ROOT else "oauth-pool-before")
+        for name in ("crds", "k8s"):
+            shutil.copytree(source / name, base / name, dirs_exist_ok=True)
+        return base
 
 
 class Product:
@@ -87,8 +107,8 @@ class Product:
 
     @property
     def folder(self) -> Path:
-        """What a user's repository is."""
-        return self._manifests.folder
+        """Where a user types commands: that of the kustomization."""
+        return self._manifests.pool
 
     def apply(self, **changes: Any) -> None:
         """`kubectl apply -k`, with these changes of the settings from now on; returns when everything is rolled out."""
@@ -98,16 +118,19 @@ class Product:
     def start_apply(self, **changes: Any) -> None:
         self.settings |= changes
         self._manifests.write(**self.settings)
-        self.kubectl("apply", "-k", str(self.folder / "k8s"))
+        if self._manifests.cluster.exists():  # it was part of a pool once
+            self.kubectl("apply", "-k", str(self._manifests.cluster))
+        self.kubectl("apply", "-k", str(self.folder))
 
     def wait_until_rolled_out(self, *deployments: str, seconds: int = 120) -> None:
         for name in deployments or (OPERATOR, PROXY):
             self.kubectl("rollout", "status", f"deployment/{name}", f"--timeout={seconds}s", seconds=seconds + 10)
 
     def remove(self) -> None:
-        """`kubectl delete -k`; returns when all is gone."""
-        arguments = ("delete", "-k", str(self.folder / "k8s"), "--ignore-not-found", "--timeout=120s")
-        self.kubectl(*arguments, seconds=130)
+        """`kubectl delete -k`, of the pool and then of what pools share; returns when all is gone."""
+        for folder in (self.folder, self._manifests.cluster):
+            arguments = ("delete", "-k", str(folder), "--ignore-not-found", "--timeout=120s")
+            self.kubectl(*arguments, seconds=130)
 
     # --- pods --------------------------------------------------------------------------------------------------------
 
@@ -118,6 +141,11 @@ class Product:
 
     def pod_names(self, app: str) -> list[str]:
         return sorted(pod["metadata"]["name"] for pod in self.pods(app))
+
+    def tokens_held(self) -> dict[str, int]:
+        """How many access tokens each proxy says that it holds, by its pod's name."""
+        found = self.kubectl.json("get", "oauthproxies")["items"]
+        return {entry["metadata"]["name"]: entry.get("status", {}).get("tokens", 0) for entry in found}
 
     def scale(self, proxies: int) -> None:
         self.kubectl("scale", f"deployment/{PROXY}", f"--replicas={proxies}")

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from lightkube.core.exceptions import ApiError
 
-from oauth_pool_operator.cluster.api import Cluster, IndexMap
+from oauth_pool_operator.cluster.api import Cluster
+from oauth_pool_operator.cluster.config_maps import SharedMap
 from oauth_pool_operator.errors import ServiceAccountTokenRefused
 from tests.support.api_server import ApiServer, Call, api_server
 from tests.support.builders import NOW, UID, account
@@ -206,7 +207,7 @@ async def test_how_many_config_maps_there_are_is_read_with_the_first(
         reading = asyncio.create_task(made.read_index(0))
         metadata = INDEX | {"annotations": {"oauthpool.dev/shards": said}}
         await (await api.call()).answer({"metadata": metadata, "data": {"a": "1"}})
-        assert await reading == IndexMap({"a": "1"}, shards)
+        assert await reading == SharedMap({"a": "1"}, shards)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ async def test_only_an_index_that_does_not_exist_reads_as_empty(
     async with cluster(tmp_path, monkeypatch) as (made, api):
         reading = asyncio.create_task(made.read_index(0))
         await (await api.call()).answer(failure(404), 404)
-        assert await reading == IndexMap({})
+        assert await reading == SharedMap({})
         reading = asyncio.create_task(made.read_index(0))
         await (await api.call()).answer(failure(500), 500)
         with pytest.raises(ApiError):

@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from oauth_pool_operator.cluster.api import Cluster, describe, is_gone
+from oauth_pool_operator.cluster.answers import describe, is_gone
+from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.leadership import Leadership
 from oauth_pool_operator.cluster.lease import Lease
 from oauth_pool_operator.storage.lock import VolumeLock

@@ -12,7 +12,7 @@ import pytest
 from oauth_pool_operator.account.index_entry import Entry, render_entry
 from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
-from oauth_pool_operator.cluster.index_shards import MOST_SHARDS, Shards, room
+from oauth_pool_operator.cluster.shards import MOST_SHARDS, Shards, room
 from tests.support.builders import account, credential, facts
 from tests.support.control_plane import ControlPlane
 from tests.support.stack import Stack

@@ -230,6 +230,9 @@ metrics_listen_addr = "127.0.0.1:{free_port()}"
 # all at once: what waits for its turn is not worth a kill
 max_concurrent_refreshes = {len(self.accounts)}
 
+[publication]
+tokens = "volume"
+
 [providers.simulator.authorization_code]
 client_id = "{CLIENT_ID}"
 authorization_endpoint = "{self.provider.url}/oauth/authorize"

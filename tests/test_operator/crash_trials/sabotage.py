@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import httpx2
 import msgspec
 
-from oauth_pool_operator import cli, controller, publication, rotation, scheduler, setbacks
+from oauth_pool_operator import cli, keeper, publication, rotation, scheduler, setbacks
 from oauth_pool_operator.account import policies
 from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
@@ -131,7 +131,7 @@ def hurry() -> None:
     policies.FORCED_REFRESH_INTERVAL = timedelta(seconds=0.1)
     scheduler.LONGEST_SLEEP = 1.0
     scheduler.LAST_RETRY = timedelta(seconds=2)
-    controller.REPAIR_SECONDS = 2.0
+    keeper.REPAIR_SECONDS = 2.0
 
 
 def nursery() -> None:

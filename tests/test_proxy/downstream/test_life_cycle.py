@@ -284,7 +284,7 @@ async def test_an_api_server_that_is_away_does_not_stop_the_proxy(tmp_path: Path
     folder.write_token("a", 1, 4_000_000_000)
     async with api_server() as api:
         pool = (
-            f'[oauth]\nsource = "kubernetes"\naccess_dir = "{folder.access}"\n'
+            f'[oauth]\nsource = "kubernetes"\ntokens = "volume"\naccess_dir = "{folder.access}"\n'
             f'[oauth.kubernetes]\nserver = "{api.url}"\nnamespace = "pool"\n'
         )
         async with running(tmp_path, upstream, pool) as process:
@@ -316,7 +316,7 @@ async def test_what_the_operator_does_not_know_yet_is_reported_before_the_end(
     upstream.answer_all(json_answer(b"{}", 429, ("retry-after", "60")))
     async with api_server() as api:
         pool = (
-            f'[oauth]\nsource = "kubernetes"\naccess_dir = "{folder.access}"\n'
+            f'[oauth]\nsource = "kubernetes"\ntokens = "volume"\naccess_dir = "{folder.access}"\n'
             f'[oauth.kubernetes]\nserver = "{api.url}"\nnamespace = "pool"\n'
         )
         async with running(tmp_path, upstream, pool) as process:

@@ -29,6 +29,7 @@ def test_passthrough() -> None:
 def test_a_pool_with_each_kind_of_account() -> None:
     pool = pool_of(entry("claude-1"), entry("claude-2"), entry("claude-3", status="Disabled"))
     pool.accounts[1].cool_down(Reason.QUOTA_EXHAUSTED, NOW + 3600, NOW)
+    pool.is_ready = True
     document = report(pool)
     assert (document["status"], document["mode"]) == ("degraded", "anthropic")
     assert document["pool"] == {
@@ -61,6 +62,15 @@ def test_a_pool_with_each_kind_of_account() -> None:
 def test_the_status_in_a_word(statuses: list[str], expected: str) -> None:
     pool = pool_of(*(entry(str(number), status=status) for number, status in enumerate(statuses)))
     assert report(pool)["status"] == expected
+
+
+def test_what_a_pool_that_is_not_ready_waits_for_is_told_with_and_without_names() -> None:
+    pool = pool_of(entry("a"))
+    pool.waits_for = "something"
+    for names in (True, False):
+        document = health("anthropic", 1, 0, 0, pool, NOW, names=names)["pool"]
+        assert isinstance(document, dict) and document["waits_for"] == "something"
+    assert readiness(True, pool) == (503, {"status": "not ready", "reason": "something"})
 
 
 def test_ready_is_running_and_knowing_the_pool() -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from oauth_pool_proxy.config import KubernetesConfig
 from oauth_pool_proxy.pool.backoff import Backoff
+from oauth_pool_proxy.pool.config_maps import MOST_SHARDS
 from oauth_pool_proxy.pool.index_folder import FolderIndex
-from oauth_pool_proxy.pool.index_watcher import MOST_SHARDS, ConfigMapIndex
+from oauth_pool_proxy.pool.index_watcher import ConfigMapIndex
 from oauth_pool_proxy.pool.kube_api import KubeApi
 from tests.support.api_server import ApiServer, Call, api_server, config_map
 from tests.support.proxy_server import Clock

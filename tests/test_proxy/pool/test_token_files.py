@@ -19,8 +19,9 @@ from oauth_pool_proxy.pool.account import AccessToken, Account, State
 from oauth_pool_proxy.pool.index import IndexEntry
 from oauth_pool_proxy.pool.index_folder import FolderIndex
 from oauth_pool_proxy.pool.pool import Pool
+from oauth_pool_proxy.pool.token_document import _Document, fingerprint_of
 from oauth_pool_proxy.pool.token_files import TokenFiles
-from oauth_pool_proxy.pool.token_reader import THREADS, TokenReader, _File, fingerprint_of, read_token_file
+from oauth_pool_proxy.pool.token_reader import THREADS, TokenReader, read_token_file
 from tests.support.proxy_server import NOW, Clock, PoolFolder, index_entry, token_of, until
 
 
@@ -302,7 +303,7 @@ async def test_only_entries_that_are_other_objects_are_looked_at(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at: list[str] = []
-    monkeypatch.setattr(setting.files, "_entry_changed", lambda uid, entry, now: looked_at.append(uid))
+    monkeypatch.setattr(setting.files._due, "_entry_changed", lambda uid, entry, now: looked_at.append(uid))
     entries = [msgspec.convert(index_entry(name), IndexEntry) for name in "abc"]
     for changed in (entries, entries, [entries[0], msgspec.structs.replace(entries[1], weight=5), entries[2]]):
         setting.pool.replace(changed)
@@ -372,7 +373,7 @@ def test_the_fingerprint_is_the_documented_one(tmp_path: Path) -> None:
 
 
 def test_no_access_token_in_the_repr_of_a_file_s_content() -> None:
-    content = _File(1, "secret-token", datetime.now(UTC))
+    content = _Document(1, "secret-token", datetime.now(UTC))
     assert "secret" not in f"{content!r} {[content]!r}"
 
 

@@ -236,3 +236,23 @@ async def test_a_turn_to_shake_hands_is_not_waited_for_without_end(pair: tuple[P
             for task in stuck:
                 task.cancel()
             await asyncio.gather(*stuck, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("groups", "is_fine"), [((), True), (("X25519",), False), (("secp384r1",), True)])
+async def test_keys_are_exchanged_in_the_configured_groups_only(
+    pair: tuple[Path, Path], groups: tuple[str, ...], is_fine: bool
+) -> None:
+    context = server_context(*pair)
+    context.set_ecdh_curve("secp384r1")  # all that this server knows
+    async with upstream_server(context) as server:
+        server.answer_all(json_answer())
+        url = UpstreamUrl(True, "127.0.0.1", server.port, b"")
+        client = Upstream(url, timeout=60, ca_file=pair[0], tls_groups=groups)
+        try:
+            if is_fine:
+                assert await read_all(await ask(client)) == b"{}"
+            else:
+                with pytest.raises(UpstreamUnreachable, match="could not be connected to"):
+                    await ask(client)
+        finally:
+            client.close()

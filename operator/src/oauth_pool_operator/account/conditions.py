@@ -86,6 +86,7 @@ GRANT_DOUBTED = "GrantDoubted"  # the provider refused the refresh token once, a
 UNEXPECTED = "UnexpectedFailure"  # an error of this operator, or of something that it relies on
 TOKEN_RESCUED = "TokenRescued"  # one that was granted is kept beside the credential, whose place it could not take
 REVOCATION_FAILED = "RevocationFailed"
+TOKENS_FULL = "TokensFull"  # sealed to every proxy, the accounts' tokens have no room in the ConfigMaps
 INDEX_FULL = "IndexFull"  # there are more accounts than the pool index has room for
 
 

@@ -28,6 +28,7 @@ class Facts:
     # the name of the credential's file that was set aside, while there is no other; `credential` is then what is left of
     # it, the access token that proxies use, for as long as that is valid
     damaged: str | None = None
+    is_undelivered: bool = False  # no proxy can have the current access token yet
     rescued: tuple[str, ...] = ()  # names of files with a token that could not take its place
     last_forced_refresh: datetime | None = None  # by a proxy's report, not by time
     next_poll: datetime | None = None  # when the provider is asked about a device's login

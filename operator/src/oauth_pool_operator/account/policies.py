@@ -220,12 +220,14 @@ def _expired(facts: Facts, worse: Trouble | None) -> Readiness:
 
 
 def _but(facts: Facts) -> str:
-    """What will keep an account that works now from working later."""
-    credential = facts.credential
+    """What will keep an account that works now from working later, or keeps it from working with some proxies."""
+    credential, access = facts.credential, facts.troubles.get(Subject.ACCESS)
     if facts.account.has_login and facts.damaged is not None:
         return "; a login is needed before that, because the stored credential was damaged"
     if credential is not None and credential.dead is not None:
         return f"; a login is needed before that, because the grant is dead ({credential.dead})"
+    if access is not None and access.reason == c.TOKENS_FULL and facts.trouble is access:
+        return f"; {access.message}"
     return f"; refreshing it fails: {facts.trouble.message}" if facts.trouble is not None else ""
 
 

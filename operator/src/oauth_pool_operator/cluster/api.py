@@ -5,13 +5,12 @@ try again later. That holds for answers that are none of the API server's, too: 
 """
 
 import os
-import re
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import wraps
 from http import HTTPStatus
-from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import httpx2
 import msgspec
@@ -32,20 +31,19 @@ from lightkube.types import PatchType
 from oauth_pool_operator.account.conditions import of_others
 from oauth_pool_operator.account.spec import GROUP, KIND, PLURAL, VERSION, Account, parse_account
 from oauth_pool_operator.certificates import as_others_verify
+from oauth_pool_operator.cluster import config_maps
+from oauth_pool_operator.cluster.answers import GarbledAnswer, is_forbidden, is_gone
+from oauth_pool_operator.cluster.config_maps import INDEX_LABEL, TOKENS_CONFIG_MAP, TOKENS_LABEL, SharedMap
 from oauth_pool_operator.cluster.lease import LEASE_NAME, Lease, parsed, rendered
+from oauth_pool_operator.cluster.proxies import PROXY_KIND, PROXY_PLURAL
 from oauth_pool_operator.errors import ConfigError, ServiceAccountTokenRefused
 
 FIELD_MANAGER = "oauth-pool-operator"
-INDEX_LABEL = f"{GROUP}/index"
-SHARDS_ANNOTATION = f"{GROUP}/shards"
-
 OAuthAccount = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
+OAuthProxy = create_namespaced_resource(GROUP, VERSION, PROXY_KIND, PROXY_PLURAL)
 
 # The API server's word for why nothing new may be made in a namespace.
 NAMESPACE_TERMINATING = "NamespaceTerminating"
-
-# What the annotation may say. Anybody may edit it, and a number of 5,000 digits is one that Python refuses to read.
-_SHARDS = re.compile(r"[1-9][0-9]{0,3}")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -55,10 +53,6 @@ LIST_CHUNK = 500
 
 # The shortest life that the API server grants (TokenRequest: at least 10 minutes); it is used once, at once.
 _ASSERTION_SECONDS = 600
-
-
-class GarbledAnswer(httpx2.HTTPError):
-    """What came is no answer of an API server, or one of a version that we do not know."""
 
 
 def _translated(call: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
@@ -82,13 +76,6 @@ def _translated(call: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Cor
             raise GarbledAnswer(type(error).__name__) from error
 
     return translated
-
-
-class IndexMap(NamedTuple):
-    """One ConfigMap of the pool index. What `shards` says, how many there are in all, counts only of the first."""
-
-    data: dict[str, str]
-    shards: int = 1
 
 
 class Cluster:
@@ -135,6 +122,11 @@ class Cluster:
     async def listed(self) -> list[dict[str, Any]]:
         """All accounts as the API server has them now, those that this operator does not understand included."""
         return [item async for item in self._client.list(OAuthAccount, chunk_size=LIST_CHUNK)]
+
+    @_translated
+    async def listed_proxies(self) -> list[dict[str, Any]]:
+        """All proxies that have declared themselves, as the API server has them now."""
+        return [item async for item in self._client.list(OAuthProxy, chunk_size=LIST_CHUNK)]
 
     @_translated
     async def accounts(self) -> list[Account]:
@@ -260,40 +252,30 @@ class Cluster:
         return answer.status.token
 
     @_translated
-    async def read_index(self, shard: int) -> IndexMap:
-        """As it stands; one that is not there, or has lost its label, is as good as empty."""
-        try:
-            found = await self._client.get(ConfigMap, shard_name(self._config_map, shard))
-        except ApiError as error:
-            if is_gone(error):
-                return IndexMap({})
-            raise
-        metadata = found.metadata or ObjectMeta()
-        if (metadata.labels or {}).get(INDEX_LABEL) != "1":
-            return IndexMap({})
-        said = (metadata.annotations or {}).get(SHARDS_ANNOTATION, "")
-        return IndexMap(dict(found.data or {}), int(said) if _SHARDS.fullmatch(said) else 1)
+    async def read_index(self, shard: int) -> SharedMap:
+        """One ConfigMap of the pool index."""
+        return await config_maps.read(self._client, self._config_map, INDEX_LABEL, shard)
 
     @_translated
     async def write_index(
         self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str], shards: int
     ) -> None:
-        """Merge the changes into the ConfigMap; when it is not there, make it with all of `whole`.
+        """Merge the changes into one ConfigMap of the pool index: see `config_maps.write`."""
+        family = (self._config_map, INDEX_LABEL)
+        await config_maps.write(self._client, *family, shard, changes, whole=whole, shards=shards)
 
-        The first one says that there are `shards` in all.
-        """
-        name, labels = shard_name(self._config_map, shard), {INDEX_LABEL: "1"}
-        annotations = {SHARDS_ANNOTATION: str(shards)} if shard == 0 and shards > 1 else {}
-        patch = {"metadata": {"labels": labels, "annotations": annotations}, "data": dict(changes)}
-        try:
-            await self._client.patch(ConfigMap, name, patch, patch_type=PatchType.MERGE)
-        except ApiError as error:
-            if not is_gone(error):
-                raise
-            if changes and not any(changes.values()):
-                return  # an index that is not there lists nobody, and cannot be made in a namespace that is going
-            metadata = ObjectMeta(name=name, labels=labels, annotations=annotations)
-            await self._client.create(ConfigMap(metadata=metadata, data=dict(whole)))
+    @_translated
+    async def read_tokens(self, shard: int) -> SharedMap:
+        """One ConfigMap of the sealed tokens."""
+        return await config_maps.read(self._client, TOKENS_CONFIG_MAP, TOKENS_LABEL, shard)
+
+    @_translated
+    async def write_tokens(
+        self, shard: int, changes: Mapping[str, str | None], *, whole: Mapping[str, str], shards: int
+    ) -> None:
+        """Merge the changes into one ConfigMap of the sealed tokens: see `config_maps.write`."""
+        family = (TOKENS_CONFIG_MAP, TOKENS_LABEL)
+        await config_maps.write(self._client, *family, shard, changes, whole=whole, shards=shards)
 
     @_translated
     async def read_lease(self) -> Lease | None:
@@ -346,34 +328,3 @@ def _connection() -> SingleConfig:
 def _causes(error: ApiError) -> Sequence[StatusCause]:
     details = error.status.details
     return (details.causes if details is not None else None) or ()
-
-
-def shard_name(config_map: str, shard: int) -> str:
-    """The name of one ConfigMap of the pool index."""
-    return f"{config_map}-{shard}" if shard else config_map
-
-
-def describe(error: BaseException) -> str:
-    """A failure of the API server in a few words: its text may quote an object, so it is not repeated."""
-    if isinstance(error, httpx2.HTTPStatusError):  # lightkube's ApiError is one
-        return f"the API server answered {error.response.status_code}"
-    if isinstance(error, GarbledAnswer):
-        return f"the API server's answer is none that can be used ({error})"
-    # "connection refused", or what is wrong with its certificate
-    why = str(error) if isinstance(error, httpx2.ConnectError) else ""
-    return f"the API server cannot be reached ({why or type(error).__name__})"
-
-
-def is_gone(error: BaseException) -> bool:
-    """True when the API server itself said that the object does not exist; a gateway's 404 says nothing of the object."""
-    return isinstance(error, ApiError) and error.status.code == HTTPStatus.NOT_FOUND
-
-
-def is_not_served(error: BaseException) -> bool:
-    """True when there is nothing at the address: the kind is not known (yet), or it is none of an API server."""
-    return isinstance(error, httpx2.HTTPStatusError) and error.response.status_code == HTTPStatus.NOT_FOUND
-
-
-def is_forbidden(error: BaseException) -> bool:
-    """True when the API server said that the Role lacks something."""
-    return isinstance(error, ApiError) and error.status.code == HTTPStatus.FORBIDDEN

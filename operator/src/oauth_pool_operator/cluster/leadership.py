@@ -28,7 +28,7 @@ from typing import Protocol
 import httpx2
 
 from oauth_pool_operator import metrics
-from oauth_pool_operator.cluster.api import describe
+from oauth_pool_operator.cluster.answers import describe
 from oauth_pool_operator.cluster.lease import Lease
 from oauth_pool_operator.errors import StoreFailed
 from oauth_pool_operator.storage.lock import VolumeLock

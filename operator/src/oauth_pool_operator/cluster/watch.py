@@ -1,7 +1,7 @@
 """Kopf's connection to the API server, and when its watch has last said anything.
 
 Kopf hands events on but keeps bookmarks, which say that a watch lives on which nothing happens, to itself. So we listen at
-the connection: every piece of a watch, and every list, is a sign of life.
+the connection: every piece of the watch of accounts, and every list of them, is a sign of life.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import kopf
 
+from oauth_pool_operator.account.spec import PLURAL
 from oauth_pool_operator.certificates import as_others_verify
 
 # The API server sends a bookmark every 60 to 75 s. A watch that is silent for longer is begun anew.
@@ -86,9 +87,11 @@ def _responses(pulse: WatchPulse) -> type[aiohttp.ClientResponse]:
     class Response(aiohttp.ClientResponse):
         async def start(self, connection: Any) -> aiohttp.ClientResponse:
             await super().start(connection)
-            if self.ok and self.url.query.get("watch") == "true":
+            if not self.ok or not self.url.path.endswith(f"/{PLURAL}"):
+                return self  # that the watch of proxies is alive says nothing of that of accounts
+            if self.url.query.get("watch") == "true":
                 self.content = _Overheard(self.content, pulse)  # type: ignore[assignment]
-            elif self.ok:
+            else:
                 pulse.beat()
             return self
 

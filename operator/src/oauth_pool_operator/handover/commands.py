@@ -8,7 +8,7 @@ import sys
 
 import httpx2
 
-from oauth_pool_operator.cluster.api import describe
+from oauth_pool_operator.cluster.answers import describe
 from oauth_pool_operator.errors import StoreFailed
 from oauth_pool_operator.handover.credential_files import CredentialFileInvalid, parse, shown
 from oauth_pool_operator.handover.handover import FAILED, Handover, NotDone, say

@@ -19,7 +19,8 @@ import httpx2
 from oauth_pool_operator.account import conditions as c
 from oauth_pool_operator.account.documents import Credential, Import
 from oauth_pool_operator.account.spec import FINALIZER, GROUP, IMPORT_ANNOTATION, KIND, VERSION, Account
-from oauth_pool_operator.cluster.api import Cluster, describe
+from oauth_pool_operator.cluster.answers import describe
+from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.config import Config
 from oauth_pool_operator.errors import StoreCorrupt, StoreFailed
 from oauth_pool_operator.handover.credential_files import Entry, Found, shown

@@ -1,6 +1,7 @@
 """The configuration: a TOML file, typed and validated. Everybody imports it from here."""
 
 from oauth_pool_proxy.config.load import load_config, parse_config
+from oauth_pool_proxy.config.pod import require_pod
 from oauth_pool_proxy.config.settings import (
     HOP_BY_HOP,
     Address,
@@ -12,6 +13,7 @@ from oauth_pool_proxy.config.settings import (
     OAuthConfig,
     ProxyConfig,
     Rule,
+    SealedConfig,
     Strategy,
     UpstreamProxy,
     UpstreamUrl,
@@ -30,11 +32,13 @@ __all__ = [
     "OAuthConfig",
     "ProxyConfig",
     "Rule",
+    "SealedConfig",
     "Strategy",
     "UpstreamProxy",
     "UpstreamUrl",
     "Verdict",
     "load_config",
     "parse_config",
+    "require_pod",
     "split_list",
 ]

@@ -22,14 +22,16 @@ from oauth_pool_proxy.config.settings import (
     LateHeads,
     OAuthConfig,
     ProxyConfig,
+    SealedConfig,
     Strategy,
+    TokenWay,
     UpstreamProxy,
     UpstreamUrl,
     split_list,
 )
 from oauth_pool_proxy.config.table import Table
 from oauth_pool_proxy.errors import ConfigInvalid
-from oauth_pool_proxy.upstream.certificates import context_for
+from oauth_pool_proxy.upstream.certificates import context_for, offer_groups
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -95,6 +97,7 @@ def _proxy(table: Table) -> ProxyConfig:
         "body_timeout_secs",
         "max_connections",
         "max_client_connections",
+        "spare_connections",
         "max_queued",
         "attempts",
         "retry_late_heads",
@@ -105,6 +108,7 @@ def _proxy(table: Table) -> ProxyConfig:
         "upstream_ca_file",
         "upstream_client_certificate",
         "upstream_client_key",
+        "tls_groups",
         "upstream_proxy",
         "upstream_proxy_password_file",
     )
@@ -120,6 +124,7 @@ def _proxy(table: Table) -> ProxyConfig:
         body_timeout=table.number("body_timeout_secs", 300, least=1),
         max_connections=table.number("max_connections", 1000, least=1),
         max_client_connections=table.number("max_client_connections", 10_000, least=1),
+        spare_connections=table.number("spare_connections", 0, least=0),
         max_queued=table.number("max_queued", 10_000, least=0),
         attempts=table.number("attempts", 3, least=1, most=100),
         retry_late_heads=table.choice("retry_late_heads", LateHeads.ALL),
@@ -129,6 +134,7 @@ def _proxy(table: Table) -> ProxyConfig:
         max_buffered_bytes=_max_buffered_bytes(table, max_body_bytes),
         upstream_ca_file=_ca_file(table, "upstream_ca_file"),
         upstream_client_certificate=_client_certificate(table),
+        tls_groups=_tls_groups(table),
         upstream_proxy=_upstream_proxy(table, "upstream_proxy"),
     )
 
@@ -166,6 +172,15 @@ def _client_certificate(table: Table) -> ClientCertificate | None:
             "upstream_client_certificate",
         )
     return pair
+
+
+def _tls_groups(table: Table) -> tuple[str, ...]:
+    groups = table.texts("tls_groups", ())
+    try:
+        offer_groups(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), groups)
+    except ValueError as error:
+        table.refuse(f"cannot be {', '.join(groups)}: {error}", "tls_groups")
+    return groups
 
 
 def _no_password() -> str:
@@ -278,6 +293,8 @@ def _oauth(table: Table, environment: Mapping[str, str], warnings: list[str]) ->
     table.only(
         "source",
         "provider",
+        "tokens",
+        "key_dir",
         "access_dir",
         "index_dir",
         "cooldown_secs",
@@ -322,6 +339,7 @@ def _oauth(table: Table, environment: Mapping[str, str], warnings: list[str]) ->
     return OAuthConfig(
         source=source,
         access_dir=table.path("access_dir", "/var/lib/oauth-pool/access") or Path(),
+        sealed=_sealed(table, isinstance(source, KubernetesConfig), environment, warnings),
         provider=table.text("provider", "anthropic") or "",
         cooldown=table.number("cooldown_secs", 7200, least=1),
         beta=_beta(table),
@@ -340,6 +358,27 @@ def _oauth(table: Table, environment: Mapping[str, str], warnings: list[str]) ->
         system_prefix=table.text("system_prefix") or "",
         system_prefix_excluded_models=table.texts("system_prefix_excluded_models", ()),
     )
+
+
+def _sealed(
+    table: Table, has_api_server: bool, environment: Mapping[str, str], warnings: list[str]
+) -> SealedConfig | None:
+    """None if access tokens come as files."""
+    way = table.choice("tokens", TokenWay.SEALED if has_api_server else TokenWay.VOLUME)
+    key_dir = table.path("key_dir", "/run/oauth-pool") or Path()
+    if way is TokenWay.VOLUME:
+        if table.has("key_dir"):
+            warnings.append('[oauth] key_dir is ignored: it is used with tokens = "sealed" only')
+        return None
+    if not has_api_server:
+        table.refuse(
+            'sealed access tokens come through the API server, so they need source = "kubernetes";'
+            ' with source = "file" it is "volume"',
+            "tokens",
+        )
+    if table.has("access_dir"):
+        warnings.append('[oauth] access_dir is ignored: it is used with tokens = "volume" only')
+    return SealedConfig(key_dir, environment.get("POD_NAME", ""), environment.get("POD_UID", ""))
 
 
 def _paths(table: Table, key: str, default: tuple[str, ...]) -> tuple[str, ...]:

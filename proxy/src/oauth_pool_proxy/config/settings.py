@@ -87,6 +87,8 @@ class ProxyConfig:
     max_connections: int = 1000
     """Requests at once; the others wait in line."""
     max_client_connections: int = 10_000
+    spare_connections: int = 0
+    """To the upstream, open ahead of need."""
     max_queued: int = 10_000
     """Requests that may wait in line; one more is refused."""
     attempts: int = 3
@@ -98,6 +100,8 @@ class ProxyConfig:
     """Of all request bodies that are held at once."""
     upstream_ca_file: Path | None = None
     upstream_client_certificate: ClientCertificate | None = None
+    tls_groups: tuple[str, ...] = ()
+    """In which keys are exchanged with the upstream, by OpenSSL's names; none: its own choice."""
     upstream_proxy: UpstreamProxy | None = None
 
 
@@ -174,11 +178,34 @@ class KubernetesConfig:
     config_map: str = "oauth-pool"
 
 
+class TokenWay(StrEnum):
+    """How access tokens come to the proxy."""
+
+    SEALED = "sealed"
+    """Through the API server, each sealed to the key of this proxy."""
+    VOLUME = "volume"
+    """As files on a volume."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedConfig:
+    """What it takes to have access tokens sealed to this proxy."""
+
+    key_dir: Path
+    """Where a copy of the private key is kept, so that a container that restarts has it again."""
+    pod_name: str
+    pod_uid: str
+    """The pod that owns what the proxy says of itself. Both are empty outside a pod, and then it cannot start."""
+
+
 @dataclass(frozen=True, slots=True)
 class OAuthConfig:
     source: KubernetesConfig | Path
     """Where the pool index comes from: a ConfigMap, or a folder with a file per account."""
     access_dir: Path
+    """The folder of access files. Not used where tokens are sealed."""
+    sealed: SealedConfig | None = None
+    """None: access tokens come as files in `access_dir`."""
     provider: str = "anthropic"
     cooldown: float = 7200
     beta: tuple[bytes, ...] = (b"oauth-2025-04-20",)

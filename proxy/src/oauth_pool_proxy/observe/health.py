@@ -22,7 +22,8 @@ def health(
         "errors_total": errors,
     }
     if pool and counts:
-        document["pool"] = {**counts, "accounts": _accounts(pool, now)} if names else counts
+        waits = {} if pool.is_ready else {"waits_for": pool.waits_for}
+        document["pool"] = {**counts, **waits, **({"accounts": _accounts(pool, now)} if names else {})}
     return document
 
 
@@ -31,7 +32,7 @@ def readiness(is_running: bool, pool: Pool | None) -> tuple[int, dict[str, str]]
     if not is_running:
         return 503, {"status": "not ready", "reason": "the proxy is starting or shutting down"}
     if pool and not pool.is_ready:
-        return 503, {"status": "not ready", "reason": "the pool index has not been read yet"}
+        return 503, {"status": "not ready", "reason": pool.waits_for}
     return 200, {"status": "ready"}
 
 

@@ -1,6 +1,6 @@
 """What the accounts and the upstream's connections are doing, asked when somebody scrapes."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -54,6 +54,7 @@ class PoolCollector(Collector):
             accounts,
             lambda window: window.resets_at,
         )
+        yield _single("pool_access_tokens_held", "Accounts whose access token is here", self._pool.tokens_held)
         last_success, lists = self._index()
         yield _single(
             "pool_index_last_success_timestamp_seconds", "When the pool index was last seen", last_success or 0
@@ -83,6 +84,24 @@ class PoolCollector(Collector):
         )
 
 
+class SealedTokensCollector(Collector):
+    """`unopened` says how many access tokens of the index are not here, by the reason."""
+
+    def __init__(self, unopened: Callable[[], Mapping[str, int]]) -> None:
+        self._unopened = unopened
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "pool_sealed_tokens_unopened", "Access tokens that the index names and that are not here", labels=["reason"]
+        )
+        for reason, count in self._unopened().items():
+            family.add_metric([reason], count)
+        yield family
+
+
 class UpstreamCollector(Collector):
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -104,6 +123,14 @@ class UpstreamCollector(Collector):
         for connection, count in upstream.requests.items():
             requests.add_metric([connection], count)
         yield requests
+        handshakes = CounterMetricFamily(
+            "proxy_upstream_tls_handshakes",
+            "TLS handshakes with the upstream, by whether they resumed the session of one before",
+            labels=["kind"],
+        )
+        for kind, count in upstream.handshakes.items():
+            handshakes.add_metric([kind], count)
+        yield handshakes
 
 
 def _per_account(

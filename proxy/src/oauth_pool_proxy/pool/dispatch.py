@@ -19,6 +19,7 @@ from oauth_pool_proxy.observe.usage import reader_for
 from oauth_pool_proxy.pool.account import AccessToken, Account, Requirements, State
 from oauth_pool_proxy.pool.affinity import Affinity, key_of
 from oauth_pool_proxy.pool.bench import Bench
+from oauth_pool_proxy.pool.due_tokens import AccessTokens
 from oauth_pool_proxy.pool.held_answer import UNPROVEN, Refusal, first_event, whole, words
 from oauth_pool_proxy.pool.judgement import Judge, Judgement, Question
 from oauth_pool_proxy.pool.limits import limit_headers
@@ -27,7 +28,6 @@ from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.pool.reports import StatusReporter
 from oauth_pool_proxy.pool.request_body import with_system_prefix
 from oauth_pool_proxy.pool.rules import REFUSED_SECONDS
-from oauth_pool_proxy.pool.token_files import TokenFiles
 from oauth_pool_proxy.request import Blame, Request
 from oauth_pool_proxy.upstream.upstream import Answer
 
@@ -70,7 +70,7 @@ class Dispatcher:
         self,
         config: OAuthConfig,
         pool: Pool,
-        tokens: TokenFiles,
+        tokens: AccessTokens,
         affinity: Affinity,
         objects: Objects,
         reporter: StatusReporter | None,

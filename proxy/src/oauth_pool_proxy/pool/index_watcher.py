@@ -1,201 +1,24 @@
 """Notices changes of the pool index in ConfigMaps and hands the complete new state on (`index_source.py` says the rest)."""
 
-import asyncio
-import logging
-import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
-
-import httpx2
-import msgspec
 
 from oauth_pool_proxy.pool.backoff import Backoff
-from oauth_pool_proxy.pool.index_source import GONE, OnIndex, Outage
-from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
-
-log = logging.getLogger(__name__)
-
-SHARDS = "oauthpool.dev/shards"
-MOST_SHARDS = 10
-WATCH_SECONDS = 290
-"""How long the API server is asked to keep a watch open: a little less than its own limit of five minutes."""
+from oauth_pool_proxy.pool.config_maps import ConfigMaps, Parts
+from oauth_pool_proxy.pool.index_source import GONE, OnIndex
+from oauth_pool_proxy.pool.kube_api import KubeApi
 
 
-class _Meta(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
-    annotations: dict[str, str] | None = None
-
-
-class _ConfigMap(msgspec.Struct):
-    metadata: _Meta
-    data: dict[str, str] | None = None
-
-
-class _List(msgspec.Struct):
-    metadata: _Meta
-    items: list[_ConfigMap]
-
-
-class _Event(msgspec.Struct):
-    type: str
-    object: msgspec.Raw
-
-
-class _EventError(Exception):
-    """The watch says that it cannot go on: most often 410, because the version it starts from is too old."""
-
-
-class ConfigMapIndex:
-    """The pool index in a ConfigMap and, when one is not enough, in further ones: `NAME-1`, `NAME-2`, …
-
-    The first one says in an annotation how many there are. Each is followed by itself, and the union is handed on as soon
-    as every one has been read; an account that stands in two counts where the number is lower. One that is added later
-    holds up nobody: nothing was in it before its announcement, and accounts do not move. One that is deleted keeps its
-    part, unless the first one has said that there are fewer.
-    """
+class ConfigMapIndex(ConfigMaps):
+    """The pool index. An account that stands in two ConfigMaps counts where the number is lower: accounts do not move."""
 
     def __init__(self, api: KubeApi, name: str, on_index: OnIndex, backoff: Callable[[], Backoff] = Backoff) -> None:
-        self._api, self._name, self._on_index, self._new_backoff = api, name, on_index, backoff
-        self._parts: dict[int, Mapping[str, str]] = {}
-        self._reflectors: dict[int, _Reflector] = {}
-        self._heard_of: set[int] = set()
-        self._gone: set[int] = set()
-        self._announced = 1
-        self._was_complete = False
-
-    @property
-    def last_success(self) -> float | None:
-        """When all of the index was last known to be current."""
-        instants = [reflector.last_success for reflector in self._reflectors.values()]
-        return min((instant for instant in instants if instant is not None), default=None) if all(instants) else None
-
-    @property
-    def lists(self) -> int:
-        """How often a whole ConfigMap was read."""
-        return sum(reflector.lists for reflector in self._reflectors.values())
-
-    async def run(self) -> None:
-        self._reflectors.clear()
-        self._heard_of.clear()
-        self._was_complete = False
-        async with asyncio.TaskGroup() as group:
-            self._follow(0, group)
-
-    def _follow(self, number: int, group: asyncio.TaskGroup) -> None:
-        name = f"{self._name}-{number}" if number else self._name
-        reflector = _Reflector(self._api, name, lambda found: self._changed(number, found, group), self._new_backoff())
-        self._reflectors[number] = reflector
-        group.create_task(reflector.run())
-
-    def _changed(self, number: int, found: _ConfigMap | None, group: asyncio.TaskGroup) -> None:
-        self._heard_of.add(number)
-        if found is None:
-            self._gone.add(number)
-        else:
-            self._gone.discard(number)
-            self._parts[number] = found.data or {}
-            if number == 0:
-                self._announced = _shards(found)
-                for further in range(len(self._reflectors), self._announced):
-                    self._follow(further, group)
-        if self._was_complete or len(self._heard_of) == len(self._reflectors):
-            self._was_complete = True
-            self._on_index(self._merged())
-
-    def _merged(self) -> Mapping[str, str]:
-        merged: dict[str, str] = {}
-        for number in sorted(self._parts, reverse=True):
-            if number < self._announced or number not in self._gone:
-                merged.update(self._parts[number])
-        return merged
+        super().__init__(
+            api, name, lambda parts: on_index(_merged(parts)), what="the pool index", gone=GONE, backoff=backoff
+        )
 
 
-def _shards(first: _ConfigMap) -> int:
-    """How many ConfigMaps there are, by the word of the first."""
-    text = (first.metadata.annotations or {}).get(SHARDS, "")
-    return min(int(text), MOST_SHARDS) if text.isascii() and text.isdigit() else 1
-
-
-class _Reflector:
-    """List, then watch from there; after any trouble, wait a little and list again.
-
-    A list is the whole truth, so nothing that was missed meanwhile matters. A watch that ends in peace is resumed
-    without a list, one that ends without having said anything (a bookmark comes every minute) is trouble.
-    """
-
-    def __init__(
-        self, api: KubeApi, name: str, on_change: Callable[[_ConfigMap | None], None], backoff: Backoff
-    ) -> None:
-        self._api, self._name, self._on_change, self._backoff = api, name, on_change, backoff
-        self._outage = Outage("the pool index")
-        self._was_found = False
-        self._is_gone = False
-        self.last_success: float | None = None
-        """When the ConfigMap was last known to be as it was read; not while one that was there is gone."""
-        self.lists = 0
-
-    async def run(self) -> None:
-        while True:
-            try:
-                version = await self._list()
-                while version:
-                    version = await self._watch(version)
-            except (KubeApiError, _EventError, msgspec.DecodeError) as error:
-                self._outage.failed(error)
-            await asyncio.sleep(self._backoff.next())
-
-    async def _list(self) -> str:
-        async with self._request({}) as response:
-            found = msgspec.json.decode(await response.aread(), type=_List)
-        self.lists += 1
-        self._changed(found.items[0] if found.items else None)
-        return found.metadata.resource_version
-
-    async def _watch(self, version: str) -> str:
-        """Follow the changes since that version. Returns where to go on; empty if the watch had nothing to say."""
-        params = {
-            "watch": "1",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": version,
-            "timeoutSeconds": str(WATCH_SECONDS),
-        }
-        seen = ""
-        async with self._request(params) as response:
-            async for line in response.aiter_lines():
-                event = msgspec.json.decode(line, type=_Event)
-                if event.type == "ERROR":
-                    raise _EventError(f"the watch ended: {_reason(event.object)}")
-                config_map = msgspec.json.decode(event.object, type=_ConfigMap)
-                seen = config_map.metadata.resource_version
-                if event.type in ("ADDED", "MODIFIED"):
-                    self._changed(config_map)
-                elif event.type == "DELETED":
-                    self._changed(None)
-                self._is_current()
-                self._backoff.reset()
-        return seen
-
-    def _request(self, params: Mapping[str, str]) -> AbstractAsyncContextManager[httpx2.Response]:
-        path = f"/api/v1/namespaces/{self._api.namespace}/configmaps"
-        return self._api.request("GET", path, {"fieldSelector": f"metadata.name={self._name}", **params})
-
-    def _changed(self, found: _ConfigMap | None) -> None:
-        self._outage.worked()
-        if found:
-            self._was_found, self._is_gone = True, False
-        elif self._was_found and not self._is_gone:
-            self._is_gone = True
-            log.warning(GONE, extra={"fields": {"config_map": self._name}})
-        self._is_current()
-        self._on_change(found)
-
-    def _is_current(self) -> None:
-        if not self._is_gone:
-            self.last_success = time.time()
-
-
-def _reason(status: bytes) -> str:
-    try:
-        return str(msgspec.json.decode(status).get("code", "unknown"))
-    except (msgspec.DecodeError, AttributeError):
-        return "unknown"
+def _merged(parts: Parts) -> Mapping[str, str]:
+    merged: dict[str, str] = {}
+    for part in reversed(parts):
+        merged.update(part)
+    return merged

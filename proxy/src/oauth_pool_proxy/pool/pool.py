@@ -34,7 +34,9 @@ class Pool:
         self.is_loaded = False
         """Whether the pool index has been read at least once."""
         self.is_ready = False
-        """Whether, after that, every access file has been looked for at least once."""
+        """Whether, after that, every access token has been looked for at least once."""
+        self.waits_for = "the pool index has not been read yet"
+        """Why the pool is not ready, while it is not."""
         self.on_expired: Callable[[Account], None] = lambda _: None
         """Told when the access token of an account that could otherwise be used has expired."""
         self._preference = Preference(strategy, reserve)
@@ -81,6 +83,11 @@ class Pool:
 
     def account(self, uid: str) -> Account | None:
         return self._by_uid.get(uid)
+
+    @property
+    def tokens_held(self) -> int:
+        """How many accounts have an access token here, also one that has ended."""
+        return sum(1 for account in self.accounts if account.token)
 
     @property
     def limits_models(self) -> bool:

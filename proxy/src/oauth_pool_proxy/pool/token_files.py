@@ -16,31 +16,24 @@ from pathlib import Path
 
 from oauth_pool_proxy.errors import TokenFileInvalid
 from oauth_pool_proxy.pool.account import AccessToken, Account
-from oauth_pool_proxy.pool.index import IndexEntry
+from oauth_pool_proxy.pool.due_tokens import PATIENCE, Due, DueTokens, is_late, report_late
 from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.pool.token_reader import TokenReader
 
 log = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 5.0
-PATIENCE = 90.0
-"""How long a file may be late before somebody should know. After that it is looked for at a leisurely pace."""
 LEISURELY_WAIT = 30.0
+"""A file that is late by more than `PATIENCE` is looked for at this pace."""
 
 EXPIRY_MARGIN = 60.0
 """How long before the end of an access token its file is looked at without being told."""
 
 
 @dataclass(slots=True)
-class _Due:
-    """A file that is not yet what the index says."""
-
-    generation: int
-    fingerprint: str
-    since: float
-    next_poll: float
+class _Due(Due):
+    next_poll: float = float("-inf")
     wait: float = FIRST_WAIT
-    is_reported: bool = False
 
 
 class TokenFiles:
@@ -60,9 +53,7 @@ class TokenFiles:
         self._pool, self._clock, self._wall_clock = pool, clock, wall_clock
         self._reader = reader or TokenReader(folder)
         self._reader.on_late = self._came_late
-        self._seen: dict[str, IndexEntry] = {}
-        self._due: dict[str, _Due] = {}
-        self._settled: dict[str, tuple[int, str]] = {}
+        self._due = DueTokens(_Due)
         self._next_expiry_poll: dict[str, float] = {}
         self._news = asyncio.Event()
 
@@ -71,24 +62,9 @@ class TokenFiles:
 
     def index_changed(self) -> None:
         """Find out which files are due now. Called after every swap of the pool; costs little where nothing changed."""
-        now = self._clock()
-        before, self._seen = self._seen, {account.uid: account.entry for account in self._pool.accounts}
-        for uid in before.keys() - self._seen.keys():
-            self._due.pop(uid, None)
-            self._settled.pop(uid, None)
+        for uid in self._due.index_changed(self._pool.accounts, self._clock()):
             self._next_expiry_poll.pop(uid, None)
-        for uid, entry in self._seen.items():
-            if before.get(uid) is not entry:
-                self._entry_changed(uid, entry, now)
         self._news.set()
-
-    def _entry_changed(self, uid: str, entry: IndexEntry, now: float) -> None:
-        wanted = (entry.generation, entry.fingerprint)
-        due = self._due.get(uid)
-        if entry.generation == 0 or self._settled.get(uid) == wanted:
-            self._due.pop(uid, None)
-        elif due is None or (due.generation, due.fingerprint) != wanted:
-            self._due[uid] = _Due(*wanted, since=now, next_poll=now)
 
     async def run(self) -> None:
         """Poll files that are due, for ever."""
@@ -111,11 +87,13 @@ class TokenFiles:
         if not self._reader.hangs or any(account.token for account in self._pool.accounts):
             # A proxy that starts while its volume hangs must not replace one that has its tokens.
             self._pool.is_ready = self._pool.is_loaded
-        return min((due.next_poll for due in self._due.values()), default=None)
+        else:
+            self._pool.waits_for = "the volume with the access tokens does not answer"
+        return min((due.next_poll for due in self._due.all().values()), default=None)
 
     async def poll_expiring(self) -> float | None:
         """Look for newer access tokens than those that end soon. Returns when the next one's time is."""
-        held = [account for account in self._pool.accounts if account.token and account.uid not in self._due]
+        held = [account for account in self._pool.accounts if account.token and self._due.get(account.uid) is None]
         return min([await self._poll_expiring_once(account) for account in held], default=None)
 
     async def reread(self, account: Account, refused: AccessToken) -> bool:
@@ -137,7 +115,7 @@ class TokenFiles:
         if self._due.get(account.uid) is not due:
             return  # the index changed while we read; there is a new plan
         self._take(account, token)
-        if account.uid in self._due:
+        if self._due.get(account.uid):
             self._put_off(account, due, f"holds generation {token.generation}")
 
     async def _poll_expiring_once(self, account: Account) -> float:
@@ -174,19 +152,15 @@ class TokenFiles:
             self._next_expiry_poll.pop(account.uid, None)
             log.debug("access token read", extra={"fields": {"account": account.name, "generation": token.generation}})
         if due and is_the_one:
-            self._settled[account.uid] = (due.generation, due.fingerprint)
-            del self._due[account.uid]
+            self._due.settle(account.uid)
 
     def _remaining(self, token: AccessToken) -> float:
         return token.expires_at - self._wall_clock()
 
     def _put_off(self, account: Account, due: _Due, reason: str) -> None:
         now = self._clock()
-        if now - due.since >= PATIENCE:
+        if is_late(due, now):
             due.wait = LEISURELY_WAIT
-            if not due.is_reported:
-                due.is_reported = True
-                fields = {"account": account.name, "generation": due.generation, "error": f"access file {reason}"}
-                log.warning("access token is late", extra={"fields": fields})
+            report_late(account, due, f"access file {reason}")
         due.next_poll = now + due.wait
         due.wait = min(due.wait * 2, LONGEST_WAIT) if due.wait < LEISURELY_WAIT else LEISURELY_WAIT

@@ -1,42 +1,18 @@
 """Reads one access file, in a thread that nobody else needs. Nothing of what a file holds is ever in a message."""
 
 import asyncio
-import hashlib
 import os
-import re
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import msgspec
-
-from oauth_pool_proxy.errors import TokenFileInvalid
+from oauth_pool_proxy.errors import TokenFileInvalid, TokenInvalid
 from oauth_pool_proxy.pool.account import AccessToken
-from oauth_pool_proxy.pool.index import Count, Instant
+from oauth_pool_proxy.pool.token_document import MOST_BYTES, parse_token
 
 READ_TIMEOUT = 1.0
 """How long anybody waits for one read; a request, after a 401, among them."""
 THREADS = 4
-
-_TOKEN = re.compile(r"[\x21-\x7e]+")  # it goes into a header as it is
-_MOST_BYTES = 64 * 1024
-
-
-class _File(msgspec.Struct):
-    generation: Count
-    access_token: str
-    expires: Instant
-
-    def __repr__(self) -> str:
-        return f"<file of generation {self.generation}>"
-
-
-_decoder = msgspec.json.Decoder(_File)
-
-
-def fingerprint_of(access_token: str) -> str:
-    return hashlib.sha256(access_token.encode()).hexdigest()[:16]
 
 
 def read_token_file(path: Path) -> AccessToken:
@@ -45,19 +21,13 @@ def read_token_file(path: Path) -> AccessToken:
         # Not followed as a link and not waited for as a pipe: only the operator writes here, and it writes files.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise TokenFileInvalid(error.strerror or "cannot be read") from None
-    if len(content) > _MOST_BYTES:
-        raise TokenFileInvalid("is too long")
     try:
-        fields = _decoder.decode(content)
-    except (msgspec.DecodeError, UnicodeError):
-        raise TokenFileInvalid("is not the JSON of an access token") from None
-    if not _TOKEN.fullmatch(fields.access_token):
-        raise TokenFileInvalid("holds an access token that cannot be sent")
-    fingerprint = fingerprint_of(fields.access_token)
-    return AccessToken(fields.generation, fingerprint, fields.expires.timestamp(), fields.access_token, time.time())
+        return parse_token(content)
+    except TokenInvalid as error:
+        raise TokenFileInvalid(str(error)) from None
 
 
 class TokenReader:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from oauth_pool_proxy.config import ClientCertificate
-from oauth_pool_proxy.upstream.certificates import context_for
+from oauth_pool_proxy.upstream.certificates import context_for, offer_groups
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,14 @@ class CertificateFiles:
     """
 
     def __init__(
-        self, ca_file: Path | None, client_certificate: ClientCertificate | None, clock: Callable[[], float]
+        self,
+        ca_file: Path | None,
+        client_certificate: ClientCertificate | None,
+        clock: Callable[[], float],
+        groups: tuple[str, ...] = (),
     ) -> None:
         self._ca_file, self._client_certificate, self._clock = ca_file, client_certificate, clock
+        self._groups = groups
         pair = [client_certificate.certificate, client_certificate.key] if client_certificate else []
         self._files = [*([ca_file] if ca_file else []), *pair]
         self._seen = self._stamps()
@@ -62,6 +67,7 @@ class CertificateFiles:
     def _load(self) -> ssl.SSLContext:
         context = context_for(self._ca_file)
         context.set_alpn_protocols(["http/1.1"])
+        offer_groups(context, self._groups)
         if shown := self._client_certificate:
             context.load_cert_chain(
                 shown.certificate, shown.key, password=""

@@ -14,7 +14,7 @@ from oauth_pool_proxy.upstream.addresses import Addresses
 from oauth_pool_proxy.upstream.certificate_files import CertificateFiles
 from oauth_pool_proxy.upstream.connection import Connection, Owner
 from oauth_pool_proxy.upstream.happy_eyeballs import first_connected
-from oauth_pool_proxy.upstream.tls import TlsConnection
+from oauth_pool_proxy.upstream.tls import TlsConnection, TlsSessions
 from oauth_pool_proxy.upstream.tunnel import Tunnel, TunnelRefused, connect_request
 
 MOST_HANDSHAKES = 16
@@ -41,6 +41,7 @@ class Connector:
         self._peer = "The proxy on the way to the upstream" if proxy else "The upstream"
         self._connect_timeout, self._turn_timeout = connect_timeout, turn_timeout
         self._turns = asyncio.Semaphore(MOST_HANDSHAKES)
+        self.sessions = TlsSessions(owner.clock)
 
     async def connect(self) -> Connection:
         """A connection that is ready for an exchange. `UpstreamTimeout`, `UpstreamUnreachable`."""
@@ -94,7 +95,7 @@ class Connector:
     def _new_connection(self) -> Connection:
         if self._certificates is None:
             return Connection(self._owner)
-        return TlsConnection(self._owner, self._certificates.context(), self._url.host)
+        return TlsConnection(self._owner, self._certificates.context(), self._url.host, self.sessions)
 
     async def _through(self, tunnel: Tunnel) -> Connection:
         try:

@@ -6,11 +6,13 @@ ends with the connection (RFC 9112 9.8) is whole only if it was closed.
 
 OpenSSL never gives back what one of its buffers once held, and connections are kept. So bytes go through in pieces of a
 record's size, in both directions.
+
+A new connection resumes the session of one before it (RFC 8446 2.2), which spares both sides half of the handshake's work.
 """
 
 import asyncio
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol, cast
 
 from oauth_pool_proxy.errors import UpstreamUnreachable
@@ -18,10 +20,15 @@ from oauth_pool_proxy.upstream.connection import Connection, Owner
 
 READ_BYTES = 64 * 1024
 RECORD_BYTES = 16 * 1024
+SESSION_SECONDS = 60.0
+"""How long a session is resumed before that of a newer connection takes its place. Servers keep theirs for minutes at least."""
 
 
 class _Tls(Protocol):
     """`ssl.SSLObject`, as far as it is needed; typeshed does not know that `read` with a buffer returns a number."""
+
+    session: ssl.SSLSession | None
+    session_reused: bool | None
 
     def do_handshake(self) -> None: ...
     def pending(self) -> int: ...
@@ -29,18 +36,61 @@ class _Tls(Protocol):
     def write(self, data: bytes | memoryview, /) -> int: ...
 
 
+class TlsSessions:
+    """The latest session with one origin. It is of one context: another certificate authority does not trust what the last did."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.handshakes = {"full": 0, "resumed": 0}
+        """How many were done."""
+        self._clock = clock
+        self._context: ssl.SSLContext | None = None
+        self._session: ssl.SSLSession | None = None
+        self._taken_at = 0.0
+
+    def of(self, context: ssl.SSLContext) -> ssl.SSLSession | None:
+        """What may be resumed with this context."""
+        return self._session if self._context is context else None
+
+    def offer(self, context: ssl.SSLContext, tls: _Tls) -> None:
+        """Take the connection's session, unless the one at hand was just resumed: to copy it costs half of what it saves."""
+        now = self._clock()
+        if tls.session_reused and now - self._taken_at < SESSION_SECONDS:
+            return
+        if session := tls.session:
+            self._context, self._session, self._taken_at = context, session, now
+
+    def forget(self) -> None:
+        self._context = self._session = None
+
+
 class TlsConnection(Connection):
     """`secure` is awaited before the first exchange."""
 
-    __slots__ = ("_failure", "_handshake", "_incoming", "_is_closed", "_is_secured", "_outgoing", "_tls")
+    __slots__ = (
+        "_context",
+        "_failure",
+        "_handshake",
+        "_has_read",
+        "_incoming",
+        "_is_closed",
+        "_is_secured",
+        "_outgoing",
+        "_sessions",
+        "_tls",
+    )
     SLICE_BYTES = 64 * 1024
     _buffer = memoryview(bytearray(READ_BYTES))
     """What one read brought, decrypted. All connections share it, because nobody keeps it."""
 
-    def __init__(self, owner: Owner, context: ssl.SSLContext, server_name: str) -> None:
+    def __init__(self, owner: Owner, context: ssl.SSLContext, server_name: str, sessions: TlsSessions) -> None:
         super().__init__(owner)
+        self._context, self._sessions = context, sessions
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = cast(_Tls, context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name))
+        tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_hostname=server_name, session=sessions.of(context)
+        )
+        self._tls = cast(_Tls, tls)
+        self._has_read = False
         self._is_secured = self._is_closed = False
         self._failure: ssl.SSLError | None = None
         self._handshake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -80,10 +130,12 @@ class TlsConnection(Connection):
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
+            self._sessions.forget()  # a server that cannot resume shall not refuse the next one, too
             self._handshake.set_exception(error)
             self._handshake.exception()
         self._flush()  # an alert, too
         if self._is_secured:
+            self._sessions.handshakes["resumed" if self._tls.session_reused else "full"] += 1
             self._handshake.set_result(None)
         elif self._handshake.done():
             self._transport.close()
@@ -95,8 +147,12 @@ class TlsConnection(Connection):
             self._incoming.write(piece)
             size = self._read(size)
         if size:
+            if not self._has_read:  # the server's tickets come behind the handshake, and before its first answer
+                self._has_read = True
+                self._sessions.offer(self._context, self._tls)
             Connection.data_received(self, self._buffer[:size])
-        self._flush()  # the answer to a change of keys
+        if self._outgoing.pending:
+            self._flush()  # the answer to a change of keys
         if self._is_closed:
             self._transport.close()
 
@@ -108,7 +164,7 @@ class TlsConnection(Connection):
                 if size == READ_BYTES:
                     Connection.data_received(self, self._buffer)
                     size = 0
-                count = self._tls.read(READ_BYTES - size, self._buffer[size:])
+                count = self._tls.read(READ_BYTES - size, self._buffer[size:] if size else self._buffer)
                 size += count
                 self._is_closed = count == 0
         except ssl.SSLWantReadError:

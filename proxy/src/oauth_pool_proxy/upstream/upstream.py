@@ -18,6 +18,7 @@ from oauth_pool_proxy.upstream.connect import Connector
 from oauth_pool_proxy.upstream.connection import Connection
 from oauth_pool_proxy.upstream.exchange import NothingCameBack
 from oauth_pool_proxy.upstream.headers import Headers
+from oauth_pool_proxy.upstream.spares import Spares
 
 __all__ = ["Answer", "Headers", "Upstream"]
 
@@ -34,8 +35,10 @@ class Upstream:
         idle_timeout: float = 300.0,
         ca_file: Path | None = None,
         client_certificate: ClientCertificate | None = None,
+        tls_groups: tuple[str, ...] = (),
         proxy: UpstreamProxy | None = None,
         most_idle: int = 256,
+        spare: int = 0,
         clock: Callable[[], float] | None = None,
         lookup: Lookup = look_up,
     ) -> None:
@@ -50,7 +53,7 @@ class Upstream:
             self,
             url,
             self._addresses,
-            certificates=CertificateFiles(ca_file, client_certificate, self.clock) if url.is_tls else None,
+            certificates=CertificateFiles(ca_file, client_certificate, self.clock, tls_groups) if url.is_tls else None,
             proxy=proxy,
             connect_timeout=connect_timeout,
             turn_timeout=timeout,
@@ -60,6 +63,8 @@ class Upstream:
         self._watchdog: asyncio.TimerHandle | None = None
         self.requests = {"new": 0, "reused": 0, "resent": 0}
         """How many were sent, by the connection they took. `resent`: once more, because a kept one had ended."""
+        self._spares = Spares(self, spare, self._connect_ahead)
+        self._keeping = asyncio.create_task(self._spares.run()) if spare else None
 
     async def send(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> Answer:
         """One request, one answer: `UpstreamTimeout` or `UpstreamUnreachable` if there is none.
@@ -70,12 +75,14 @@ class Upstream:
         is_head = method == b"HEAD"
         if kept := self._take_idle():
             self.requests["reused"] += 1
+            self._spares.taken()
             try:
                 return await kept.exchange(head, body, is_head=is_head)
             except NothingCameBack as end:
                 if not end.is_unseen:
                     raise _closed() from None
                 self.requests["resent"] += 1
+        self._spares.missed()
         connection = await self._connector.connect()
         self.requests["new"] += 1
         try:
@@ -86,9 +93,16 @@ class Upstream:
     def close(self) -> None:
         if self._watchdog:
             self._watchdog.cancel()
+        if self._keeping:
+            self._keeping.cancel()
         self._addresses.close()
         for connection in list(self._connections):
             connection.abort()
+
+    @property
+    def handshakes(self) -> dict[str, int]:
+        """How many with TLS were done, by kind: `full`, `resumed`."""
+        return self._connector.sessions.handshakes
 
     @property
     def open_connections(self) -> int:
@@ -108,6 +122,11 @@ class Upstream:
             lines.append(b"content-length: %d\r\n" % len(body))
         lines.append(b"\r\n")
         return b"".join(lines)
+
+    async def _connect_ahead(self) -> None:
+        connection = await self._connector.connect()
+        if connection.is_usable:
+            self.keep(connection)
 
     def _take_idle(self) -> Connection | None:
         while self._idle:

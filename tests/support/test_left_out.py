@@ -96,6 +96,7 @@ def test_alerts_are_left_out_where_promtool_cannot_be_built(
     control_plane_binaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(tmp_path / "go", '[ "$1" = env ] && { echo go9.9.9; exit; }; echo no luck today; exit 1')
+    script(tmp_path / "promtool", "echo promtool, version 1.8.2")  # too old
     monkeypatch.delenv("PROMTOOL", raising=False)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     settings = {"PATH": path, "XDG_CACHE_HOME": str(tmp_path), "KUBEBUILDER_ASSETS": str(control_plane_binaries)}

@@ -9,7 +9,7 @@ import yaml
 
 from tests.test_manifests.manifests import IMAGES, ROOT, Manifest, kustomize
 
-PAGES = [ROOT / "README.md", ROOT / "RUNBOOK.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "RUNBOOK.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLE = ROOT / "examples" / "cluster"
 REMOTE = re.compile(r"https://github\.com/OWNER/oauth-pool//([\w./-]+)\?ref=v([\w.-]+)")
 

@@ -135,7 +135,7 @@ def example() -> Manifest:
 
 
 def test_the_ports_of_the_networks_table_are_those_that_are_let_out_to() -> None:
-    page = (ROOT / "docs/clusters.md").read_text()
+    page = " ".join((ROOT / "docs/clusters.md").read_text().split())
     (sentence,) = re.findall(r"both programs may ask the ports (.+?), at any address", page)
     egress = one(overlay("default"), "NetworkPolicy", PROXY)["spec"]["egress"]
     assert {int(number) for number in re.findall(r"\d+", sentence)} == {

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import httpx2
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY
 
 from oauth_pool_operator.cluster.answers import describe
 from oauth_pool_operator.cluster.api import Cluster
@@ -36,6 +36,7 @@ from oauth_pool_operator.metrics import PoolCollector
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
 from oauth_pool_operator.oauth.throttle import Throttle
 from oauth_pool_operator.reconcile import Reconciler
+from oauth_pool_operator.status_page import MetricsServer, render
 from oauth_pool_operator.storage.lock import VolumeLock
 from oauth_pool_operator.storage.store import Store, in_thread
 from oauth_pool_operator.storage.volume import VolumeSilent
@@ -195,7 +196,7 @@ async def _run(config: Config) -> None:
     _must_be_free("operator.health_listen_addr", settings.health_listen_addr)
     _must_be_free("operator.metrics_listen_addr", settings.metrics_listen_addr)
     host, port = split_address(settings.metrics_listen_addr)
-    server, _ = start_http_server(port, host)
+    server = MetricsServer(host, port, REGISTRY)
     cluster = Cluster(settings.namespace, settings.config_map)
     agent = f"oauth-pool-operator/{version('oauth-pool-operator')}"
     endpoints = {name: TokenEndpoint(profile, user_agent=agent) for name, profile in config.providers.items()}
@@ -218,6 +219,7 @@ async def _run(config: Config) -> None:
         reconciler, cluster=cluster, index=index, tokens=tokens, store=store, leadership=leadership, clock=now
     )
     REGISTRY.register(PoolCollector(controller.counts))
+    server.render_page = lambda reloads: render(controller.accounts(), controller.figures(), now(), reloads=reloads)
     health = HealthServer(
         *split_address(settings.health_listen_addr),
         seconds_since_last_turn=controller.seconds_since_last_turn,
@@ -228,8 +230,7 @@ async def _run(config: Config) -> None:
         await run(controller, leadership, namespace=settings.namespace)
     finally:
         health.close()
-        server.shutdown()
-        server.server_close()
+        server.close()
         for endpoint in endpoints.values():
             await endpoint.close()
         await cluster.close()

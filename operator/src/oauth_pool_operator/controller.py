@@ -136,16 +136,25 @@ class Controller:
         else:
             self.scheduler.wake(account.uid)
 
+    def accounts(self) -> list[Account]:
+        """All of them, as last observed; may be called from any thread."""
+        return [known.account for known in list(self._known.values())]
+
+    def figures(self) -> list[tuple[str, str]]:
+        """What the status page says above the accounts; may be called from any thread."""
+        why_not = self.why_not_ready()
+        proxies = [("proxies", str(self._tokens.proxies.counts()["served"]))] if self._tokens is not None else []
+        return [("at work", f"no: {why_not}" if why_not else "yes"), *proxies]
+
     def account_conditions(self) -> list[metrics.AccountConditions]:
         """What the objects say of every account; may be called from any thread."""
-        accounts = [known.account for known in list(self._known.values())]
         return [
             metrics.AccountConditions(
                 account.name,
                 c.reason_of(account.conditions, c.READY) or "New",
                 frozenset(kind for kind in metrics.CONDITIONS if c.is_true(account.conditions, kind)),
             )
-            for account in accounts
+            for account in self.accounts()
         ]
 
     def counts(self) -> metrics.Counts:

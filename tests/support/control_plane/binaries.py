@@ -1,7 +1,8 @@
 """Where etcd, kube-apiserver and kubectl come from.
 
-The folder that KUBEBUILDER_ASSETS names (the convention of setup-envtest), else the user's cache, else a build from
-the Go modules that `tests/support/kubernetes/go.mod` pins: once per machine and version.
+The folder that KUBEBUILDER_ASSETS names (the convention of setup-envtest). Else the user's cache, which is filled once per
+machine and version: with links to what is installed, if its version fits, then from envtest's archive, then by a build from
+the Go modules that `tests/support/kubernetes/go.mod` pins.
 """
 
 import os
@@ -11,8 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+from tests.support.control_plane import archive
 from tests.support.control_plane.building import Say, build, building_in, cache_base, elapsed
 from tests.support.control_plane.errors import ControlPlaneError
+from tests.support.control_plane.installed import installed
 from tests.support.control_plane.toolchain import find_go
 
 MODULE = Path(__file__).parents[1] / "kubernetes"
@@ -28,15 +31,16 @@ def say_on_stderr(line: str) -> None:
 
 
 def binaries(say: Say = say_on_stderr) -> Path:
-    """A folder that holds etcd and kube-apiserver. Builds them when nobody has; `say` is told how it goes."""
+    """A folder that holds etcd and kube-apiserver. Gets them when nobody has; `say` is told how it goes."""
     if assets := os.environ.get("KUBEBUILDER_ASSETS"):
         return _checked_assets(Path(assets))
     folder = cache_folder()
     if not _missing(folder):
         return folder
     with building_in(folder, say):
-        if _missing(folder):
-            _build(folder, say)
+        for fill in (_link, _download, _build):  # the quickest first
+            if missing := _missing(folder):
+                fill(missing, folder, say)
     return folder
 
 
@@ -84,8 +88,25 @@ def _checked_assets(folder: Path) -> Path:
     return folder
 
 
-def _build(folder: Path, say: Say) -> None:
-    missing = _missing(folder)
+def _link(missing: list[str], folder: Path, say: Say) -> None:
+    """An uninstalled program leaves a link to nothing, which counts as missing."""
+    for name, program in installed(missing, kubernetes_version()).items():
+        say(f"{name}: {program}")
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(program)
+
+
+def _download(missing: list[str], folder: Path, say: Say) -> None:
+    started = time.monotonic()
+    try:
+        archive.unpack(missing, folder, say)
+    except archive.NoArchive as error:
+        say(f"not to be had here ({error})")
+    else:
+        say(f"{', '.join(missing)}: downloaded in {elapsed(started)}")
+
+
+def _build(missing: list[str], folder: Path, say: Say) -> None:
     say(f"building {', '.join(missing)} {kubernetes_version()} in {folder}")
     say("this happens once: 4 to 5 minutes on two cores without a Go build cache, 190 MiB")
     go = go_toolchain(say)

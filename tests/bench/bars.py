@@ -1,4 +1,4 @@
-"""What the pool mode, with everything on, has to reach. Most bars are ratios to what the same run measured beside it."""
+"""What the pool mode, with everything that is on by default, has to reach, and what `[clients]` may cost beside it. Most bars are ratios to what the same run measured beside it."""
 
 import statistics
 from collections.abc import Callable
@@ -27,6 +27,7 @@ def bars() -> list[Bar]:
     return [
         Bar("json", "requests/s, of nginx", 0.22, _ratio("json", "per_second", "nginx"), is_at_least=True),
         Bar("json", "requests/s, of LiteLLM", 100, _ratio("json", "per_second", "litellm"), is_at_least=True),
+        Bar("json", "CPU per request, clients of pool", 1.08, _clients_cost()),
         Bar("latency", "p99 over direct, ms", 1, _over_direct("latency", "duration_p99")),
         Bar("sse-1000", "failed streams", 0, _median("sse-1000", "failed", worst=True)),
         Bar("sse-1000", "CPU per event, of nginx", 1.5, _ratio("sse-1000", "cpu_us", "nginx")),
@@ -56,6 +57,10 @@ Value = Callable[[Results], float | None]
 
 def _ratio(case: str, figure: str, base: str) -> Value:
     return lambda results: results.ratio(case, "pool", figure, base)
+
+
+def _clients_cost() -> Value:
+    return lambda results: results.ratio("json", "clients", "cpu_us", "pool")
 
 
 def _median(case: str, figure: str, *, worst: bool = False) -> Value:

@@ -4,7 +4,7 @@ import json
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench.figures import Figures
@@ -33,7 +33,8 @@ class Target:
 
     address: str
     path: str = "/v1/messages"
-    bearer: str = "none"
+    bearer: str = field(default="none", repr=False)
+    """Several, with commas, for as many clients."""
     ca_file: Path | None = None
     process: Process | None = None
     ready_seconds: float = 0

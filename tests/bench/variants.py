@@ -5,9 +5,12 @@ import os
 import secrets
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.bench.environments import python_with
@@ -15,9 +18,28 @@ from tests.bench.load_program import Generator, Target, Upstream
 from tests.bench.processes import Command, started
 from tests.support.control_plane.plane import free_port
 from tests.support.proxy_server import PoolFolder
+from tests.support.service_account_tokens import claims, configuration, published, rsa_key, token
 
+CLIENTS = 10
 FAR = 4_000_000_000.0
 """When the access tokens expire."""
+
+CLIENTS_SETTINGS = """
+[clients.kubernetes]
+server = "{server}"
+[[clients.rules]]
+match = ["key:*"]
+[[clients.rules]]
+match = ["team-*/*"]
+models = ["claude-*", "*"]
+denied_models = ["never-*"]
+paths = ["/v1/"]
+denied_paths = ["/v1/files"]
+max_concurrent_requests = 1000
+requests_per_minute = 100000000
+accounts = "tier in (gold, silver)"
+priority = 1
+"""
 
 IMAGE_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "33554432"}
 """What the proxy's image sets: bodies of up to 4 MiB stay in the heap instead of being mapped and unmapped one by one."""
@@ -122,16 +144,54 @@ def passthrough(bench: Bench, is_tls: bool) -> Iterator[Target]:
 @contextmanager
 def pool(bench: Bench, is_tls: bool) -> Iterator[Target]:
     """Everything that is on by default, and the log: what a user runs."""
-    accounts = bench.folder / "pool"
-    shutil.rmtree(accounts, ignore_errors=True)
-    accounts.mkdir()
-    pool = PoolFolder(accounts)
+    with _proxy(bench, is_tls, "pool", _accounts(bench, "pool")) as target:
+        yield target
+
+
+@contextmanager
+def clients(bench: Bench, is_tls: bool) -> Iterator[Target]:
+    """The same with `[clients]`: ten of them by ServiceAccount tokens, and a rule with everything in it."""
+    with _issuer() as server:
+        settings = _accounts(bench, "clients") + CLIENTS_SETTINGS.format(server=server)
+        with _proxy(bench, is_tls, "clients", settings) as target:
+            yield target
+
+
+def _accounts(bench: Bench, name: str) -> str:
+    """A pool of them in a folder of this name, and the table that names it."""
+    folder = bench.folder / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    pool = PoolFolder(folder)
     for number in range(bench.accounts):
         pool.write_token(f"account-{number}", expires=FAR)
-        pool.write_entry(f"account-{number}")
-    settings = "".join(f"{key} = {json.dumps(value)}\n" for key, value in pool.oauth().items())
-    with _proxy(bench, is_tls, "pool", f"[oauth]\n{settings}") as target:
-        yield target
+        pool.write_entry(f"account-{number}", labels={"tier": "gold"})
+    return "[oauth]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in pool.oauth().items())
+
+
+@contextmanager
+def _issuer() -> Iterator[str]:
+    """The URL of what an API server publishes of its keys."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = published(rsa_key("first")) if self.path.endswith("jwks") else configuration()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as it is called
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager
@@ -144,7 +204,15 @@ def _proxy(bench: Bench, is_tls: bool, name: str, more: str) -> Iterator[Target]
     command: Command = [bench.python, "-m", "oauth_pool_proxy", "--config", config, "--log-level", "info"]
     with started(bench.load, name, command, bench.proxy_cores, IMAGE_ENVIRONMENT) as process:
         seconds = process.wait_until(lambda: _answers(port, "/ready"), 20)
-        yield Target(f"127.0.0.1:{port}", process=process, ready_seconds=seconds)
+        # The same to every proxy of ours, so that their requests are of one length.
+        yield Target(f"127.0.0.1:{port}", bearer=_tokens(), process=process, ready_seconds=seconds)
+
+
+@cache
+def _tokens() -> str:
+    """Of ten ServiceAccounts."""
+    payloads = [claims(sub=f"system:serviceaccount:team-{number}:runner") for number in range(CLIENTS)]
+    return ",".join(token(payload).decode() for payload in payloads)
 
 
 @contextmanager
@@ -187,6 +255,7 @@ VARIANTS: dict[str, Variant] = {
     "litellm": litellm,
     "passthrough": passthrough,
     "pool": pool,
+    "clients": clients,
     "passthrough-other": of_other_version(passthrough),
     "pool-other": of_other_version(pool),
 }

@@ -18,7 +18,7 @@ from tests.simulator.clock import Clock as SimulatorClock
 from tests.simulator.recorder import RecordedRequest
 from tests.simulator.server import SimulatorServer
 from tests.simulator.simulator import Simulator
-from tests.support.proxy_server import NOW, Clock, PoolFolder, proxy_config, rfc3339, running_proxy
+from tests.support.proxy_server import Clock, PoolFolder, proxy_config, rfc3339, running_proxy
 
 Mode = Literal["passthrough", "pool"]
 ALICE, BOB = SUBJECTS = ("alice@example.com", "bob@example.com")
@@ -54,13 +54,15 @@ class Gateway:
 
 
 @contextmanager
-def running_gateway(mode: Mode, folder: Path, *, status: str = "Available", **proxy: object) -> Iterator[Gateway]:
+def running_gateway(
+    mode: Mode, folder: Path, *, status: str = "Available", clock: Callable[[], float] | None = None, **proxy: object
+) -> Iterator[Gateway]:
     """A simulator, and a proxy in front of it; in pool mode Alice's and Bob's accounts have this status in the index."""
-    clock = Clock()  # time stands still: what is said about it is exact, and nothing expires
+    clock = clock or Clock()  # time stands still: what is said about it is exact, and nothing expires
     with SimulatorServer(clock=SimulatorClock(clock)) as server:
         key, oauth = DUMMY_KEY, None
         if mode == "pool":
-            oauth = _pool(folder, server.simulator, status)
+            oauth = _pool(folder, server.simulator, status, clock() + 3600)
         else:
             # what makes the API take access tokens, and no client sends by itself
             proxy["headers"] = [{"name": "anthropic-beta", "value": OAUTH_BETA}]
@@ -69,11 +71,12 @@ def running_gateway(mode: Mode, folder: Path, *, status: str = "Available", **pr
             yield Gateway(mode, f"http://127.0.0.1:{running.port}", server.url, key, server.simulator, server.stop)
 
 
-def _pool(folder: Path, simulator: Simulator, status: str) -> dict[str, object]:
+def _pool(folder: Path, simulator: Simulator, status: str, expires: float) -> dict[str, object]:
     pool = PoolFolder(folder)
     for subject in SUBJECTS:
         name, token = subject.partition("@")[0], simulator.issue_access_token(subject)
-        access = {"generation": 1, "access_token": token, "expires": rfc3339(NOW + 3600)}
+        access = {"generation": 1, "access_token": token, "expires": rfc3339(expires)}
         (pool.access / f"uid-{name}.json").write_text(json.dumps(access))
-        pool.write_entry(name, status=status, fingerprint=hashlib.sha256(token.encode()).hexdigest()[:16])
+        fingerprint = hashlib.sha256(token.encode()).hexdigest()[:16]
+        pool.write_entry(name, status=status, fingerprint=fingerprint, expires=rfc3339(expires))
     return pool.oauth()

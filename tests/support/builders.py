@@ -20,6 +20,7 @@ def account(
     grant: Any = "AuthorizationCode",
     reports: tuple[Report, ...] = (),
     annotations: dict[str, str] | None = None,
+    labels: dict[str, str] | None = None,
     status: dict[str, Any] | None = None,
     resource_version: str = "1",
     generation: int = 1,
@@ -37,6 +38,7 @@ def account(
         deleting=deleting,
         finalizers=list(finalizers),
         annotations=annotations or {},
+        labels=labels or {},
         spec=Spec(
             provider=spec.pop("provider", "anthropic"),
             grant=grant,

@@ -42,13 +42,15 @@ def rfc3339(instant: float) -> str:
 
 def proxy_config(upstream_url: str, oauth: dict[str, object] | None = None, **proxy: object) -> Config:
     """A configuration as a file would give it, with short time limits."""
-    headers = proxy.pop("headers", [])
+    headers, clients = proxy.pop("headers", []), proxy.pop("clients", None)
     values: dict[str, object] = {
         "proxy": {"listen_addr": "127.0.0.1:0", "upstream_url": upstream_url, "timeout_secs": 15, **proxy},
         "headers": headers,
     }
     if oauth is not None:
         values["oauth"] = oauth
+    if clients is not None:
+        values["clients"] = clients
     return parse_config(values, {})
 
 
@@ -105,10 +107,14 @@ def index_entry(name: str, **changes: object) -> dict[str, object]:
 
 
 class RunningProxy:
-    def __init__(self, app: App, server: "StoppableServer", port: int, metrics_port: int) -> None:
+    def __init__(
+        self, app: App, server: "StoppableServer", port: int, metrics_port: int, tailnet_port: int = 0
+    ) -> None:
         self.app, self._server, self.port = app, server, port
         self.metrics_port = metrics_port
         """Of `metrics_addr`; without one, `port`."""
+        self.tailnet_port = tailnet_port
+        """Of `tailscale_listen_addr`; 0 without one."""
 
     def stop(self) -> None:
         """Ends it, as a signal would, and returns when it has ended. Again does nothing."""
@@ -279,9 +285,17 @@ def running_proxy(config: Config, clock: Callable[[], float] = time.time) -> Ite
     app = App(config, clock)
     listener = bind(config.proxy.listen)
     monitoring = bind(config.proxy.metrics) if config.proxy.metrics else None
-    server = StoppableServer(app, replace(config.proxy, drain_timeout=0), monitoring)
+    tailscale = config.clients.tailscale if config.clients else None
+    tailnet = bind(tailscale) if tailscale else None
+    server = StoppableServer(app, replace(config.proxy, drain_timeout=0), monitoring, tailnet)
     port = listener.getsockname()[1]
-    proxy = RunningProxy(app, server, port, monitoring.getsockname()[1] if monitoring else port)
+    proxy = RunningProxy(
+        app,
+        server,
+        port,
+        monitoring.getsockname()[1] if monitoring else port,
+        tailnet.getsockname()[1] if tailnet else 0,
+    )
     server.start(listener)
     try:
         yield proxy

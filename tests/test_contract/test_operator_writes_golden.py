@@ -43,7 +43,11 @@ TOKENS = {
 }
 EXHAUSTED = report(until_time=NOW + timedelta(hours=2), observed_time=NOW)
 POOL = [
-    facts(account(name="claude-1", uid=uid(1)), now=NOW, credential=TOKENS[1]),
+    facts(
+        account(name="claude-1", uid=uid(1), labels={"tier": "gold", "team": "research"}),
+        now=NOW,
+        credential=TOKENS[1],
+    ),
     facts(
         account(
             name="claude-2",

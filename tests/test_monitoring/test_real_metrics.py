@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from tests.support.control_plane import ControlPlane, wait_until
+from tests.support.control_plane.plane import free_port
 from tests.support.declared_proxies import DeclaredProxy
 from tests.support.stack import Stack, running_stack
 from tests.test_manifests.manifests import ROOT
@@ -19,7 +20,17 @@ from tests.test_monitoring.scrapes import TARGET_LABELS, Series, assert_firing, 
 
 PEOPLE = {"alice": "alice@example.com", "bob": "bob@example.com"}
 TIMEOUT = 2
-SETTINGS = f"timeout_secs = {TIMEOUT}\nattempts = 2\nmax_connections = 1"
+MONITORING = f"127.0.0.1:{free_port()}"
+SETTINGS = f"""timeout_secs = {TIMEOUT}
+attempts = 2
+max_connections = 1
+metrics_addr = "{MONITORING}"
+
+[clients]
+require = false
+service_accounts = false
+tailscale_listen_addr = "127.0.0.1:0"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +47,7 @@ def healthy(stack: Stack) -> list[Series]:
         stack.log_in(name, subject)
     stack.apply(stack.account("resting", suspend=True))
     stack.wait_for_reason("resting", "Ready", "Suspended")
-    wait_until(lambda: available(stack) == 2, "the proxy to have both accounts")
+    wait_until(lambda: available() == 2, "the proxy to have both accounts")
     assert [ask(stack, conversation=name) for name in PEOPLE] == [200, 200]
     return series_of(stack)
 
@@ -59,7 +70,7 @@ def in_trouble(stack: Stack, healthy: list[Series]) -> list[Series]:
     for name in PEOPLE:
         stack.wait_for_reason(name, "Ready", "Billing")
         stack.kubectl("annotate", "oauthaccount", name, "oauthpool.dev/cooldown-cleared=settled")
-    wait_until(lambda: available(stack) == 2, "the proxy to hear that it is settled")
+    wait_until(lambda: available() == 2, "the proxy to hear that it is settled")
 
     stack.apply(stack.account("carol"))
     stack.apply(stack.account("broken", provider="broken"))
@@ -74,7 +85,7 @@ def in_trouble(stack: Stack, healthy: list[Series]) -> list[Series]:
     assert ask(stack) == 429
     for name in PEOPLE:
         stack.wait_for_reason(name, "Ready", "CoolingDown")
-    wait_until(lambda: len(accounts(stack)) == 5, "the proxy to have heard of every account of its provider")
+    wait_until(lambda: len(accounts()) == 5, "the proxy to have heard of every account of its provider")
     # `rejected` is tried again now and then, and not stalled meanwhile
     return wait_until(lambda: found if len(stalled(found := series_of(stack))) == 2 else None, "both to be stalled")
 
@@ -102,13 +113,13 @@ def ask(stack: Stack, *, conversation: str = "", patience: float = 30) -> int:
     ).status_code
 
 
-def accounts(stack: Stack) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = httpx2.get(f"{stack.proxy_url}/health").json()["pool"]["accounts"]
+def accounts() -> list[dict[str, str]]:
+    found: list[dict[str, str]] = httpx2.get(f"http://{MONITORING}/health").json()["pool"]["accounts"]
     return found
 
 
-def available(stack: Stack) -> int:
-    return [account["status"] for account in accounts(stack)].count("available")
+def available() -> int:
+    return [account["status"] for account in accounts()].count("available")
 
 
 def stalled(series: list[Series]) -> list[Series]:
@@ -117,7 +128,7 @@ def stalled(series: list[Series]) -> list[Series]:
 
 
 def series_of(stack: Stack) -> list[Series]:
-    return scrape(**{"proxy-0": stack.proxy_url, "operator-0": stack.metrics_url})
+    return scrape(**{"proxy-0": f"http://{MONITORING}", "operator-0": stack.metrics_url})
 
 
 def test_a_healthy_pool_wakes_nobody(promtool: Path, tmp_path: Path, healthy: list[Series]) -> None:

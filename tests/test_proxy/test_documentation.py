@@ -58,9 +58,11 @@ async def test_every_metric_is_documented_with_its_type_and_labels_and_no_other(
             b'{"model":"m","usage":{"input_tokens":1}}', 200, (f"{window}-utilization", "0"), (f"{window}-reset", "1")
         )
     )
-    proxy = start(oauth=folder.oauth())
+    clients = {"require": False, "tailscale_listen_addr": "127.0.0.1:0", "service_accounts": False}
+    proxy = start(oauth=folder.oauth(), metrics_addr="127.0.0.1:0", clients=clients)
     await proxy.request("POST", "/", "", b'{"messages":[{"role":"user","content":"x"}]}')
-    text = (await proxy.request("GET", "/metrics")).body.decode() + generate_latest(sealed_only()).decode()
+    text = (await proxy.request("GET", "/metrics", port=proxy.metrics_port)).body.decode()
+    text += generate_latest(sealed_only()).decode()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     kinds = {name: kind for name, kind in kinds.items() if not name.startswith("process_")}
     documented = {words(row[0])[0]: row for row in rows(section(METRICS, "## Proxy"))}
@@ -93,14 +95,20 @@ def test_the_phases_of_clients_that_left_are_documented() -> None:
 def known_keys(table: str) -> set[str]:
     """By the word of the message that refuses every other."""
     kubernetes = {"server": "http://a", "namespace": "a"}
+    key: dict[str, object] = {"name": "a", "sha256": "0" * 64}
+    rule: dict[str, object] = {"match": ["*"]}
     values: dict[str, dict[str, object]] = {
         "proxy": {"listen_addr": "127.0.0.1:0", "upstream_url": "http://a"},
         "oauth": {"source": "kubernetes", "kubernetes": kubernetes},
+        "clients": {"keys": [key], "rules": [rule]},
     }
     where: dict[str, dict[str, object]] = {
         "[proxy]": values["proxy"],
         "[oauth]": values["oauth"],
         "[oauth.kubernetes]": kubernetes,  # type: ignore[dict-item]
+        "[clients]": values["clients"],
+        "[[clients.keys]]": key,
+        "[[clients.rules]]": rule,
     }
     where[table]["no-such-key"] = 1
     with pytest.raises(ConfigInvalid) as caught:
@@ -109,7 +117,7 @@ def known_keys(table: str) -> set[str]:
 
 
 OLD = {"credential_file", "refresh_interval_secs", "refresh_threshold_secs", "providers"}
-INNER = {"kubernetes", "headers", "rules"}
+INNER = {"kubernetes", "headers", "rules", "keys"}
 
 
 def test_every_setting_is_documented_and_no_other() -> None:
@@ -122,11 +130,14 @@ def test_every_setting_is_documented_and_no_other() -> None:
     of_kubernetes = {words(row[0])[0] for row in rows(kubernetes)}
     assert of_kubernetes == known_keys("[oauth.kubernetes]")
     assert all(f"`{key}`" in kubernetes for key in OLD)
+    clients, keys, rules = re.split(r"\n`\[\[clients\.\w+\]\]`", section(PROXY, "### `[clients]`"))
+    for text, table in ((clients, "[clients]"), (keys, "[[clients.keys]]"), (rules, "[[clients.rules]]")):
+        assert {word for row in rows(text) for word in words(row[0])} == known_keys(table) - INNER
 
 
 def test_every_setting_is_in_the_example() -> None:
     example = (ROOT / "examples" / "proxy.toml").read_text()
-    for table in ("[proxy]", "[oauth]", "[oauth.kubernetes]"):
+    for table in ("[proxy]", "[oauth]", "[oauth.kubernetes]", "[clients]", "[[clients.keys]]", "[[clients.rules]]"):
         for key in known_keys(table) - OLD - INNER:
             assert re.search(rf"^(# )?{key} = ", example, re.MULTILINE), key
 

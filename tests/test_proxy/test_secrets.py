@@ -1,10 +1,13 @@
 """No access token, client credential, query or body in anything the proxy prints or publishes, at its most talkative."""
 
 import asyncio
+import hashlib
 import json
 import os
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.support.proxy_server import PoolFolder, RawClient, token_of
 from tests.support.upstream_server import DEADLINE, SSE_HEAD, RawRequest, UpstreamServer, json_answer
@@ -13,6 +16,7 @@ SCRIPT = Path(sys.executable).with_name("oauth-pool-proxy")
 FAR = 4_000_000_000.0
 MARK = "hush"
 """Part of everything that must not appear. Names of models are meant to."""
+OWN = ("/health", "/ready", "/metrics")
 BODY = json.dumps(
     {
         "model": "claude-shown",
@@ -44,7 +48,22 @@ ANSWERS = {
 }
 
 
-async def test_nothing_secret_is_printed_or_published(tmp_path: Path, upstream: UpstreamServer) -> None:
+CLIENTS = f"""
+[clients]
+require = false
+service_accounts = false
+tailscale_listen_addr = "127.0.0.1:0"
+[[clients.keys]]
+name = "shown"
+sha256 = "{hashlib.sha256(b"hush-client").hexdigest()}"
+[[clients.rules]]
+match = ["key:*"]
+denied_models = ["hush-*"]
+"""
+
+
+@pytest.mark.parametrize("clients", ["", CLIENTS], ids=["", "clients"])
+async def test_nothing_secret_is_printed_or_published(tmp_path: Path, upstream: UpstreamServer, clients: str) -> None:
     folder = PoolFolder(tmp_path)
     names = [f"hidden-{number}" for number in range(16)]
     for name in names:
@@ -54,7 +73,7 @@ async def test_nothing_secret_is_printed_or_published(tmp_path: Path, upstream: 
     (folder.access / "uid-broken.json").write_text('{"generation":1,"access_token":"hush-token","expires":"hush"}')
     (folder.index / "odd").write_text('{"version":1,"hush":')
     (tmp_path / "proxy.toml").write_text(
-        f'[proxy]\nlisten_addr = "127.0.0.1:0"\nupstream_url = "{upstream.url}"\n'
+        f'[proxy]\nlisten_addr = "127.0.0.1:0"\nmetrics_addr = "127.0.0.1:0"\nupstream_url = "{upstream.url}"\n{clients}'
         f"[oauth]\n"
         + "".join(f"{key} = {json.dumps(value)}\n" for key, value in folder.oauth().items())
         + 'system_prefix = "hush-prefix"\n[[oauth.headers]]\nname = "x-key"\nvalue = "hush-configured"\n'
@@ -83,12 +102,11 @@ async def test_nothing_secret_is_printed_or_published(tmp_path: Path, upstream: 
     async with asyncio.timeout(DEADLINE):
         while "addr" not in (line := json.loads(await process.stdout.readline())):
             lines.append(line)
-    port = int(line["addr"].rpartition(":")[2])
+    port, metrics_port = (int(line[name].rpartition(":")[2]) for name in ("addr", "metrics_addr"))
     published = b""
-    for target in [*(path.decode() for path in ANSWERS), "/health", "/ready", "/metrics"]:
-        published += await exchange(
-            port, target if target in ("/health", "/ready", "/metrics") else f"{target}?key=hush-query"
-        )
+    for target in [*(path.decode() for path in ANSWERS), *OWN]:
+        is_own = target in OWN
+        published += await exchange(metrics_port if is_own else port, target if is_own else f"{target}?key=hush-query")
     for raw in (b"not http hush\r\n\r\n", b"GET /x?hush HTTP/1.1\r\nhost: hush\r\nx: " + b"hush" * 20_000, TRAILERS):
         published += await exchange(port, "/good?hush", raw)
     process.terminate()
@@ -108,6 +126,7 @@ async def test_nothing_secret_is_printed_or_published(tmp_path: Path, upstream: 
         "unreachable",
     ]:
         assert word in printed
+    assert ('"client":"key:shown"' in printed) is bool(clients)
     assert "claude-shown" in printed and b'model="claude-shown"' in published
     assert "request finished" in printed and "account benched" in printed and "index entry ignored" in printed
     for secret in (MARK, *(token_of(name) for name in names)):
@@ -124,7 +143,7 @@ TRAILERS = (
 async def exchange(port: int, target: str, raw: bytes | None = None) -> bytes:
     """One request full of secrets; returns what is not the upstream's in its answer."""
     client = RawClient(*await asyncio.open_connection("127.0.0.1", port))
-    is_own = target in ("/health", "/ready", "/metrics")
+    is_own = target in OWN
     headers = "authorization: Bearer hush-client\r\nx-api-key: hush-key\r\ncookie: hush-cookie\r\nconnection: close\r\n"
     if target.startswith("/4"):
         headers += "x-claude-code-session-id: hush-session\r\n"

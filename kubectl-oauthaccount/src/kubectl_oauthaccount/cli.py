@@ -14,6 +14,7 @@ from kubectl_oauthaccount.completion import COMPLETE_VARIABLE, PROGRAM, completi
 from kubectl_oauthaccount.describe import describe
 from kubectl_oauthaccount.errors import PluginError
 from kubectl_oauthaccount.handover import adopt, import_, orphans
+from kubectl_oauthaccount.key import key
 from kubectl_oauthaccount.login import login
 from kubectl_oauthaccount.logout import logout
 from kubectl_oauthaccount.options import Plugin
@@ -31,7 +32,10 @@ kubectl oauthaccount top               watch the pool"""
 cli = Plugin(
     help="Work with the accounts of an OAuth account pool.",
     examples=EXAMPLES,
-    commands=[login, logout, import_, adopt, orphans, top, describe, refresh, clear, suspend, resume, completion],
+    commands=[
+        *(login, logout, import_, adopt, orphans, top, describe, refresh, clear, suspend, resume),
+        *(key, completion),
+    ],
 )
 
 

@@ -26,3 +26,6 @@ LOGOUT = Request(f"{GROUP}/logout-requested", "lastHandledLogoutRequest")
 OPERATOR_SELECTOR = "app.kubernetes.io/name=oauth-pool-operator"
 OPERATOR_CONTAINER = "operator"
 OPERATOR_PROGRAM = "oauth-pool-operator"
+
+PROXY_SELECTOR = "app.kubernetes.io/name=oauth-pool-proxy"
+METRICS_PORT = "metrics"

@@ -107,17 +107,32 @@ class Command(click.Command):
         write_examples(self.examples, formatter)
 
 
-class Plugin(click.Group):
-    """The plugin itself: its commands in the order given, and the cluster options."""
+class Group(click.Group):
+    """Commands in the order given, with examples and the cluster options."""
 
-    def __init__(self, *, commands: Sequence[click.Command], examples: str, **more: Any) -> None:
-        super().__init__(commands=commands, context_settings={"help_option_names": ["-h", "--help"]}, **more)
-        of_program = click.version_option(version("kubectl-oauthaccount"), message="%(prog)s %(version)s")
-        self.params += [*of_program(click.Command(None)).params, *_cluster_options()]
+    def __init__(self, name: str | None, *, commands: Sequence[click.Command], examples: str, **more: Any) -> None:
+        super().__init__(name, commands=commands, context_settings={"help_option_names": ["-h", "--help"]}, **more)
+        self.params += _cluster_options()
         self.examples = examples
 
     def list_commands(self, _: click.Context) -> list[str]:
         return list(self.commands)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_commands(ctx, formatter)
+        write_options(self, ctx, formatter)
+
+    def format_epilog(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(self.examples, formatter)
+
+
+class Plugin(Group):
+    """The plugin itself."""
+
+    def __init__(self, *, commands: Sequence[click.Command], examples: str, **more: Any) -> None:
+        super().__init__(None, commands=commands, examples=examples, **more)
+        of_program = click.version_option(version("kubectl-oauthaccount"), message="%(prog)s %(version)s")
+        self.params = [*of_program(click.Command(None)).params, *self.params]
 
     def invoke(self, ctx: click.Context) -> Any:
         """A reader that has had enough (`… | head`) is no failure, which it would be to click."""
@@ -126,12 +141,8 @@ class Plugin(click.Group):
         except BrokenPipeError:
             return 0
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        self.format_commands(ctx, formatter)
-        write_options(self, ctx, formatter)
-
-    def format_epilog(self, _: click.Context, formatter: click.HelpFormatter) -> None:
-        write_examples(self.examples, formatter)
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
         formatter.write("\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 timed out, 130 interrupted\n")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubectl_oauthaccount.errors import UsageError
+from kubectl_oauthaccount.errors import NotFound, UsageError
 from kubectl_oauthaccount.options import ClusterOptions, Duration, command, output, scope, session
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ SHORTEST_PAUSE = 0.2  # between two drawings, however much changes
 EXAMPLES = """\
 kubectl oauthaccount top
 kubectl oauthaccount top -A -l tier=gold
-kubectl oauthaccount top --once -o json"""
+kubectl oauthaccount top --once -o json
+kubectl oauthaccount top --clients      # who uses the pool"""
 
 
 class _Interval(Duration):
@@ -42,13 +43,25 @@ class _Interval(Duration):
 @scope
 @click.option("--interval", type=_Interval(), default="2s", show_default=True, help="between two drawings")
 @click.option("--once", is_flag=True, help="print it once, as without a terminal")
+@click.option("--clients", is_flag=True, help="the proxies' clients, and what each has used; printed once")
 @output
 def top(
-    options: ClusterOptions, selector: str | None, everywhere: bool, interval: float, once: bool, output: str | None
+    options: ClusterOptions,
+    selector: str | None,
+    everywhere: bool,
+    interval: float,
+    once: bool,
+    clients: bool,
+    output: str | None,
 ) -> None:
-    if output and not once:
+    if output and not (once or clients):
         raise UsageError("-o json needs --once")
+    if clients and (selector is not None or everywhere):
+        raise UsageError("--clients is about the proxies of one namespace: -l and -A select accounts")
     with session(options) as (cluster, terminal):
+        if clients:
+            _print_clients(cluster, terminal, as_json=output == "json")
+            return
         if once or not terminal.out.is_terminal:
             _print_once(cluster, terminal, selector, everywhere=everywhere, as_json=output == "json")
             return
@@ -67,6 +80,19 @@ def _print_once(cluster: Cluster, terminal: Terminal, selector: str | None, *, e
     else:
         namespace = None if everywhere else cluster.namespace
         terminal.show(picture(accounts, now, namespace=namespace, width=terminal.out.width))
+
+
+def _print_clients(cluster: Cluster, terminal: Terminal, *, as_json: bool) -> None:
+    from kubectl_oauthaccount.client_usage import usage_of, usage_rows, usage_table
+    from kubectl_oauthaccount.proxy_pods import metrics_texts
+
+    usage = usage_of(metrics_texts(cluster))
+    if as_json:
+        terminal.show_json(json.dumps(usage_rows(usage), indent=2))
+    elif usage:
+        terminal.show(usage_table(usage))
+    else:
+        raise NotFound("these proxies do not know their clients: their configuration has no [clients]")
 
 
 def _draw(pool: Pool, terminal: Terminal, interval: float) -> None:

@@ -7,9 +7,10 @@ directly, with no middleware around it: every layer would wrap every chunk.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
@@ -17,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from oauth_pool_proxy.config import Config
+from oauth_pool_proxy.config import ClientsConfig, Config, KubernetesConfig
 from oauth_pool_proxy.downstream.admission import Admission
 from oauth_pool_proxy.downstream.client import Client
 from oauth_pool_proxy.downstream.protocol import client_of
@@ -33,19 +34,24 @@ from oauth_pool_proxy.errors import (
 )
 from oauth_pool_proxy.forward import Forwarder
 from oauth_pool_proxy.observe.access_log import AccessLog, RequestLine
+from oauth_pool_proxy.observe.client_metrics import STRANGER, ClientMetrics
 from oauth_pool_proxy.observe.exposition import Exposition
-from oauth_pool_proxy.observe.health import health, readiness
+from oauth_pool_proxy.observe.health import health, health_for_strangers, readiness
 from oauth_pool_proxy.observe.metrics import CONTENT_TYPE, Metrics
 from oauth_pool_proxy.observe.pool_metrics import UpstreamCollector
 from oauth_pool_proxy.observe.request_id import new_request_id
 from oauth_pool_proxy.observe.status_html import HEADERS as STATUS_HEADERS
 from oauth_pool_proxy.observe.status_page import StatusPage
 from oauth_pool_proxy.observe.usage import UsageReader
+from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
 from oauth_pool_proxy.pool.pool import Pool
-from oauth_pool_proxy.pool.upkeep import pool_mode
+from oauth_pool_proxy.pool.upkeep import pool_mode, running
 from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.request import Blame, Request
 from oauth_pool_proxy.upstream.upstream import Upstream
+
+if TYPE_CHECKING:
+    from oauth_pool_proxy.downstream.identity.reception import Reception
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +64,7 @@ class App:
     def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
         self._config, self._clock = config, clock
         self.service = Service()
-        self.metrics = Metrics()
+        self.metrics = Metrics(ClientMetrics(config.clients.most_names) if config.clients else None)
         self.loop_was_late = self.metrics.loop_was_late
         self._access_log = AccessLog()
         proxy = config.proxy
@@ -75,13 +81,16 @@ class App:
             Route("/metrics", self._metrics),
         ]
         without = [
-            Route("/health", self._health_without_names),
+            Route("/health", self._health_for_strangers if config.clients else self._health_without_names),
             Route("/ready", self._ready),
             Route("/metrics", _elsewhere),
         ]
         self._status_page = StatusPage(self._mode, version("oauth-pool-proxy"), self.pool)
         self._monitoring = Starlette(routes=[*with_names, Route("/", self._status)])
-        self._router = Starlette(routes=without if proxy.metrics else with_names, lifespan=self._lifespan)
+        tells_names = not proxy.metrics and not config.clients
+        self._router = Starlette(routes=with_names if tells_names else without, lifespan=self._lifespan)
+        self._apis: dict[KubernetesConfig, KubeApi] = {}
+        self._knows_clients: Callable[[], bool] = lambda: True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -91,6 +100,14 @@ class App:
                 return
         await self._router(scope, receive, send)
 
+    async def tailnet(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The same behind `tailscale_listen_addr`, where it is believed who logged in."""
+        client = client_of(scope)
+        if client.refusal or scope["raw_path"] not in OWN_PATHS:
+            await self._serve(scope, client, is_from_tailnet=True)
+        else:
+            await self._router(scope, receive, send)
+
     async def monitoring(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application behind `metrics_addr`: nothing is forwarded from there."""
         client = client_of(scope)
@@ -99,10 +116,13 @@ class App:
         else:
             await self._monitoring(scope, receive, send)
 
-    async def _serve(self, scope: Scope, client: Client) -> None:
+    async def _serve(self, scope: Scope, client: Client, *, is_from_tailnet: bool = False) -> None:
         """One request that is not ours to answer: forward it, and say what became of it."""
         progress = Progress(new_request_id())
-        request = Request(progress.request_id, scope["method"], client.target, scope["headers"], progress)
+        peer = scope["client"][0] if scope["client"] else ""
+        request = Request(
+            progress.request_id, scope["method"], client.target, scope["headers"], progress, peer, is_from_tailnet
+        )
         task = self.service.begin()
         try:
             error = await self._forward(request, client)
@@ -120,7 +140,7 @@ class App:
     def _count_tokens(self, request: Request, reader: UsageReader) -> None:
         request.model = request.model or reader.model
         if request.account and (usage := reader.usage):
-            self.metrics.used(request.account, reader.model, usage)
+            self.metrics.used(request.account, reader.model, usage, _name_of(request))
 
     def refused(self, request_id: str, error: ProxyError) -> None:
         """The server has answered something that is not HTTP: nothing else is known of it."""
@@ -157,6 +177,8 @@ class App:
         elif error:
             metrics.failed(getattr(error, "error_type", None))
         metrics.finished(request.method, progress.status, request.blame, seconds, request.first_byte_seconds)
+        if metrics.clients:
+            metrics.clients.finished(_name_of(request), progress.status, seconds)
         metrics.request_bytes += request.bytes_in
         metrics.response_bytes += progress.bytes_sent
         if reader := progress.reader:
@@ -173,6 +195,9 @@ class App:
 
     async def _health_without_names(self, _: HttpRequest) -> Response:
         return JSONResponse(self._state_of_health(names=False))
+
+    async def _health_for_strangers(self, _: HttpRequest) -> Response:
+        return JSONResponse(health_for_strangers(self.pool, self._clock()))
 
     def _state_of_health(self, *, names: bool) -> dict[str, object]:
         uptime = time.monotonic() - self.service.started_at
@@ -195,7 +220,7 @@ class App:
         return Response(self._status_page.render(figures, self._clock(), reloads=reloads), headers=STATUS_HEADERS)
 
     async def _ready(self, _: HttpRequest) -> Response:
-        status, document = readiness(self.service.is_running, self.pool)
+        status, document = readiness(self.service.is_running, self.pool, knows_clients=self._knows_clients())
         return JSONResponse(document, status)
 
     async def _metrics(self, _: HttpRequest) -> Response:
@@ -220,16 +245,60 @@ class App:
                 spare=min(config.spare_connections, config.max_connections),
             )
             stack.callback(self.upstream.close)
+            stack.push_async_callback(self._close_apis)
+            clients = self._config.clients
+            reception = await stack.enter_async_context(self._known_clients(clients)) if clients else None
             dispatcher = None
             if self._config.oauth and self.pool:
                 dispatcher = await stack.enter_async_context(
-                    pool_mode(self._config.oauth, self.pool, self.metrics, self._clock)
+                    pool_mode(self._config.oauth, self.pool, self.metrics, self._clock, self._api_of)
                 )
-            self._forwarder = Forwarder(self._config, self.upstream, self.admission, self.metrics, dispatcher)
+            self._forwarder = Forwarder(
+                self._config, self.upstream, self.admission, self.metrics, dispatcher, reception
+            )
             stack.callback(self._access_log.flush)
             self.metrics.watch_queue(lambda: self.service.in_flight, lambda: self.admission.waiting)
             self.metrics.add(UpstreamCollector(self.upstream))
             yield
+
+    @asynccontextmanager
+    async def _known_clients(self, config: ClientsConfig) -> AsyncIterator["Reception"]:
+        """Who tells clients from strangers, and the task that keeps the API server's keys up to date."""
+        from oauth_pool_proxy.downstream.identity.wiring import reception_of
+
+        fetch = _documents_of(self._api_of(config.kubernetes)) if config.kubernetes else None
+        reception, run, self._knows_clients = reception_of(
+            config, fetch, self._clock, keeps_credentials=self._config.oauth is None
+        )
+        async with running([run] if run else []):
+            yield reception
+
+    def _api_of(self, config: KubernetesConfig) -> KubeApi:
+        """One client for each API server, whoever asks it."""
+        if config not in self._apis:
+            self._apis[config] = KubeApi(config)
+        return self._apis[config]
+
+    async def _close_apis(self) -> None:
+        for api in self._apis.values():
+            await api.close()
+
+
+def _documents_of(api: KubeApi) -> Callable[[str], Awaitable[bytes]]:
+    from oauth_pool_proxy.downstream.identity.issuer import IssuerUnreachable
+
+    async def fetch(path: str) -> bytes:
+        try:
+            async with api.request("GET", path, {}) as response:
+                return await response.aread()
+        except KubeApiError as error:
+            raise IssuerUnreachable(str(error)) from error
+
+    return fetch
+
+
+def _name_of(request: Request) -> str:
+    return request.caller.name if request.caller else STRANGER
 
 
 async def _elsewhere(_: HttpRequest) -> Response:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from oauth_pool_proxy.config import Config, OAuthConfig, load_config, require_pod
+from oauth_pool_proxy.config import ClientsConfig, Config, OAuthConfig, load_config, require_pod
 from oauth_pool_proxy.errors import ConfigInvalid
 from oauth_pool_proxy.observe.logs import LEVELS, set_up_logging
 
@@ -47,8 +47,10 @@ def _serve(config: Config) -> int:
     proxy = config.proxy
     allow_open_files()
     listener = bind(proxy.listen)
-    monitoring = bind(proxy.metrics, "metrics_addr") if proxy.metrics else None
-    Server(App(config), proxy, monitoring).run([listener])
+    monitoring = bind(proxy.metrics, "[proxy] metrics_addr") if proxy.metrics else None
+    tailscale = config.clients.tailscale if config.clients else None
+    tailnet = bind(tailscale, "[clients] tailscale_listen_addr") if tailscale else None
+    Server(App(config), proxy, monitoring, tailnet).run([listener])
     return 0
 
 
@@ -67,7 +69,7 @@ def _summary(config: Config) -> str:
     proxy, oauth = config.proxy, config.oauth
     lines = [
         f"listens on {proxy.listen}, forwards to {proxy.upstream}",
-        f"metrics and the detailed health on {proxy.metrics or proxy.listen}",
+        f"metrics and the detailed health on {proxy.metrics or ('no address' if config.clients else proxy.listen)}",
         f"at most {proxy.max_connections} requests at once, {proxy.attempts} attempts, {proxy.timeout:g} s until an answer",
         f"bodies of at most {proxy.max_body_bytes} bytes, {proxy.max_buffered_bytes} held at once",
     ]
@@ -78,7 +80,23 @@ def _summary(config: Config) -> str:
         lines.append(f"passthrough: clients' own credentials; headers set: {names}")
     else:
         lines += _pool_summary(oauth)
+    if config.clients:
+        lines += _clients_summary(config.clients)
     return "".join(f"  {line}\n" for line in lines)
+
+
+def _clients_summary(clients: ClientsConfig) -> list[str]:
+    proofs = []
+    if clients.kubernetes:
+        proofs.append(f"ServiceAccount tokens of {clients.kubernetes.server} for {clients.audience}")
+    if clients.keys:
+        proofs.append(f"keys of {', '.join(dict.fromkeys(key.name for key in clients.keys))}")
+    if clients.tailscale:
+        proofs.append(f"Tailscale logins on {clients.tailscale}")
+    return [
+        f"clients by {'; '.join(proofs)}; strangers are {'refused' if clients.require else 'served'}",
+        *(f"client rule {number}: {rule}" for number, rule in enumerate(clients.rules, 1)),
+    ]
 
 
 def _pool_summary(oauth: OAuthConfig) -> list[str]:

@@ -105,6 +105,62 @@ class OriginNotAllowed(InvalidRequest):
     type = "permission_error"
 
 
+class NotIdentified(ProxyError):
+    """Known clients only, and this one has not proved who it is."""
+
+    verdict = "request"
+    status = 401
+    outcome = "not_identified"
+    type = "authentication_error"
+
+    def __init__(self, message: str, *, is_final: bool = True) -> None:
+        super().__init__(message)
+        self.is_final = is_final
+        """Whether the same proof would be refused again."""
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"www-authenticate", b'Bearer realm="oauth-pool"')]  # RFC 9110 15.5.2: MUST
+
+
+class NotPermitted(ProxyError):
+    """The rules do not let this client do that."""
+
+    verdict = "request"
+    status = 403
+    outcome = "not_permitted"
+    type = "permission_error"
+
+
+class ClientLimited(ProxyError):
+    """This client has as much as its rule gives it, or has failed too often to prove who it is."""
+
+    verdict = "limit"
+    status = 429
+    outcome = "client_limited"
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"retry-after", b"%d" % max(1, math.ceil(self.retry_after)))]
+
+
+class ProofUndecided(ProxyError):
+    """Whether the proof is good cannot be told yet: the API server's keys are not known, or perhaps not the newest ones."""
+
+    status = 503
+    outcome = "proof_undecided"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [(b"retry-after", b"%d" % max(1, math.ceil(self.retry_after)))]
+
+
 class Overloaded(ProxyError):
     """As many requests wait as may."""
 

@@ -1,6 +1,6 @@
 """One request, from the moment it is ours until its last byte: read this from top to bottom.
 
-    may it be asked at all -> wait for room -> read the body -> wait for a slot -> pick an account -> ask the upstream
+    who asks, and may it be asked at all -> wait for room -> read the body -> wait for a slot -> pick an account -> ask the upstream
          -> judge the answer -> if it may be the account's fault: ask with another account
          -> relay the answer
 
@@ -11,19 +11,26 @@ opens an answer releases it, in the same block. What an answer means for the acc
 import asyncio
 import logging
 import time
+from typing import TYPE_CHECKING
 
 from oauth_pool_proxy.config import Config, Header, LateHeads
 from oauth_pool_proxy.downstream.admission import Admission
 from oauth_pool_proxy.downstream.client import Client
 from oauth_pool_proxy.downstream.gate import Gate
+from oauth_pool_proxy.downstream.line import ANYBODY
 from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.observe.metrics import Metrics
+from oauth_pool_proxy.pool.asked_models import asked_models
 from oauth_pool_proxy.pool.dispatch import Dispatcher
 from oauth_pool_proxy.pool.held_answer import Refusal
 from oauth_pool_proxy.relay import relay
 from oauth_pool_proxy.request import Blame, Phase, Request
 from oauth_pool_proxy.upstream.headers import HeaderContract, request_headers, response_headers
 from oauth_pool_proxy.upstream.upstream import Answer, Upstream
+
+if TYPE_CHECKING:
+    from oauth_pool_proxy.downstream.identity.allowance import Allowance
+    from oauth_pool_proxy.downstream.identity.reception import Reception
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +46,7 @@ class Forwarder:
         admission: Admission,
         metrics: Metrics,
         dispatcher: Dispatcher | None = None,
+        reception: "Reception | None" = None,
     ) -> None:
         self._contract = HeaderContract.of(config)
         self._gate = Gate(config.oauth)
@@ -47,24 +55,32 @@ class Forwarder:
         self._most_bytes, self._body_timeout = config.proxy.max_body_bytes, config.proxy.body_timeout
         self._admission = admission
         self._upstream, self._metrics, self._dispatcher = upstream, metrics, dispatcher
+        self._reception = reception
 
     async def forward(self, request: Request, client: Client) -> None:
         """Answers the request, or raises what `app.py` answers with."""
-        if preflight := self._gate.admit(request):
+        if preflight := self._gate.admit_origin(request):
             request.blame, request.progress.status = Blame.OK, preflight
             await client.respond(preflight, request.answer_headers, b"")
             return
-        request.phase = Phase.BODY
-        size = await client.body_size(self._most_bytes, self._body_timeout)
-        request.phase = Phase.QUEUED
-        request.room = await self._admission.room(size, client)
+        caller, turn = None, ANYBODY
+        if self._reception:
+            caller = self._reception.admit(request)
+            turn = caller.turn
         try:
+            self._gate.admit_path(request)
+            request.phase = Phase.BODY
+            size = await client.body_size(self._most_bytes, self._body_timeout)
+            request.phase = Phase.QUEUED
+            request.room = await self._admission.room(size, client, turn)
             request.phase = Phase.BODY
             request.body = await client.body()
             request.bytes_in = len(request.body)
             request.room.shrink_to(request.bytes_in)
+            if caller and caller.allowance.limits_models:
+                self._admit_models(request, caller.allowance)
             request.phase = Phase.QUEUED
-            await self._admission.enter(client)
+            await self._admission.enter(client, turn)
             try:
                 request.phase = Phase.WAITING
                 with client.watched():
@@ -75,7 +91,16 @@ class Forwarder:
             finally:
                 self._admission.leave()
         finally:
-            request.room.give_back()
+            if request.room:
+                request.room.give_back()
+            if caller:
+                caller.end()
+
+    def _admit_models(self, request: Request, allowance: "Allowance") -> None:
+        models = asked_models(request.path, request.body)
+        if models and request.model is None:
+            request.model = models[0]  # so that the log says which was refused
+        allowance.check_models(models)
 
     async def _pass_through(self, request: Request, client: Client) -> None:
         answer = await self._ask(request, request_headers(request.headers, self._contract))

@@ -3,12 +3,16 @@
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from oauth_pool_proxy.downstream.admission import Share
 from oauth_pool_proxy.observe.access_log import RequestLine
 from oauth_pool_proxy.pool.request_body import Description, describe
 from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.upstream.headers import Headers
+
+if TYPE_CHECKING:
+    from oauth_pool_proxy.downstream.identity.allowance import Caller
 
 
 class Phase(StrEnum):
@@ -50,6 +54,12 @@ class Request:
     target: bytes
     headers: Headers = field(repr=False)
     progress: Progress
+    peer: str = ""
+    """The address that the connection comes from."""
+    is_from_tailnet: bool = False
+    """Whether it came by the listener that only the Tailscale proxy can reach."""
+    caller: "Caller | None" = None
+    """Who asks, where clients are known."""
     path: str = field(init=False)
     """Without the query, which may hold anything."""
     began: float = field(default_factory=time.monotonic)
@@ -101,7 +111,7 @@ class Request:
 
     def line(self, outcome: str, seconds: float, error: Exception | None) -> RequestLine:
         """What the log says of it."""
-        first_byte, upstream_id = self.first_byte_seconds, self.upstream_request_id
+        first_byte, upstream_id, caller = self.first_byte_seconds, self.upstream_request_id, self.caller
         return RequestLine(
             self.id,
             self.method,
@@ -115,6 +125,7 @@ class Request:
             self.progress.bytes_sent,
             self.is_stream,
             None if first_byte is None else round(first_byte * 1000, 1),
+            caller.name if caller and not caller.is_stranger else None,
             self.account,
             self.model,
             upstream_id.decode("latin-1") if upstream_id else None,

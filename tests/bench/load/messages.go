@@ -68,7 +68,7 @@ func question(to *target, kind string, connection, bodyBytes int) []byte {
 	body += end
 	head := fmt.Sprintf("POST %s HTTP/1.1\r\nhost: %s\r\ncontent-type: application/json\r\naccept: application/json\r\n"+
 		"authorization: Bearer %s\r\nanthropic-version: 2023-06-01\r\nanthropic-beta: prompt-caching-2024-07-31\r\n"+
-		"user-agent: oauth-pool-bench\r\n", to.path, to.address, to.bearer)
+		"user-agent: oauth-pool-bench\r\n", to.path, to.address, to.bearer(connection))
 	if connection%2 == 0 {
 		head += "x-claude-code-session-id: " + session + "\r\n"
 	}

@@ -8,20 +8,21 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
 // target is where load goes: the upstream itself, or a proxy before it.
 type target struct {
-	address, path, bearer, caFile string
-	trust                         *tls.Config
+	address, path, bearers, caFile string
+	trust                          *tls.Config
 }
 
 func targetFlags(flags *flag.FlagSet) *target {
 	t := &target{}
 	flags.StringVar(&t.address, "to", "", "host:port")
 	flags.StringVar(&t.path, "path", "/v1/messages", "of every request")
-	flags.StringVar(&t.bearer, "bearer", "none", "the token of every request")
+	flags.StringVar(&t.bearers, "bearer", "none", "the token of every request; of several, with commas, connections take turns")
 	flags.StringVar(&t.caFile, "ca-file", "", "speak TLS and trust this")
 	return t
 }
@@ -37,6 +38,12 @@ func (t *target) parse(flags *flag.FlagSet, arguments []string) {
 	}
 	t.trust = &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost"}
 	t.trust.RootCAs.AppendCertsFromPEM(text)
+}
+
+// bearer is the token of a connection's requests.
+func (t *target) bearer(connection int) string {
+	all := strings.Split(t.bearers, ",")
+	return all[connection%len(all)]
 }
 
 // dial opens a connection that nothing may wait for after the deadline.

@@ -35,6 +35,11 @@ def test_an_object_becomes_an_account() -> None:
     assert (parsed.reports[0].reason, parsed.reports[0].token_generation) == ("QuotaExhausted", 3)
 
 
+def test_labels_are_those_of_the_object() -> None:
+    assert parse_account(body(labels={"tier": "gold"})).labels == {"tier": "gold"}
+    assert parse_account(body()).labels == {}
+
+
 def test_an_object_with_a_time_of_deletion_is_being_deleted() -> None:
     assert parse_account(body(deletionTimestamp="2026-11-20T12:00:00Z")).deleting
 

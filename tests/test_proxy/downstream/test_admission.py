@@ -126,7 +126,7 @@ class Anybody:
 
 async def test_the_lines_are_bounded_together_and_whoever_need_not_wait_is_let_in() -> None:
     waits: list[float] = []
-    admission = Admission(1, 10 * READ_AHEAD, 2, waits.append)
+    admission = Admission(1, 10 * READ_AHEAD, 2, lambda seconds, _: waits.append(seconds))
     await admission.enter(Anybody())
     room = await admission.room(10 * READ_AHEAD, Anybody())
     entering = asyncio.create_task(admission.enter(Anybody()))

@@ -28,6 +28,8 @@ class Entry(msgspec.Struct, frozen=True, rename="camel"):
     expires: str | None
     cooldown_until: str | None
     cooldown_seconds: int
+    labels: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    """Those of the object, by which proxies choose accounts for a client; left out where there are none."""
 
 
 def render_entry(facts: Facts) -> Entry:
@@ -54,4 +56,5 @@ def render_entry(facts: Facts) -> Entry:
         expires=rfc3339(credential.expires) if credential else None,
         cooldown_until=rfc3339(cooldown.until) if cooldown else None,
         cooldown_seconds=int(parse_duration(account.spec.cooldown).total_seconds()),
+        labels=dict(sorted(account.labels.items())) or msgspec.UNSET,
     )

@@ -95,6 +95,7 @@ class Account(msgspec.Struct, frozen=True):
     spec: Spec
     reports: list[Report]
     status: dict[str, Any]
+    labels: dict[str, str] = {}
     # why this operator cannot read the spec, of which `spec` then holds what it can; empty when it can
     spec_problem: str = ""
 
@@ -163,6 +164,7 @@ def parse_account(body: dict[str, Any]) -> Account:
         spec=spec,
         reports=parse_reports(status.get("reports") or []),
         status=status,
+        labels=dict(metadata.get("labels") or {}),
         spec_problem=problem,
     )
 

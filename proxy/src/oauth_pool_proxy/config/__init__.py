@@ -1,7 +1,9 @@
 """The configuration: a TOML file, typed and validated. Everybody imports it from here."""
 
+from oauth_pool_proxy.config.client_settings import ClientKey, ClientRule, ClientsConfig
 from oauth_pool_proxy.config.load import load_config, parse_config
 from oauth_pool_proxy.config.pod import require_pod
+from oauth_pool_proxy.config.selector import Selector
 from oauth_pool_proxy.config.settings import (
     HOP_BY_HOP,
     Address,
@@ -25,6 +27,9 @@ __all__ = [
     "HOP_BY_HOP",
     "Address",
     "ClientCertificate",
+    "ClientKey",
+    "ClientRule",
+    "ClientsConfig",
     "Config",
     "Header",
     "KubernetesConfig",
@@ -33,6 +38,7 @@ __all__ = [
     "ProxyConfig",
     "Rule",
     "SealedConfig",
+    "Selector",
     "Strategy",
     "UpstreamProxy",
     "UpstreamUrl",

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from oauth_pool_proxy.config.client_settings import ClientsConfig
+from oauth_pool_proxy.config.clients import client_rule_of, keys_of
 from oauth_pool_proxy.config.rules import rule_of
 from oauth_pool_proxy.config.settings import (
     HOP_BY_HOP,
@@ -71,7 +73,7 @@ def parse_config(values: Mapping[str, object], environment: Mapping[str, str], f
     top = Table(file, "", values)
     if top.has("admin"):
         top.refuse(_ADMIN_IS_GONE, "[admin]")
-    top.only("proxy", "headers", "oauth")
+    top.only("proxy", "headers", "oauth", "clients")
     warnings: list[str] = []
     table = top.table("proxy")
     if table is None:
@@ -83,7 +85,11 @@ def parse_config(values: Mapping[str, object], environment: Mapping[str, str], f
     if oauth and headers:
         warnings.append("[[headers]] is ignored in pool mode; put these headers into [[oauth.headers]]")
         headers = ()
-    return Config(proxy, headers, oauth, tuple(warnings))
+    clients_table = top.table("clients")
+    clients = _clients(clients_table, environment, proxy, oauth) if clients_table else None
+    if clients and not proxy.metrics:
+        warnings.append("/metrics and the detailed /health are nowhere: with [clients] they need metrics_addr")
+    return Config(proxy, headers, oauth, tuple(warnings), clients)
 
 
 def _proxy(table: Table) -> ProxyConfig:
@@ -254,6 +260,65 @@ def _url(table: Table, key: str, text: str) -> UpstreamUrl:
     return UpstreamUrl(is_tls, host, port or (443 if is_tls else 80), url.path.rstrip("/").encode())
 
 
+def _clients(
+    table: Table, environment: Mapping[str, str], proxy: ProxyConfig, oauth: OAuthConfig | None
+) -> ClientsConfig:
+    table.only(
+        "require",
+        "audience",
+        "service_accounts",
+        "tailscale_listen_addr",
+        "most_names",
+        "kubernetes",
+        "keys",
+        "rules",
+    )
+    clients = ClientsConfig(
+        require=table.flag("require", True),
+        audience=table.text("audience", "oauth-pool") or "",
+        kubernetes=_token_issuer(table, environment, oauth) if table.flag("service_accounts", True) else None,
+        tailscale=_tailscale_address(table, proxy),
+        keys=keys_of(table.tables("keys")),
+        rules=tuple(client_rule_of(rule, has_pool=oauth is not None) for rule in table.tables("rules")),
+        most_names=table.number("most_names", 200, least=1, most=10_000),
+    )
+    if not (clients.kubernetes or clients.tailscale or clients.keys):
+        table.refuse(
+            "nobody could prove who he is: there are no keys, no tailscale_listen_addr and no service_accounts"
+        )
+    return clients
+
+
+def _tailscale_address(table: Table, proxy: ProxyConfig) -> Address | None:
+    key = "tailscale_listen_addr"
+    address = _address(table, key) if table.has(key) else None
+    if address and address.port and address in (proxy.listen, proxy.metrics):
+        table.refuse("must be an address of its own, which nobody but the Tailscale proxy can reach", key)
+    return address
+
+
+def _token_issuer(table: Table, environment: Mapping[str, str], oauth: OAuthConfig | None) -> KubernetesConfig:
+    """The API server whose tokens count: the one of the pool index, unless another is named."""
+    named = table.table("kubernetes")
+    if named is None and oauth and isinstance(oauth.source, KubernetesConfig):
+        return oauth.source
+    inner = named or table.inner("kubernetes", {})
+    inner.only("server", "ca_file", "token_file")
+    in_pod = SERVICE_ACCOUNT if (SERVICE_ACCOUNT / "token").exists() else None
+    server = inner.text("server") or _server_of(environment)
+    if server is None:
+        table.refuse(
+            "there is no API server whose ServiceAccount tokens count: set [clients.kubernetes] server, or service_accounts = false"
+        )
+    _url(inner, "server", server)
+    return KubernetesConfig(
+        server=server.rstrip("/"),
+        namespace="",
+        ca_file=_ca_file(inner, "ca_file", in_pod and in_pod / "ca.crt"),
+        token_file=_token_file(inner, in_pod),
+    )
+
+
 def _ca_file(table: Table, key: str, default: Path | None = None) -> Path | None:
     path = table.path(key) or default
     if path is None:
@@ -346,8 +411,8 @@ def _oauth(table: Table, environment: Mapping[str, str], warnings: list[str]) ->
         version=_header_text(table, "anthropic_version", table.text("anthropic_version", "2023-06-01") or ""),
         user_agent=_header_text(table, "user_agent", table.text("user_agent") or "") or None,
         headers=_headers(table.tables("headers"), warnings),
-        denied_paths=_paths(table, "denied_paths", ("/v1/organizations/", "/api/")),
-        allowed_paths=_paths(table, "allowed_paths", ()),
+        denied_paths=table.path_beginnings("denied_paths", ("/v1/organizations/", "/api/")),
+        allowed_paths=table.path_beginnings("allowed_paths"),
         allowed_origins=_origins(table, "allowed_origins"),
         rules=tuple(rule_of(rule) for rule in table.tables("rules")),
         most_accounts=table.number("most_accounts", 8, least=1, most=1000),
@@ -381,14 +446,6 @@ def _sealed(
     return SealedConfig(key_dir, environment.get("POD_NAME", ""), environment.get("POD_UID", ""))
 
 
-def _paths(table: Table, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    paths = table.texts(key, default)
-    for path in paths:
-        if not re.fullmatch(r"/[\x21-\x22\x24-\x3e\x40-\x7e]*", path):
-            table.refuse(f'must be beginnings of paths, such as "/v1/", without a query; "{path}" is not', key)
-    return paths
-
-
 def _origins(table: Table, key: str) -> tuple[str, ...]:
     """As a browser sends them (RFC 6454 6.2): scheme, host, and a port that is not the scheme's own."""
     origins = table.texts(key, ())
@@ -413,9 +470,7 @@ def _kubernetes(table: Table, environment: Mapping[str, str]) -> KubernetesConfi
     """Inside a pod every key has a default; outside, the ones without are named."""
     table.only("server", "ca_file", "token_file", "namespace", "config_map")
     in_pod = SERVICE_ACCOUNT if (SERVICE_ACCOUNT / "token").exists() else None
-    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
-    default_server = f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else None
-    server = table.text("server") or default_server
+    server = table.text("server") or _server_of(environment)
     if server is None:
         table.refuse(
             "is missing; inside a pod it comes from KUBERNETES_SERVICE_HOST, elsewhere it has to be set", "server"
@@ -424,16 +479,26 @@ def _kubernetes(table: Table, environment: Mapping[str, str]) -> KubernetesConfi
     namespace = table.text("namespace") or _read_if_there(SERVICE_ACCOUNT / "namespace")
     if namespace is None:
         table.refuse("is missing; inside a pod it is the pod's own, elsewhere it has to be set", "namespace")
-    token_file = table.path("token_file") or (in_pod and in_pod / "token")
-    if token_file and not _is_readable(token_file):
-        table.refuse(f'cannot be read: "{token_file}"', "token_file")
     return KubernetesConfig(
         server=server.rstrip("/"),
         namespace=namespace,
         ca_file=_ca_file(table, "ca_file", in_pod and in_pod / "ca.crt"),
-        token_file=token_file,
+        token_file=_token_file(table, in_pod),
         config_map=table.text("config_map", "oauth-pool") or "",
     )
+
+
+def _server_of(environment: Mapping[str, str]) -> str | None:
+    """As every pod is told."""
+    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else None
+
+
+def _token_file(table: Table, in_pod: Path | None) -> Path | None:
+    token_file = table.path("token_file") or (in_pod and in_pod / "token")
+    if token_file and not _is_readable(token_file):
+        table.refuse(f'cannot be read: "{token_file}"', "token_file")
+    return token_file
 
 
 def _read_if_there(path: Path) -> str | None:

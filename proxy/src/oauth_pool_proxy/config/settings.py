@@ -3,6 +3,10 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oauth_pool_proxy.config.client_settings import ClientsConfig
 
 Header = tuple[bytes, bytes]
 """A name in lower case, and a value."""
@@ -239,6 +243,8 @@ class Config:
     headers: tuple[Header, ...] = ()
     oauth: OAuthConfig | None = None
     warnings: tuple[str, ...] = ()
+    clients: "ClientsConfig | None" = None
+    """None: whoever reaches the port is served."""
 
 
 def split_list(value: bytes) -> list[bytes]:

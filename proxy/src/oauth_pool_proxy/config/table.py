@@ -1,6 +1,8 @@
 """Reading one TOML table key by key, with errors a person can act on: what is wrong, where, and what is allowed."""
 
+import re
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -108,6 +110,22 @@ class Table:
         if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
             self.refuse(f"must be an array of strings that are not empty, not {_shown(value)}", key)
         return tuple(value)
+
+    def path_beginnings(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+        paths = self.texts(key, default)
+        for path in paths:
+            if not re.fullmatch(r"/[\x21-\x22\x24-\x3e\x40-\x7e]*", path):
+                self.refuse(f'must be beginnings of paths, such as "/v1/", without a query; "{path}" is not', key)
+        return paths
+
+    def instant(self, key: str) -> float | None:
+        """A date and time of TOML that has an offset, in seconds since 1970; none if the file has none."""
+        value = self._value(key, None)
+        if value is None:
+            return None
+        if not isinstance(value, datetime) or value.tzinfo is None:
+            self.refuse("must be a date and time with an offset and no quotes, such as 2027-01-31T00:00:00Z", key)
+        return value.timestamp()
 
     def path(self, key: str, default: str | None = None) -> Path | None:
         value = self.text(key, default)

@@ -5,13 +5,11 @@ page in a network would lend it the pool, so that a request of a browser (it has
 configuration names the page's origin; then CORS is answered as browsers expect (https://fetch.spec.whatwg.org, 3.2).
 """
 
-import posixpath
 import re
-from functools import lru_cache
 from typing import Protocol
-from urllib.parse import unquote
 
 from oauth_pool_proxy.config import Header, OAuthConfig
+from oauth_pool_proxy.downstream.paths import Paths
 from oauth_pool_proxy.errors import OriginNotAllowed, PathNotAllowed
 
 NO_CONTENT = 204
@@ -36,14 +34,13 @@ class Gate:
 
     def __init__(self, oauth: OAuthConfig | None) -> None:
         self._is_open = oauth is None
-        self._denied = tuple(path.lower() for path in oauth.denied_paths) if oauth else ()
-        self._allowed = oauth.allowed_paths if oauth else ()
+        self._paths = Paths(oauth.denied_paths, oauth.allowed_paths) if oauth else Paths((), ())
         self._origins = frozenset(origin.encode() for origin in oauth.allowed_origins) if oauth else frozenset()
-        # Clients ask for few paths, and each of them very often.
-        self._is_admitted = lru_cache(1024)(self._look_at)
 
-    def admit(self, request: Asked) -> int | None:
-        """Raises `OriginNotAllowed` or `PathNotAllowed`. Returns the status of an answer that needs no upstream, if any."""
+    def admit_origin(self, request: Asked) -> int | None:
+        """Raises `OriginNotAllowed`. Returns the status of an answer that needs no upstream, if any: a preflight request
+        brings no proof of who asks.
+        """
         if self._is_open:
             return None
         if origins := [value for name, value in request.headers if name == b"origin"]:
@@ -51,11 +48,14 @@ class Gate:
             if request.method == "OPTIONS" and _value(request, b"access-control-request-method"):
                 request.answer_headers += _preflight(request)
                 return NO_CONTENT
-        if not self._is_admitted(request.path):
+        return None
+
+    def admit_path(self, request: Asked) -> None:
+        """Raises `PathNotAllowed`."""
+        if not self._is_open and not self._paths.admit(request.path):
             raise PathNotAllowed(
                 "This path is not forwarded: denied_paths or allowed_paths of the proxy's configuration excludes it"
             )
-        return None
 
     def _admit_origin(self, request: Asked, origins: list[bytes]) -> None:
         if len(origins) > 1 or origins[0] not in self._origins:
@@ -63,13 +63,6 @@ class Gate:
                 "Web pages may not use this proxy: the request has an Origin that allowed_origins does not name"
             )
         request.answer_headers += [(b"access-control-allow-origin", origins[0]), (b"vary", b"origin")]
-
-    def _look_at(self, path: str) -> bool:
-        """However the upstream reads the path: as it is, or with what stands for something else resolved."""
-        readings = _readings(path)
-        if any(_begins_with(reading.lower(), self._denied) for reading in readings):
-            return False
-        return not self._allowed or all(_begins_with(reading, self._allowed) for reading in readings)
 
 
 def _value(request: Asked, wanted: bytes) -> bytes | None:
@@ -85,22 +78,3 @@ def _preflight(request: Asked) -> list[Header]:
     if wanted and _REQUESTED_HEADERS.fullmatch(wanted):
         headers.append((b"access-control-allow-headers", wanted))
     return headers
-
-
-def _begins_with(path: str, beginnings: tuple[str, ...]) -> bool:
-    return path.startswith(beginnings) or f"{path}/" in beginnings
-
-
-def _readings(path: str) -> set[str]:
-    readings, decoded = {path}, path
-    for _ in range(3):  # decoded more often than any chain of servers does
-        readings.add(_resolved(decoded))
-        decoded = unquote(decoded)
-    return readings
-
-
-def _resolved(path: str) -> str:
-    """Without dot segments (RFC 3986 5.2.4), doubled slashes, backslashes and parameters of segments."""
-    plain = re.sub(r";[^/]*", "", path.replace("\\", "/"))
-    resolved = posixpath.normpath("/" + plain.lstrip("/"))
-    return resolved + "/" if plain.endswith("/") and resolved != "/" else resolved

@@ -35,7 +35,7 @@ LOOK_SECONDS = 1.0
 """Between two looks at all connections."""
 
 
-def bind(address: Address, key: str = "listen_addr") -> socket.socket:
+def bind(address: Address, setting: str = "[proxy] listen_addr") -> socket.socket:
     """A listening socket, or `ConfigInvalid` with the reason: the address is a setting."""
     try:
         family, _, _, _, where = socket.getaddrinfo(
@@ -48,7 +48,7 @@ def bind(address: Address, key: str = "listen_addr") -> socket.socket:
     except OSError as error:
         # create_server() adds the address to the text, which is said already; a failed look-up has no other text.
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise ConfigInvalid(f"[proxy] {key}: cannot listen on {address}: {reason}") from None
+        raise ConfigInvalid(f"{setting}: cannot listen on {address}: {reason}") from None
 
 
 def allow_open_files() -> None:
@@ -66,6 +66,7 @@ class Application(Protocol):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
     async def monitoring(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+    async def tailnet(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
     def refused(self, request_id: str, error: ProxyError) -> None:
         """Something that is no request has been answered with this."""
@@ -74,11 +75,19 @@ class Application(Protocol):
 
 
 class Server(uvicorn.Server):
-    """Serves `app` on the sockets that `run` is given, and `app.monitoring` on `monitoring`, if there is one."""
+    """Serves `app` on the sockets that `run` is given, and `app.monitoring` and `app.tailnet` on sockets of their own, if
+    there are such.
+    """
 
     server_state: State
 
-    def __init__(self, app: Application, config: ProxyConfig, monitoring: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        app: Application,
+        config: ProxyConfig,
+        monitoring: socket.socket | None = None,
+        tailnet: socket.socket | None = None,
+    ) -> None:
         super().__init__(_settings(app, HttpProtocol))
         self.server_state = State(config.max_client_connections, config.idle_timeout, app.refused)
         self._service, self._loop_was_late = app.service, app.loop_was_late
@@ -87,6 +96,7 @@ class Server(uvicorn.Server):
         self._next_tick: float | None = None
         self._monitoring, self._monitoring_settings = monitoring, _settings(app.monitoring, MonitoringProtocol)
         self._monitoring_server: asyncio.Server | None = None
+        self._tailnet, self._tailnet_settings = tailnet, _settings(app.tailnet, HttpProtocol)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.starting()
@@ -94,18 +104,25 @@ class Server(uvicorn.Server):
         addresses = {"addr": _address_of((sockets or self.servers[0].sockets)[0])}
         if self._monitoring:
             addresses["metrics_addr"] = _address_of(self._monitoring)
-            await self._start_monitoring(self._monitoring)
+            self._monitoring_server = await self._listen(
+                self._monitoring, MonitoringProtocol, self._monitoring_settings
+            )
+        if self._tailnet:
+            addresses["tailscale_listen_addr"] = _address_of(self._tailnet)
+            self.servers.append(await self._listen(self._tailnet, HttpProtocol, self._tailnet_settings))
         self._looking = asyncio.create_task(self._look_at_connections())
         # What exists by now stays: the garbage collector need not look at it again and again.
         gc.collect()
         gc.freeze()
         self._service.running(**addresses)
 
-    async def _start_monitoring(self, listener: socket.socket) -> None:
-        def protocol() -> MonitoringProtocol:
-            return MonitoringProtocol(self._monitoring_settings, self.server_state, self.lifespan.state)
+    async def _listen(
+        self, listener: socket.socket, protocol: type[HttpProtocol], settings: uvicorn.Config
+    ) -> asyncio.Server:
+        def connected() -> HttpProtocol:
+            return protocol(settings, self.server_state, self.lifespan.state)
 
-        self._monitoring_server = await asyncio.get_running_loop().create_server(protocol, sock=listener)
+        return await asyncio.get_running_loop().create_server(connected, sock=listener, backlog=BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:

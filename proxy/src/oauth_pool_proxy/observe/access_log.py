@@ -35,6 +35,7 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     bytes_out: int
     stream: bool
     first_byte_ms: float | None = None
+    client: str | None = None
     account: str | None = None
     model: str | None = None
     upstream_request_id: str | None = None

@@ -27,12 +27,21 @@ def health(
     return document
 
 
-def readiness(is_running: bool, pool: Pool | None) -> tuple[int, dict[str, str]]:
-    """Ready is: accepting, and in pool mode knowing the pool. A pool without a usable account answers for itself."""
+def health_for_strangers(pool: Pool | None, now: float) -> dict[str, object]:
+    """Whether it works, and nothing else: where clients are known, this is for those who are not."""
+    return {"status": _status(pool.counts(now) if pool else None)}
+
+
+def readiness(is_running: bool, pool: Pool | None, *, knows_clients: bool = True) -> tuple[int, dict[str, str]]:
+    """Ready is: accepting, in pool mode knowing the pool, and being able to tell who asks, where that matters. A pool without a
+    usable account answers for itself.
+    """
     if not is_running:
         return 503, {"status": "not ready", "reason": "the proxy is starting or shutting down"}
     if pool and not pool.is_ready:
         return 503, {"status": "not ready", "reason": pool.waits_for}
+    if not knows_clients:
+        return 503, {"status": "not ready", "reason": "the API server's keys have not been read yet"}
     return 200, {"status": "ready"}
 
 

@@ -12,6 +12,8 @@ from typing import TypeVar
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""Seconds."""
 PART = 200
 """Samples that are collected and rendered at once: about a millisecond."""
 
@@ -53,7 +55,40 @@ class Counter(Collector):
         return CounterMetricFamily(name, text, labels=labels)
 
 
-class _Series:
+class Counters(Collector):
+    """Several counters that are told apart by their last label, and always added to together."""
+
+    def __init__(self, name: str, text: str, kinds: tuple[str, ...], *labels: str) -> None:
+        self._family = (name, text, labels)
+        self._kinds = kinds
+        self._totals: dict[tuple[str, ...], list[float]] = {}
+
+    def add(self, labels: tuple[str, ...], amounts: tuple[float, ...]) -> None:
+        """`labels` are without the last one; an amount for each kind."""
+        totals = self._totals.get(labels)
+        if totals is None:
+            totals = self._totals[labels] = [0.0] * len(self._kinds)
+        for number, amount in enumerate(amounts):
+            totals[number] += amount
+
+    def describe(self) -> Iterable[Metric]:
+        return [self._metric()]
+
+    def collect(self) -> Iterator[Metric]:
+        return in_parts(self._metric, list(self._totals.items()), self._add, samples=len(self._kinds))
+
+    def _add(self, metric: CounterMetricFamily, row: tuple[tuple[str, ...], list[float]]) -> None:
+        for kind, total in zip(self._kinds, row[1], strict=True):
+            metric.add_metric([*row[0], kind], total)
+
+    def _metric(self) -> CounterMetricFamily:
+        name, text, labels = self._family
+        return CounterMetricFamily(name, text, labels=labels)
+
+
+class Series:
+    """The numbers of a histogram with certain labels."""
+
     def __init__(self, buckets: int) -> None:
         self.counts = [0] * buckets
         self.sum = 0.0
@@ -64,12 +99,16 @@ class Histogram(Collector):
         self._family = (name, text, labels)
         self._bounds = tuple(buckets)
         self._names = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
-        self._series: dict[tuple[str, ...], _Series] = {}
+        self._series: dict[tuple[str, ...], Series] = {}
 
     def observe(self, value: float, labels: tuple[str, ...] = ()) -> None:
-        series = self._series.get(labels)
-        if series is None:
-            series = self._series[labels] = _Series(len(self._bounds) + 1)
+        self.add(self._series.get(labels) or self.series(labels), value)
+
+    def series(self, labels: tuple[str, ...]) -> Series:
+        """For `add`, where the labels are the same again and again. It is shown without a number, too."""
+        return self._series.setdefault(labels, Series(len(self._bounds) + 1))
+
+    def add(self, series: Series, value: float) -> None:
         series.counts[bisect_left(self._bounds, value)] += 1
         series.sum += value
 
@@ -80,7 +119,7 @@ class Histogram(Collector):
         series = list(self._series.items())
         return in_parts(self._metric, series, self._add, samples=len(self._names) + 2)
 
-    def _add(self, metric: HistogramMetricFamily, row: tuple[tuple[str, ...], _Series]) -> None:
+    def _add(self, metric: HistogramMetricFamily, row: tuple[tuple[str, ...], Series]) -> None:
         labels, series = row
         metric.add_metric(labels, list(zip(self._names, accumulate(series.counts), strict=True)), series.sum)
 

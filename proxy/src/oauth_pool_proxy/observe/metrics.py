@@ -13,25 +13,33 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from oauth_pool_proxy.config import Verdict
+from oauth_pool_proxy.downstream.line import Turn
+from oauth_pool_proxy.observe.client_metrics import ClientMetrics
 from oauth_pool_proxy.observe.exposition import pieces
-from oauth_pool_proxy.observe.instruments import Counter, Histogram
+from oauth_pool_proxy.observe.instruments import BUCKETS, Counter, Counters, Histogram
 from oauth_pool_proxy.observe.usage import Usage
 from oauth_pool_proxy.pool.affinity import Outcome as AffinityOutcome
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+KINDS = ("input", "output", "cache_read", "cache_creation")
+"""Of tokens."""
 MOST_MODELS = 50
 """A model's name is the client's or the upstream's word: beyond so many of them, the label is `other`."""
 
 
 class Metrics:
-    def __init__(self) -> None:
+    """`clients` count what each client did, where clients are known."""
+
+    def __init__(self, clients: ClientMetrics | None = None) -> None:
+        self.clients = clients
         self._registry = CollectorRegistry()
         self.requests_served = 0
         self.errors_total = 0
         self._documented()
         self._beside_them()
         self._models: set[str] = set()
+        for collector in clients.collectors if clients else ():
+            self.add(collector)
 
     def _documented(self) -> None:
         self._requests = self._counter("proxy_requests", "Finished requests", "status", "method", "verdict")
@@ -70,9 +78,11 @@ class Metrics:
             "proxy_client_disconnects", "Clients that left before their answer was complete", "phase"
         )
         self._retries = self._counter("proxy_upstream_retries", "Requests sent to the upstream again", "reason")
-        self._tokens = self._counter(
-            "pool_tokens", "Tokens used, as the upstream counts them", "account_id", "model", "type"
+        of_client = ("client",) if self.clients else ()
+        self._tokens = Counters(
+            "pool_tokens", "Tokens used, as the upstream counts them", KINDS, "account_id", "model", *of_client, "type"
         )
+        self.add(self._tokens)
         self._affinity = self._counter(
             "pool_affinity", "Requests of conversations, by which account they got", "result"
         )
@@ -106,8 +116,10 @@ class Metrics:
     def account_answered(self, account: str, seconds: float) -> None:
         self._account_first_byte.observe(seconds, (account,))
 
-    def waited(self, seconds: float) -> None:
+    def waited(self, seconds: float, turn: Turn) -> None:
         self._queue_wait.observe(seconds)
+        if self.clients:
+            self.clients.waited(turn.client, seconds)
 
     def loop_was_late(self, seconds: float) -> None:
         self._loop_delay.observe(seconds)
@@ -121,13 +133,11 @@ class Metrics:
     def affinity(self, outcome: AffinityOutcome) -> None:
         self._affinity.add((outcome,))
 
-    def used(self, account: str, model: str | None, usage: Usage) -> None:
+    def used(self, account: str, model: str | None, usage: Usage, client: str = "") -> None:
         if model not in self._models:
             model = self._admitted(model)
-        self._tokens.add((account, model, "input"), usage.input)
-        self._tokens.add((account, model, "output"), usage.output)
-        self._tokens.add((account, model, "cache_read"), usage.cache_read)
-        self._tokens.add((account, model, "cache_creation"), usage.cache_creation)
+        labels = (account, model, self.clients.label_of(client)) if self.clients else (account, model)
+        self._tokens.add(labels, (usage.input, usage.output, usage.cache_read, usage.cache_creation))
 
     def _admitted(self, model: str | None) -> str:
         if model is None or len(self._models) >= MOST_MODELS:

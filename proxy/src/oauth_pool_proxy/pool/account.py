@@ -10,6 +10,7 @@ from enum import StrEnum
 from math import inf
 from typing import NamedTuple
 
+from oauth_pool_proxy.config import Selector
 from oauth_pool_proxy.pool.index import IndexEntry
 from oauth_pool_proxy.pool.limits import Window, windows_of
 from oauth_pool_proxy.pool.rendezvous import point_of
@@ -87,6 +88,8 @@ class Requirements(NamedTuple):
     """The uids of accounts that it went to already."""
     conversation: bytes | None = None
     """The key of the conversation that it belongs to."""
+    accounts: Selector | None = None
+    """Which accounts the client may have, by their labels; none: all."""
 
 
 class _Models:
@@ -205,6 +208,10 @@ class Account:
         if self.cooling_until > now:
             return self.cooldown.reason.value if self.cooldown and self.cooldown.until > now else "CoolingDown"
         return None
+
+    def is_selected(self, selector: Selector | None) -> bool:
+        """By the labels of its object."""
+        return selector is None or selector.matches(self.entry.labels or {})
 
     def has_expired(self, now: float) -> bool:
         """Whether nothing but a newer access token is missing."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from oauth_pool_proxy.config import Header, OAuthConfig, Verdict
+from oauth_pool_proxy.config import Header, OAuthConfig, Selector, Verdict
 from oauth_pool_proxy.observe.metrics import Metrics
 from oauth_pool_proxy.observe.usage import reader_for
 from oauth_pool_proxy.pool.account import AccessToken, Account, Requirements, State
@@ -85,16 +85,28 @@ class Dispatcher:
     def dispatch(self, request: Request, outgoing: list[Header]) -> "Dispatch":
         """Read what the body says about the choice of an account, and put the configured prefix into it."""
         conversation = key_of(request.headers, request.describe) if self.config.affinity and request.body else None
+        selector = request.caller.allowance.rule.accounts if request.caller else None
+        if conversation and selector:
+            conversation += selector.mark  # two clients with other accounts do not meet in one conversation
         if self.config.system_prefix and request.path in _PREFIXED_PATHS:
             request.body = with_system_prefix(
                 request.body, self.config.system_prefix, self.config.system_prefix_excluded_models
             )
-        return Dispatch(self, request, outgoing, conversation)
+        return Dispatch(self, request, outgoing, conversation, selector)
 
 
 class Dispatch:
-    def __init__(self, pool: Dispatcher, request: Request, outgoing: list[Header], conversation: bytes | None) -> None:
+    def __init__(
+        self,
+        pool: Dispatcher,
+        request: Request,
+        outgoing: list[Header],
+        conversation: bytes | None,
+        selector: Selector | None,
+    ) -> None:
         self._pool, self._request, self._outgoing, self._conversation = pool, request, outgoing, conversation
+        self._selector = selector
+        """Which accounts the client may have; none: all."""
         self._object = object_of(request.method, request.path)
         """The file or batch that the request is about: only the account that made it has it."""
         self._tried: set[str] = set()
@@ -144,13 +156,15 @@ class Dispatch:
         """Also one that cools down: nobody else can answer, and nothing is paid for this."""
         uid = self._pool.objects.owner(object_id, now)
         account = self._pool.pool.account(uid) if uid and uid not in self._tried else None
-        return account if account and account.state(now) is not State.DISABLED else None
+        if account is None or account.state(now) is State.DISABLED:
+            return None
+        return account if account.is_selected(self._selector) else None
 
     def _requirements(self) -> Requirements:
         """Its model matters only while some account is limited for some model."""
         if self._pool.pool.limits_models:
             self._request.describe()
-        return Requirements(self._request.model, self._tried, self._conversation)
+        return Requirements(self._request.model, self._tried, self._conversation, self._selector)
 
     # What the answer means
 

@@ -40,6 +40,7 @@ class IndexEntry(msgspec.Struct, frozen=True, rename="camel"):
     expires: Instant | None = None
     cooldown_until: Instant | None = None
     cooldown_seconds: Count | None = None
+    labels: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Versioned(msgspec.Struct):

@@ -7,7 +7,7 @@ A conversation's account is drawn from its key and the accounts' names, so that 
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 
-from oauth_pool_proxy.config import Strategy
+from oauth_pool_proxy.config import Selector, Strategy
 from oauth_pool_proxy.errors import ProxyError
 from oauth_pool_proxy.pool import rendezvous, unavailable
 from oauth_pool_proxy.pool.account import AccessToken, Account, Reason, Requirements, State
@@ -43,6 +43,8 @@ class Pool:
         self._by_uid: dict[str, Account] = {}
         self._scheduler: WeightedRoundRobin[Account] = WeightedRoundRobin()
         self._homes: list[tuple[int, list[Account]]] | None = None
+        self._selections: dict[str, frozenset[str]] = {}
+        """The uids of the accounts that each selector selects, as far as anybody has asked."""
         self._changed: dict[Account, None] = {}
         self._due: list[tuple[float, str]] = []
         self._due_at: dict[str, float] = {}
@@ -66,6 +68,7 @@ class Pool:
             self._left(gone)
         self.accounts = tuple(self._by_uid.values())
         self._homes = None
+        self._selections.clear()
         self.is_loaded = True
 
     def _joined(self, entry: IndexEntry) -> Account:
@@ -159,16 +162,29 @@ class Pool:
     def _choices(self, now: float, requirements: Requirements) -> Iterator[Callable[[Account], bool]]:
         """Who is eligible for this request: first those that may answer it, then those that refused its model before."""
         model, tried = requirements.model, requirements.tried
+        selected = None if requirements.accounts is None else self._selected(requirements.accounts)
         if not self._with_models:
-            yield lambda account: account.uid not in tried
+            if selected is None:
+                yield lambda account: account.uid not in tried
+            else:
+                yield lambda account: account.uid in selected and account.uid not in tried
             return
 
         def suits(account: Account) -> bool:
-            return account.uid not in tried and account.model_limited_until(model) <= now
+            if account.uid in tried or (selected is not None and account.uid not in selected):
+                return False
+            return account.model_limited_until(model) <= now
 
         if model and any(account.has_refused_models for account in self._with_models):
             yield lambda account: suits(account) and account.model_refused_until(model) <= now
         yield suits
+
+    def _selected(self, selector: Selector) -> frozenset[str]:
+        uids = self._selections.get(selector.text)
+        if uids is None:
+            uids = frozenset(account.uid for account in self.accounts if account.is_selected(selector))
+            self._selections[selector.text] = uids
+        return uids
 
     def _note_change(self, account: Account) -> None:
         self._changed[account] = None

@@ -49,7 +49,12 @@ def explained(
             counts,
         )
     causes: dict[str, list[float]] = {}
-    for account in accounts:
+    selected = [account for account in accounts if account.is_selected(requirements.accounts)]
+    if not selected:
+        return PoolExhausted(
+            f"No account of the pool is for this client: none has the labels {requirements.accounts}", counts
+        )
+    for account in selected:
         cause, until = _cause(account, now, requirements)
         causes.setdefault(cause, []).append(until)
     message = "No account is available: " + "; ".join(_in_words(cause, causes[cause]) for cause in causes)

@@ -39,17 +39,23 @@ Forever = Callable[[], Coroutine[object, object, None]]
 
 @asynccontextmanager
 async def pool_mode(
-    config: OAuthConfig, pool: Pool, metrics: Metrics, clock: Callable[[], float]
+    config: OAuthConfig,
+    pool: Pool,
+    metrics: Metrics,
+    clock: Callable[[], float],
+    api_of: Callable[[KubernetesConfig], KubeApi],
 ) -> AsyncIterator[Dispatcher]:
-    """Everything of pool mode, and the tasks that keep it up to date while the block lasts."""
+    """Everything of pool mode, and the tasks that keep it up to date while the block lasts.
+
+    `api_of` gives the client of an API server, which others may use, too, and which outlives this.
+    """
     tokens: AccessTokens
     index: ConfigMapIndex | FolderIndex
     reporter = None
     forever: list[Forever]
     async with AsyncExitStack() as stack:
         if isinstance(config.source, KubernetesConfig):
-            api = KubeApi(config.source)
-            stack.push_async_callback(api.close)
+            api = api_of(config.source)
             if config.sealed:
                 tokens, forever = _sealed(config.sealed, api, pool, metrics)
             else:
@@ -69,7 +75,7 @@ async def pool_mode(
             await files.poll()
             forever = [index.run, files.run]
         metrics.add(PoolCollector(pool, clock, lambda: (index.last_success, index.lists)))
-        await stack.enter_async_context(_running(forever))
+        await stack.enter_async_context(running(forever))
         yield Dispatcher(config, pool, tokens, Affinity(pool.home_of), Objects(), reporter, metrics, clock)
 
 
@@ -101,7 +107,7 @@ def _sealed(config: SealedConfig, api: KubeApi, pool: Pool, metrics: Metrics) ->
 
 
 @asynccontextmanager
-async def _running(forever: list[Forever]) -> AsyncIterator[None]:
+async def running(forever: list[Forever]) -> AsyncIterator[None]:
     """Run these beside the block. One that fails is a bug: it is logged and started again, and costs the others nothing."""
 
     async def supervised(run: Forever) -> None:

@@ -1,0 +1,191 @@
+"""ServiceAccount tokens, verified without asking anybody: signature, issuer, audience and time (RFC 7515, RFC 7519).
+
+Two steps, since a signature is what costs: `read` refuses what can be refused without one, in a few microseconds, and
+`Claim.verified` tells whether the API server has signed it. Nothing that is not signed is used for anything else.
+"""
+
+import re
+from base64 import urlsafe_b64decode
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import msgspec
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, RSAKey
+
+from oauth_pool_proxy.downstream.identity.known import MOST_CREDENTIAL_BYTES
+
+LEEWAY = 60.0
+"""How many seconds clocks may differ, at both ends of a token's life."""
+ALGORITHMS = frozenset(("RS256", "ES256", "ES384", "ES512"))
+"""What API servers sign with. None of them can be computed with a public key, and none is "none" (RFC 8725 3.1)."""
+
+_MOST_KID_CHARACTERS = 256
+_SUBJECT = re.compile(
+    r"system:serviceaccount:([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?):([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)"
+)
+_MARK = b"system:serviceaccount:"
+
+Key = RSAKey | ECKey
+Keys = Mapping[str, Key]
+"""By their ids (`kid`)."""
+
+
+class _Header(msgspec.Struct):
+    alg: str
+    kid: str = ""
+
+
+class _Claims(msgspec.Struct):
+    iss: str
+    sub: str
+    aud: str | list[str]
+    exp: float
+    nbf: float = 0
+
+
+class _Jwk(msgspec.Struct):
+    kty: str
+    kid: str = ""
+
+
+class _JwkSet(msgspec.Struct):
+    keys: list[msgspec.Raw]
+
+
+_header, _claims = msgspec.json.Decoder(_Header), msgspec.json.Decoder(_Claims)
+_jwk, _jwk_set = msgspec.json.Decoder(_Jwk), msgspec.json.Decoder(_JwkSet)
+_members = msgspec.json.Decoder(dict[str, str | list[str]])
+_MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
+
+
+class TokenRefused(Exception):
+    """What is wrong with the token, in words for whoever sent it; nothing of the token is in them."""
+
+    def __init__(self, why: str, *, is_final: bool = True) -> None:
+        super().__init__(why)
+        self.is_final = is_final
+        """Whether the same token stays refused."""
+
+
+class KeyUnknown(Exception):
+    """Signed with a key of this id, which is not among those that are known."""
+
+    def __init__(self, kid: str) -> None:
+        super().__init__("a key that is not known")
+        self.kid = kid
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    name: str
+    """`namespace/serviceaccount`."""
+    until: float
+    """When the token is over, in seconds since 1970; the leeway is in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a token says of itself, as long as nobody has looked at its signature."""
+
+    _token: bytes = field(repr=False)
+    _algorithm: str
+    _key: Key = field(repr=False)
+    _rules: "Rules"
+    _now: float
+
+    def verified(self) -> Identity:
+        """Raises `TokenRefused` if the API server has not signed it."""
+        try:
+            signed = jws.deserialize_compact(self._token, self._key, algorithms=[self._algorithm])
+        except (JoseError, ValueError, TypeError):
+            raise TokenRefused("its signature is not the API server's") from None
+        return self._rules.identity(signed.payload or b"", self._now)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a token has to be like, beside its signature."""
+
+    issuer: str
+    audience: str
+
+    def identity(self, payload: bytes, now: float) -> Identity:
+        try:
+            claims = _claims.decode(payload)
+        except _MALFORMED:
+            raise TokenRefused("it is not a ServiceAccount's") from None
+        if claims.iss != self.issuer:
+            raise TokenRefused("it is of another cluster")
+        if self.audience not in ([claims.aud] if isinstance(claims.aud, str) else claims.aud):
+            raise TokenRefused(f"it is not for the audience {self.audience}")
+        if claims.exp + LEEWAY <= now:
+            raise TokenRefused("it has expired; the kubelet puts a new one into its file in time, so read that again")
+        if claims.nbf - LEEWAY > now:
+            raise TokenRefused("it is not valid yet", is_final=False)
+        subject = _SUBJECT.fullmatch(claims.sub)
+        if subject is None:
+            raise TokenRefused("it is not a ServiceAccount's")
+        return Identity(f"{subject[1]}/{subject[3]}", claims.exp + LEEWAY)
+
+
+def is_token(credential: bytes) -> bool:
+    """Whether it has the form of a JWT; `ey` is how a JSON object begins in base64url."""
+    return credential.startswith(b"ey") and credential.count(b".") == 2
+
+
+def is_of_a_service_account(credential: bytes) -> bool:
+    """Whether it says so itself, of whatever cluster, audience and time: such a thing is for API servers alone. One that is too
+    long to be looked into might be one.
+    """
+    if not is_token(credential):
+        return False
+    if len(credential) > MOST_CREDENTIAL_BYTES:
+        return True
+    try:
+        return _MARK in _decoded(credential.split(b".")[1])
+    except ValueError:
+        return False
+
+
+def read(token: bytes, keys: Keys, rules: Rules, now: float) -> Claim:
+    """Raises `TokenRefused`, or `KeyUnknown` for a token that may be good. `now` is in seconds since 1970."""
+    if len(token) > MOST_CREDENTIAL_BYTES:
+        raise TokenRefused(f"it is longer than {MOST_CREDENTIAL_BYTES} bytes")
+    header_part, payload_part, _ = token.split(b".")
+    try:
+        header = _header.decode(_decoded(header_part))
+        payload = _decoded(payload_part)
+    except _MALFORMED:
+        raise TokenRefused("it is not a JWT") from None
+    if header.alg not in ALGORITHMS:
+        raise TokenRefused("its algorithm is none that API servers sign with")
+    rules.identity(payload, now)
+    key = keys.get(header.kid)
+    if key is None:
+        if not header.kid or len(header.kid) > _MOST_KID_CHARACTERS:
+            raise TokenRefused("it does not say which key it is signed with")
+        raise KeyUnknown(header.kid)
+    return Claim(token, header.alg, key, rules, now)
+
+
+def keys_of(document: bytes) -> dict[str, Key]:
+    """The public keys of a JWK set (RFC 7517) that API servers sign with; others are left out. `ValueError` if it has none."""
+    keys: dict[str, Key] = {}
+    for raw in _jwk_set.decode(document).keys:
+        jwk = _jwk.decode(raw)
+        with suppress(JoseError, ValueError, TypeError):  # one that cannot be read costs no other
+            if jwk.kid and jwk.kty == "RSA":
+                keys[jwk.kid] = RSAKey.import_key(_members.decode(raw))
+            elif jwk.kid and jwk.kty == "EC":
+                keys[jwk.kid] = ECKey.import_key(_members.decode(raw))
+    if not keys:
+        raise ValueError("no key in it")
+    return keys
+
+
+def _decoded(part: bytes) -> bytes:
+    """Base64url without padding (RFC 7515 2)."""
+    return urlsafe_b64decode(part + b"=" * (-len(part) % 4))

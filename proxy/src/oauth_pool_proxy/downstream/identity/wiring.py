@@ -1,0 +1,33 @@
+"""Puts the parts of the reception together, and says what has to run beside it."""
+
+from collections.abc import Awaitable, Callable, Coroutine
+
+from oauth_pool_proxy.config import ClientsConfig
+from oauth_pool_proxy.downstream.identity.known import Known
+from oauth_pool_proxy.downstream.identity.reception import Reception
+
+Run = Callable[[], Coroutine[object, object, None]]
+
+
+def reception_of(
+    config: ClientsConfig,
+    fetch: Callable[[str], Awaitable[bytes]] | None,
+    clock: Callable[[], float],
+    *,
+    keeps_credentials: bool,
+) -> tuple[Reception, Run | None, Callable[[], bool]]:
+    """The reception; what to run for as long as it is asked, if anything; and whether it can tell clients from strangers yet.
+
+    `fetch` gets documents of the API server whose tokens count; without it none does, and nothing of cryptography is imported.
+    """
+    known = Known()
+    if fetch is None:
+        return Reception(config, known, None, clock, keeps_credentials=keeps_credentials), None, lambda: True
+
+    from oauth_pool_proxy.downstream.identity.issuer import Issuer
+    from oauth_pool_proxy.downstream.identity.service_accounts import ServiceAccountTokens
+
+    issuer = Issuer(fetch, known.clear)
+    tokens = ServiceAccountTokens(issuer, config.audience)
+    reception = Reception(config, known, tokens, clock, keeps_credentials=keeps_credentials)
+    return reception, issuer.run, lambda: issuer.name is not None

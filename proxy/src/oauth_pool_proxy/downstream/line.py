@@ -1,0 +1,95 @@
+"""A line in which clients take turns: those of the highest priority first, among them one after another, and of each client
+whoever came first. Of one client only, it is the plain line that one knows. Pure.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Turn(NamedTuple):
+    """Whose turn a place in line is."""
+
+    client: str = ""
+    priority: int = 0
+
+
+ANYBODY = Turn()
+"""Where clients are not told apart."""
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    amount: int
+    turn: Turn
+    called: asyncio.Future[None]
+    """Done when it is this place's turn, or when nobody stands there any more."""
+
+
+class Line:
+    def __init__(self) -> None:
+        self._levels: dict[int, OrderedDict[str, deque[Place]]] = {}
+        """By priority: who waits, the client whose turn it is in front. None of it is empty."""
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, place: Place) -> None:
+        """At the end of what its client has in line; a client that had nothing there comes after all others."""
+        level = self._levels.setdefault(place.turn.priority, OrderedDict())
+        level.setdefault(place.turn.client, deque()).append(place)
+        self._length += 1
+
+    @property
+    def first(self) -> Place | None:
+        """Whose turn it is."""
+        if not self._length:
+            return None
+        level = self._levels[max(self._levels)]
+        return next(iter(level.values()))[0]
+
+    def popleft(self) -> Place:
+        """Whose turn it is goes, and its client has its next turn after the others."""
+        place = self.first
+        assert place is not None
+        self._levels[place.turn.priority].move_to_end(place.turn.client)
+        self._remove(place)
+        return place
+
+    def remove(self, place: Place) -> bool:
+        """Whoever stands there leaves, whose turn it is stays as it was. False: nobody does."""
+        if place not in self._places(place.turn):
+            return False
+        self._remove(place)
+        return True
+
+    def count(self, turn: Turn) -> int:
+        """How many places the client has in line."""
+        return len(self._places(turn))
+
+    def last_of_longest(self) -> tuple[Place | None, int]:
+        """The latest place of the client that has the most of them, and how many it has."""
+        clients = [places for level in self._levels.values() for places in level.values()]
+        longest = max(clients, key=len, default=None)
+        return (longest[-1], len(longest)) if longest else (None, 0)
+
+    def _places(self, turn: Turn) -> Collection[Place]:
+        level = self._levels.get(turn.priority)
+        return level.get(turn.client, ()) if level else ()
+
+    def _remove(self, place: Place) -> None:
+        priority, client = place.turn.priority, place.turn.client
+        level = self._levels[priority]
+        places = level[client]
+        if places[0] is place:
+            places.popleft()
+        else:
+            places.remove(place)
+        self._length -= 1
+        if not places:
+            del level[client]
+            if not level:
+                del self._levels[priority]

@@ -34,7 +34,7 @@ NODE_IMAGE ?=
 ARGS ?=
 N ?= 200
 # What runs here talks to itself on this machine. A proxy to the internet, if there is one, is not on the way.
-NO_PROXY := $(or $(no_proxy),$(NO_PROXY)),localhost,127.0.0.1
+NO_PROXY := $(or $(no_proxy),$(NO_PROXY)),localhost,127.0.0.1,::1
 no_proxy := $(NO_PROXY)
 export NO_PROXY no_proxy
 

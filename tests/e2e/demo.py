@@ -172,6 +172,8 @@ Watch the pool, live:
 
   kubectl oauthaccount top
 
+or in a browser: {stack.metrics_url}/
+
 Ask something, from any client of the API:
 
   curl {stack.proxy_url}/v1/messages -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' \\

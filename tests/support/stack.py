@@ -198,17 +198,18 @@ class Stack:
         on_line: Callable[[str, str], None] | None = None,
         proxy_settings: str = "",
         tokens: str = "volume",
+        host: str = "127.0.0.1",
     ) -> None:
-        """`tokens` is how they reach the proxies: by a volume, or sealed."""
+        """`tokens` is how they reach the proxies: by a volume, or sealed. Operator and proxy listen on `host`."""
         self.control_plane = control_plane
         self._proxy_settings = proxy_settings
         self.tokens = tokens
         self._operator = operator
         self.folder = folder
         self.namespace = control_plane.namespace()
-        self.proxy_url = f"http://127.0.0.1:{free_port()}"
-        self.metrics_url = f"http://127.0.0.1:{free_port()}"
-        self.health_url = f"http://127.0.0.1:{free_port()}"
+        self.proxy_url = f"http://{host}:{free_port()}"
+        self.metrics_url = f"http://{host}:{free_port()}"
+        self.health_url = f"http://{host}:{free_port()}"
         self.loopback_uri = f"http://localhost:{free_port()}/callback"
         self.state_dir, self.access_dir = folder / "state", folder / "access"
         self._log_level = log_level

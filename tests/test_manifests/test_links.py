@@ -61,3 +61,20 @@ def test_the_tests_that_the_security_page_names_are_there() -> None:
     }
     assert len(named) > 15
     assert named - defined == set()
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@every_page
+def test_a_page_begins_with_whom_it_is_for(page: Path) -> None:
+    if page.name not in ("README.md", "SECURITY.md"):
+        assert re.search(r"^For ", "\n".join(prose(page).splitlines()[:4]), re.MULTILINE)
+
+
+@every_page
+def test_no_cell_of_a_table_is_longer_than_two_lines(page: Path) -> None:
+    """What is longer is a paragraph: in a table nobody reads it."""
+    rows = [line for line in prose(page).splitlines() if line.lstrip().startswith("|")]
+    cells = [re.sub(r"\]\([^)]*\)", "]", cell).strip() for row in rows for cell in row.strip("| ").split(" | ")]
+    assert [cell for cell in cells if len(cell) > 200] == []

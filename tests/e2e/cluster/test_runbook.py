@@ -92,6 +92,7 @@ def test_looking_at_a_pool_that_works(on_call: OnCall, provider: Provider) -> No
     on_call.run("PoolProviderHeld")
     on_call.run("PoolVolumeUnanswered")
     on_call.run("PoolWatchSilent")
+    on_call.run("PoolProxyWithoutTokens")
     on_call.run("ProxyAddsLatency")
     on_call.run("Pending, ContainerCreating")
     on_call.run("The tailnet does not reach the proxy")

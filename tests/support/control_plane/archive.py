@@ -1,4 +1,4 @@
-"""envtest's published archive of etcd, kube-apiserver and kubectl: 70 MB instead of five minutes of compiling.
+"""envtest's published archive of etcd, kube-apiserver and kubectl: 60 MB instead of five minutes of compiling.
 
 Its version and checksums are pinned in `tests/support/kubernetes/envtest.sha512`. Without a network nobody waits: who does
 not answer within 3 s is not asked again, and whatever goes wrong costs a line of output.

@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
 def write_certificates(folder: Path, *, names: Sequence[str] = ()) -> None:
-    """Write `ca.crt`, `server.crt` and `server.key` (for 127.0.0.1, localhost and `names`), `sa.key` and `sa.pub`."""
+    """Write `ca.crt`, `server.crt` and `server.key` (for 127.0.0.1, ::1, localhost and `names`), `sa.key` and `sa.pub`."""
     ca_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca = _ca_certificate(ca_key)
     (folder / "ca.crt").write_bytes(ca.public_bytes(Encoding.PEM))
@@ -40,8 +40,8 @@ def _ca_certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
 def _server_certificate(
     key: ec.EllipticCurvePrivateKey, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, names: Sequence[str]
 ) -> x509.Certificate:
-    loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    alternatives = [loopback, *map(x509.DNSName, ("localhost", *names))]
+    loopback = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
+    alternatives = [*loopback, *map(x509.DNSName, ("localhost", *names))]
     return (
         _builder(_name("kube-apiserver"), ca.subject, key.public_key(), ca_key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

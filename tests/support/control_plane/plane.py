@@ -41,7 +41,7 @@ PORTS = range(
 class ControlPlane:
     """A running control plane between `__enter__` and `__exit__`; nothing of it outlives this process, SIGKILL included.
 
-    Several can run at once. `keep` (or CONTROL_PLANE_KEEP=1 in the environment) leaves the folder with data and logs.
+    Several can run at once. With `is_ipv6`, the API server listens on ::1 only. `keep` (or CONTROL_PLANE_KEEP=1 in the environment) leaves the folder with data and logs.
     """
 
     server: str  # https://127.0.0.1:PORT; it is also the issuer of ServiceAccount tokens
@@ -53,8 +53,9 @@ class ControlPlane:
     tls: ssl.SSLContext  # trusts `ca_file`, for clients other than `api`
     api: httpx2.Client  # requests to `server` as the admin
 
-    def __init__(self, *, assets: Path | None = None, keep: bool = False) -> None:
+    def __init__(self, *, assets: Path | None = None, keep: bool = False, is_ipv6: bool = False) -> None:
         self._assets = assets
+        self._address, self._services = ("::1", "fd00::/112") if is_ipv6 else ("127.0.0.1", "10.0.0.0/24")
         self._keep = keep or os.environ.get("CONTROL_PLANE_KEEP", "") not in ("", "0")
 
     def __enter__(self) -> Self:
@@ -184,7 +185,7 @@ class ControlPlane:
         raise ControlPlaneError(f"no port was free for {API_SERVER}\n{self.logs_tail()}")
 
     def _use_port(self, port: int) -> None:
-        self.server = f"https://127.0.0.1:{port}"
+        self.server = f"https://{f'[{self._address}]' if ':' in self._address else self._address}:{port}"
         self.api = httpx2.Client(
             base_url=self.server,
             headers={"authorization": f"Bearer {self.admin_token}"},
@@ -195,11 +196,11 @@ class ControlPlane:
     def _api_server_flags(self) -> dict[str, object]:
         return {
             "etcd-servers": f"unix://{self.folder / 'etcd.sock'}",
-            "bind-address": "127.0.0.1",
+            "bind-address": self._address,
             "secure-port": httpx2.URL(self.server).port,
-            "advertise-address": "127.0.0.1",
+            "advertise-address": self._address,
             "endpoint-reconciler-type": "none",  # Service `kubernetes` cannot have a loopback endpoint
-            "service-cluster-ip-range": "10.0.0.0/24",
+            "service-cluster-ip-range": self._services,
             "tls-cert-file": self.folder / "server.crt",
             "tls-private-key-file": self.folder / "server.key",
             "token-auth-file": self.folder / "tokens.csv",

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from oauth_pool_proxy.downstream.identity import issuer as module
 from oauth_pool_proxy.downstream.identity.issuer import (
     AGAIN_SECONDS,
     CONFIGURATION_PATH,
@@ -52,15 +51,8 @@ def server() -> ApiServer:
 
 
 @pytest.fixture
-def sleeps(monkeypatch: pytest.MonkeyPatch) -> Sleeps:
-    sleeps = Sleeps(Clock(0))
-    real = asyncio.sleep
-
-    async def sleep(seconds: float) -> None:
-        await (sleeps.sleep(seconds) if seconds >= module.FIRST_RETRY else real(seconds))
-
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    return sleeps
+def sleeps() -> Sleeps:
+    return Sleeps(Clock(0))
 
 
 @asynccontextmanager
@@ -78,7 +70,7 @@ async def test_keys_are_known_once_they_are_read_and_every_other_set_is_told_of(
     server: ApiServer, sleeps: Sleeps
 ) -> None:
     changes = list[int]()
-    issuer = Issuer(server.fetch, lambda: changes.append(1), sleeps.clock)
+    issuer = Issuer(server.fetch, lambda: changes.append(1), sleeps.clock, sleeps.sleep)
     assert (issuer.name, issuer.keys) == (None, {})
     async with running(issuer.run):
         await until(lambda: issuer.name, "the first fetch")
@@ -93,7 +85,7 @@ async def test_keys_are_known_once_they_are_read_and_every_other_set_is_told_of(
 async def test_an_unknown_key_has_them_fetched_once_in_ten_seconds_and_is_then_refused(
     server: ApiServer, sleeps: Sleeps
 ) -> None:
-    issuer = Issuer(server.fetch, clock=sleeps.clock)
+    issuer = Issuer(server.fetch, clock=sleeps.clock, sleep=sleeps.sleep)
     async with running(issuer.run):
         await until(lambda: sleeps.lasted == [AGAIN_SECONDS], "the pause after a fetch")
         sleeps.clock.advance(1)
@@ -112,7 +104,7 @@ async def test_while_the_api_server_is_away_its_keys_stay_and_it_is_asked_again_
     server: ApiServer, sleeps: Sleeps, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.down = True
-    issuer = Issuer(server.fetch, clock=sleeps.clock)
+    issuer = Issuer(server.fetch, clock=sleeps.clock, sleep=sleeps.sleep)
     async with running(issuer.run):
         for number, seconds in enumerate([0.5, 1, 2, 4, 8, 10, 10], 1):
             await until(lambda number=number: len(sleeps.lasted) == number, "a pause")  # type: ignore[misc]

@@ -40,7 +40,7 @@ _configuration = msgspec.json.Decoder(_Configuration)
 class Issuer:
     """`fetch` gets a document of the API server, or raises `IssuerUnreachable`; `changed` is told of every other set of keys.
 
-    Times are in seconds, by `clock`.
+    Times are in seconds, by `clock`; `sleep` lets them pass.
     """
 
     def __init__(
@@ -48,8 +48,9 @@ class Issuer:
         fetch: Callable[[str], Awaitable[bytes]],
         changed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._fetch, self._changed, self._clock = fetch, changed, clock
+        self._fetch, self._changed, self._clock, self._sleep = fetch, changed, clock, sleep
         self.name: str | None = None
         """As `iss` of tokens has it; none until it is known."""
         self.keys: Keys = {}
@@ -72,7 +73,7 @@ class Issuer:
                 await self._rest()
             else:
                 self._next_at = self._clock() + pause
-                await asyncio.sleep(pause)
+                await self._sleep(pause)
                 pause = min(pause * 2, AGAIN_SECONDS)
 
     def seconds_until_known(self, kid: str) -> float | None:
@@ -87,7 +88,7 @@ class Issuer:
 
     async def _rest(self) -> None:
         self._next_at = self._clock() + AGAIN_SECONDS
-        await asyncio.sleep(AGAIN_SECONDS)
+        await self._sleep(AGAIN_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(REFRESH_SECONDS - AGAIN_SECONDS):
                 await self._wanted.wait()

@@ -18,6 +18,9 @@ exit 1
 """
 
 
+DIGESTS = {"proxy": f"sha256:{'a1' * 32}", "operator": f"sha256:{'b2' * 32}"}
+
+
 class Server:
     """The repository that is pushed to, and a clone of it in which CI runs."""
 
@@ -36,8 +39,10 @@ class Server:
         self.clone.git("checkout", "--quiet", "--detach", checked_out)
         return pushed
 
-    def deploy(self, commit: str) -> tuple[int, str]:
-        result = self.clone.run("deploy", GITHUB_SHA=commit, GITHUB_REPOSITORY_OWNER="Team")
+    def deploy(self, commit: str, **other: str) -> tuple[int, str]:
+        environment = {"GITHUB_SHA": commit, "GITHUB_REPOSITORY_OWNER": "Team"}
+        environment |= {f"{program.upper()}_DIGEST": digest for program, digest in DIGESTS.items()} | other
+        result = self.clone.run("deploy", **environment)
         return result.returncode, result.stdout + result.stderr
 
     def log(self) -> list[str]:
@@ -68,7 +73,7 @@ def images(server: Server) -> set[str]:
 
 
 def images_of(commit: str) -> set[str]:
-    return {f"ghcr.io/team/oauth-pool-{program}:sha-{commit[:7]}" for program in ("proxy", "operator")}
+    return {f"ghcr.io/team/oauth-pool-{program}:sha-{commit[:7]}@{digest}" for program, digest in DIGESTS.items()}
 
 
 def test_one_commit_sets_both_images_and_starts_no_run(server: Server) -> None:
@@ -81,6 +86,13 @@ def test_one_commit_sets_both_images_and_starts_no_run(server: Server) -> None:
         *("somebody", *server.clone.git("show", "--format=", "--name-only", built).split()),
         *("github-actions[bot]", KUSTOMIZATION),
     ]
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:abc", "latest"])
+def test_an_image_without_a_digest_is_not_deployed(server: Server, digest: str) -> None:
+    code, output = server.deploy(server.clone.head(), OPERATOR_DIGEST=digest)
+    assert (code, "the digest of oauth-pool-operator is not one" in output) == (1, True), output
+    assert server.log() == ["Start"]
 
 
 def test_a_main_that_has_moved_is_followed(server: Server) -> None:

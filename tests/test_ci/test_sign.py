@@ -34,6 +34,7 @@ def test_the_image_is_signed_and_the_sbom_of_each_platform_attested(
 ) -> None:
     code, output = sign(repository, path)
     assert code == 0, output
+    assert output.startswith(f"proxy={DIGEST}\n")  # and nothing else on standard output before it
     first, *others = (tmp_path / "told").read_text().splitlines()
     assert first == f"sign --yes --recursive {IMAGE}"
     assert len(others) == 2

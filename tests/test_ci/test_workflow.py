@@ -140,8 +140,17 @@ def test_images_are_signed_by_what_they_are() -> None:
     (build,) = [step for step in steps("publish") if step.get("id") == "build"]
     assert build["with"]["sbom"] is True
     assert steps("publish")[-1] == {
+        "id": "signed",
         "env": {"PROGRAM": "${{ matrix.program }}", "DIGEST": "${{ steps.build.outputs.digest }}"},
-        "run": '.ci/sign "$PROGRAM"',
+        "run": '.ci/sign "$PROGRAM" >> "$GITHUB_OUTPUT"',
+    }
+
+
+def test_what_was_signed_is_what_is_deployed() -> None:
+    programs = JOBS["publish"]["strategy"]["matrix"]["program"]
+    assert JOBS["publish"]["outputs"] == {name: f"${{{{ steps.signed.outputs.{name} }}}}" for name in programs}
+    assert steps("deploy")[-1]["env"] == {
+        f"{name.upper()}_DIGEST": f"${{{{ needs.publish.outputs.{name} }}}}" for name in programs
     }
 
 

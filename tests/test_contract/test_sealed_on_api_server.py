@@ -189,6 +189,7 @@ def test_without_the_operator_a_container_restarts_and_a_new_pod_is_not_ready(se
     pod = setting.pod("proxy-0")
     setting.is_declared("proxy-0")
     setting.operator.publish()
+    wait_until(lambda: pod.is_ready, "the proxy to be ready")
     setting.uses(pod, "a", 1)
     # from here on nobody seals anything
     pod.process.stop()
@@ -212,6 +213,7 @@ def test_what_somebody_did_to_the_object_is_put_right_when_tokens_do_not_come(do
     setting.is_declared("proxy-0")
     key = setting.operator.proxies()["proxy-0"]
     setting.operator.publish()
+    wait_until(lambda: pod.is_ready, "the proxy to be ready")
     setting.uses(pod, "a", 1)
     if done == "deleted":
         setting.operator.delete("proxy-0")

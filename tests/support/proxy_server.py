@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,6 +52,20 @@ def proxy_config(upstream_url: str, oauth: dict[str, object] | None = None, **pr
     if clients is not None:
         values["clients"] = clients
     return parse_config(values, {})
+
+
+@dataclass
+class Head:
+    """Of a request, where no connection brings one."""
+
+    method: str
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    peer: str = ""
+    is_from_tailnet: bool = False
+
+    def __post_init__(self) -> None:
+        self.fields = dict(self.headers)
 
 
 class PoolFolder:

@@ -13,9 +13,8 @@ from oauth_pool_proxy.downstream.identity.known import Failures, Known
 from oauth_pool_proxy.downstream.identity.reception import Reception
 from oauth_pool_proxy.downstream.identity.service_accounts import ServiceAccountTokens
 from oauth_pool_proxy.errors import ClientLimited, NotIdentified
-from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.request import Request
-from tests.support.proxy_server import NOW, Clock, PoolFolder, RunningProxy, until
+from tests.support.proxy_server import NOW, Clock, Head, PoolFolder, RunningProxy, until
 from tests.support.service_account_tokens import claims, configuration, published, rsa_key, token, unsigned
 from tests.support.upstream_server import RawRequest, UpstreamServer, json_answer, upstream_server
 from tests.test_proxy.conftest import Start
@@ -234,8 +233,7 @@ async def reception_of(clock: Clock) -> tuple[Reception, Known]:
 
 
 def request(credential: bytes, peer: str = "192.0.2.1") -> Request:
-    headers = [(b"authorization", b"Bearer " + credential)]
-    return Request("id", "POST", b"/v1/messages", headers, Progress("id"), peer)
+    return Request(Head("POST", b"/v1/messages", [(b"authorization", b"Bearer " + credential)], peer))
 
 
 def refusal(reception: Reception, credential: bytes, peer: str = "192.0.2.1") -> type[Exception]:

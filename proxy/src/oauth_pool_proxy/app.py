@@ -1,4 +1,4 @@
-"""The ASGI application: own paths go to Starlette's router, every other request to `forward.py`.
+"""The application: own paths go to Starlette's router, every other request to `forward.py`.
 
 The one place where an error becomes an answer, and where a finished request is counted and logged. The relay is called
 directly, with no middleware around it: every layer would wrap every chunk.
@@ -7,10 +7,10 @@ directly, with no middleware around it: every layer would wrap every chunk.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
@@ -20,11 +20,10 @@ from starlette.types import Receive, Scope, Send
 
 from oauth_pool_proxy.config import ClientsConfig, Config, KubernetesConfig
 from oauth_pool_proxy.downstream.admission import Admission
+from oauth_pool_proxy.downstream.asgi import answer_by
 from oauth_pool_proxy.downstream.client import Client
-from oauth_pool_proxy.downstream.protocol import client_of
 from oauth_pool_proxy.downstream.service import Service
 from oauth_pool_proxy.errors import (
-    AnswerAborted,
     ClientGone,
     PathNotAllowed,
     ProxyError,
@@ -46,7 +45,6 @@ from oauth_pool_proxy.observe.usage import UsageReader
 from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
 from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.pool.upkeep import pool_mode, running
-from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.request import Blame, Request
 from oauth_pool_proxy.upstream.upstream import Upstream
 
@@ -93,49 +91,40 @@ class App:
         self._knows_clients: Callable[[], bool] = lambda: True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            client = client_of(scope)
-            if client.refusal or scope["raw_path"] not in OWN_PATHS:
-                await self._serve(scope, client)
-                return
+        """ASGI, for the lifespan."""
         await self._router(scope, receive, send)
 
-    async def tailnet(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The same behind `tailscale_listen_addr`, where it is believed who logged in."""
-        client = client_of(scope)
-        if client.refusal or scope["raw_path"] not in OWN_PATHS:
-            await self._serve(scope, client, is_from_tailnet=True)
-        else:
-            await self._router(scope, receive, send)
+    def serve(self, client: Client) -> Coroutine[Any, Any, None]:
+        if client.target.partition(b"?")[0] in OWN_PATHS and not client.refusal:
+            return answer_by(self._router, client)
+        return self._serve(client)
 
-    async def monitoring(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application behind `metrics_addr`: nothing is forwarded from there."""
-        client = client_of(scope)
-        if client.refusal:
-            await self._serve(scope, client)
-        else:
-            await self._monitoring(scope, receive, send)
+    def serve_tailnet(self, client: Client) -> Coroutine[Any, Any, None]:
+        client.is_from_tailnet = True
+        return self.serve(client)
 
-    async def _serve(self, scope: Scope, client: Client, *, is_from_tailnet: bool = False) -> None:
+    def serve_monitoring(self, client: Client) -> Coroutine[Any, Any, None]:
+        """Nothing is forwarded from there."""
+        return self._serve(client) if client.refusal else answer_by(self._monitoring, client)
+
+    async def _serve(self, client: Client) -> None:
         """One request that is not ours to answer: forward it, and say what became of it."""
-        progress = Progress(new_request_id())
-        peer = scope["client"][0] if scope["client"] else ""
-        request = Request(
-            progress.request_id, scope["method"], client.target, scope["headers"], progress, peer, is_from_tailnet
-        )
+        request = Request(client)
         task = self.service.begin()
         try:
             error = await self._forward(request, client)
-            has_started = progress.has_started
+            has_started = request.progress.has_started
             if error and not has_started:
-                await _answer(error, request, client)
+                _answer(error, request, client)
             self._finished(request, error)
+        except Exception:
+            has_started, error = True, None
+            log.exception("unexpected error", extra={"fields": {"request_id": request.id}})
+            client.break_off()
         finally:
             self.service.end(task)
         if error and has_started and not isinstance(error, ClientGone):
-            # The server must break the connection: without its end, the answer does not look whole.
             client.break_off()
-            raise AnswerAborted(str(error))
 
     def _count_tokens(self, request: Request, reader: UsageReader) -> None:
         request.model = request.model or reader.model
@@ -308,7 +297,7 @@ async def _elsewhere(_: HttpRequest) -> Response:
     return Response(body, PathNotAllowed.status, headers, media_type="application/json")
 
 
-async def _answer(error: Exception, request: Request, client: Client) -> None:
+def _answer(error: Exception, request: Request, client: Client) -> None:
     """The one place where an error becomes bytes. A client that left gets none."""
     progress = request.progress
     if isinstance(error, ClientGone):
@@ -324,5 +313,5 @@ async def _answer(error: Exception, request: Request, client: Client) -> None:
         *request.answer_headers,
     ]
     progress.status = known.status
-    await client.respond(known.status, headers, body)
+    client.respond(known.status, headers, body)
     progress.bytes_sent = len(body)

@@ -259,13 +259,6 @@ class ClientGone(Exception):
     verdict = "client"
 
 
-class AnswerAborted(Exception):
-    """Raised out of the application on purpose, so that the server breaks the client's connection.
-
-    An answer that was cut short must not be given the last chunk that would make it look complete.
-    """
-
-
 def error_body(type_: str, message: str, request_id: str, details: Mapping[str, object] | None = None) -> bytes:
     """The API's own error envelope, which its official clients parse."""
     error = {"type": type_, "message": message, **(details or {})}

@@ -61,7 +61,7 @@ class Forwarder:
         """Answers the request, or raises what `app.py` answers with."""
         if preflight := self._gate.admit_origin(request):
             request.blame, request.progress.status = Blame.OK, preflight
-            await client.respond(preflight, request.answer_headers, b"")
+            client.respond(preflight, request.answer_headers, b"")
             return
         caller, turn = None, ANYBODY
         if self._reception:
@@ -123,7 +123,7 @@ class Forwarder:
                         return
                 finally:
                     answer.release()
-        await self._respond(request, dispatch.refusal(), client)
+        self._respond(request, dispatch.refusal(), client)
 
     async def _ask(self, request: Request, headers: list[Header]) -> Answer:
         """One answer of the upstream, in up to `attempts` attempts: a request without an answer yet may be sent again."""
@@ -155,14 +155,14 @@ class Forwarder:
         headers = response_headers(answer.headers, self._contract, status=answer.status) + request.answer_headers
         await relay(answer, headers, client, request.progress, already_read)
 
-    async def _respond(self, request: Request, refusal: Refusal, client: Client) -> None:
+    def _respond(self, request: Request, refusal: Refusal, client: Client) -> None:
         """The upstream's own answer, which was held back while another account might have done better."""
         self._begins(request, refusal.upstream_request_id)
         request.forget()
         headers = response_headers(refusal.headers, self._contract, status=refusal.status) + request.answer_headers
         request.progress.status, request.progress.has_started = refusal.status, True
         request.progress.passes(refusal.body)
-        await client.respond(refusal.status, headers, refusal.body)
+        client.respond(refusal.status, headers, refusal.body)
 
     def _begins(self, request: Request, upstream_request_id: bytes | None) -> None:
         request.phase, request.first_byte_at = Phase.ANSWERING, time.monotonic()

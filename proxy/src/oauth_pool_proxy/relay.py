@@ -44,9 +44,9 @@ async def relay(
     progress.status, progress.has_started = answer.status, True
     progress.passes(beginning)
     if answer.is_at_end:
-        await client.respond(answer.status, headers, beginning)
+        client.respond(answer.status, headers, beginning)
         return
-    await client.start(answer.status, headers, beginning)
+    client.start(answer.status, headers, beginning)
     takes_events = _takes_events(answer)
     # A stream may last for an hour, and its head is a third of the memory that it costs.
     del beginning, headers
@@ -55,12 +55,12 @@ async def relay(
         await client.pump(answer, progress.passes)
     except StreamBroken as error:
         if takes_events:
-            await _say_farewell(client, progress, str(error))
+            _say_farewell(client, progress, str(error))
         raise
     except asyncio.CancelledError:
         # Either the client left, and nothing is written any more, or the proxy is shutting down.
         if takes_events:
-            await _say_farewell(client, progress, "The proxy is shutting down")
+            _say_farewell(client, progress, "The proxy is shutting down")
         raise
 
 
@@ -70,9 +70,9 @@ def _takes_events(answer: Answer) -> bool:
     return answer.is_event_stream and is_text and b"content-length" not in answer.fields
 
 
-async def _say_farewell(client: Client, progress: Progress, message: str) -> None:
+def _say_farewell(client: Client, progress: Progress, message: str) -> None:
     """The API's own error event."""
     # An event that was cut is ended first: its rest must not become part of this one.
     is_between_events = progress.last_bytes.endswith((b"\n\n", b"\r\n\r\n")) or not progress.bytes_sent
     event = b"event: error\ndata: %s\n\n" % error_body("api_error", message, progress.request_id)
-    await client.last_words(event if is_between_events else b"\n\n" + event)
+    client.last_words(event if is_between_events else b"\n\n" + event)

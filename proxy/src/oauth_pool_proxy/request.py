@@ -1,18 +1,32 @@
 """What is known of one request while it runs, and what is said about it at its end."""
 
 import time
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from oauth_pool_proxy.downstream.admission import Share
 from oauth_pool_proxy.observe.access_log import RequestLine
+from oauth_pool_proxy.observe.request_id import new_request_id
 from oauth_pool_proxy.pool.request_body import Description, describe
 from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.upstream.headers import Headers
 
 if TYPE_CHECKING:
     from oauth_pool_proxy.downstream.identity.allowance import Caller
+
+
+class Asked(Protocol):
+    """The head of a request, and whose connection brought it."""
+
+    method: str
+    target: bytes
+    headers: Headers
+    fields: dict[bytes, bytes]
+    """The headers by their lower-case names; of several lines of one name the last."""
+    is_from_tailnet: bool
+
+    @property
+    def peer(self) -> str: ...
 
 
 class Phase(StrEnum):
@@ -45,48 +59,72 @@ class Blame(StrEnum):
         return cls.UPSTREAM if status >= 500 else cls.REQUEST
 
 
-@dataclass(slots=True)
 class Request:
     """What the client asked, and what is said of it at the end."""
 
-    id: str
-    method: str
-    target: bytes
-    headers: Headers = field(repr=False)
-    progress: Progress
-    peer: str = ""
-    """The address that the connection comes from."""
-    is_from_tailnet: bool = False
-    """Whether it came by the listener that only the Tailscale proxy can reach."""
-    caller: "Caller | None" = None
-    """Who asks, where clients are known."""
-    path: str = field(init=False)
-    """Without the query, which may hold anything."""
-    began: float = field(default_factory=time.monotonic)
-    phase: Phase = Phase.QUEUED
-    body: bytes = field(default=b"", repr=False)
-    room: Share | None = None
-    """In the memory for bodies, as long as there is one."""
-    bytes_in: int = 0
-    answer_headers: Headers = field(default_factory=list)
-    """What the proxy itself adds to whatever is answered."""
-    model: str | None = None
-    """As far as it is known: from the body, if anything had to be looked up there, or from the answer."""
-    account: str | None = None
-    """Who was asked last."""
-    attempts: int = 0
-    failures: int = 0
-    blame: Blame = Blame.PROXY
-    first_byte_at: float | None = None
-    is_stream: bool = False
-    upstream_request_id: bytes | None = None
-    counts_tokens: bool = False
-    """Whether what `progress.reader` has read is counted."""
-    _description: Description | None = field(default=None, repr=False)
-    _is_described: bool = False
+    __slots__ = (
+        "_description",
+        "_is_described",
+        "account",
+        "answer_headers",
+        "attempts",
+        "began",
+        "blame",
+        "body",
+        "bytes_in",
+        "caller",
+        "counts_tokens",
+        "failures",
+        "fields",
+        "first_byte_at",
+        "headers",
+        "id",
+        "is_from_tailnet",
+        "is_stream",
+        "method",
+        "model",
+        "path",
+        "peer",
+        "phase",
+        "progress",
+        "room",
+        "target",
+        "upstream_request_id",
+    )
 
-    def __post_init__(self) -> None:
+    def __init__(self, asked: Asked) -> None:
+        self.id = new_request_id()
+        self.method, self.target, self.headers, self.fields = asked.method, asked.target, asked.headers, asked.fields
         self.path = self.target.partition(b"?")[0].decode("ascii", "replace")
+        """Without the query, which may hold anything."""
+        self.peer, self.is_from_tailnet = asked.peer, asked.is_from_tailnet
+        self.began = time.monotonic()
+        self.progress = Progress(self.id)
+        self.phase = Phase.QUEUED
+        self.caller: Caller | None = None
+        """Who asks, where clients are known."""
+        self.body = b""
+        self.bytes_in = 0
+        self.room: Share | None = None
+        """In the memory for bodies, as long as there is one."""
+        self.answer_headers: Headers = []
+        """What the proxy itself adds to whatever is answered."""
+        self.model: str | None = None
+        """As far as it is known: from the body, if anything had to be looked up there, or from the answer."""
+        self.account: str | None = None
+        """Who was asked last."""
+        self.attempts = self.failures = 0
+        self.blame = Blame.PROXY
+        self.first_byte_at: float | None = None
+        self.is_stream = False
+        self.upstream_request_id: bytes | None = None
+        self.counts_tokens = False
+        """Whether what `progress.reader` has read is counted."""
+        self._description: Description | None = None
+        self._is_described = False
+
+    def __repr__(self) -> str:
+        return f"<Request {self.id} {self.method} {self.path}>"
 
     def describe(self) -> Description | None:
         """What the body says. Looked at only when something depends on it: that costs a millisecond per megabyte."""
@@ -104,6 +142,7 @@ class Request:
             self.room.give_back()
         self._description = None
         self.headers.clear()
+        self.fields.clear()
 
     @property
     def first_byte_seconds(self) -> float | None:

@@ -8,9 +8,8 @@ from contextlib import AsyncExitStack
 import pytest
 
 from oauth_pool_proxy.downstream.admission import READ_AHEAD
-from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.request import Request
-from tests.support.proxy_server import RawClient, RunningProxy, until
+from tests.support.proxy_server import Head, RawClient, RunningProxy, until
 from tests.support.upstream_server import SSE_HEAD, UpstreamConnection, UpstreamServer, json_answer
 from tests.test_proxy.conftest import Start
 
@@ -112,10 +111,10 @@ async def test_a_stream_does_not_hold_the_body_that_asked_for_it(upstream: Upstr
 
 
 def test_what_a_request_forgets_is_gone() -> None:
-    request = Request("", "POST", b"/", [(b"a", b"b")], Progress(""))
+    request = Request(Head("POST", b"/", [(b"a", b"b")]))
     request.body = b"body"
     request.forget()
-    assert (request.body, request.headers, request.describe()) == (b"", [], None)
+    assert (request.body, request.headers, request.fields, request.describe()) == (b"", [], {}, None)
 
 
 @pytest.mark.parametrize("how", ["answered", "refused", "failed", "left"])

@@ -2,9 +2,7 @@
 
 Answers go through the connection's transport: no task, no queue and no wake-up between two chunks. Reads of the upstream
 are framed and written in the callback in which they arrive, one write for each; the request's task sleeps until the end.
-A client that does not take them stops the upstream from being read, and no task is involved in that either. What uvicorn
-keeps about a response (started, complete, keep-alive, the next pipelined request) is kept true here, in the terms of its
-pinned minor version.
+A client that does not take them stops the upstream from being read, and no task is involved in that either.
 """
 
 from collections.abc import Callable
@@ -32,16 +30,13 @@ class _Framing(Enum):
 class Client(Upload):
     """One request of a connection, and the answer to it."""
 
+    is_http_1_1 = True
+    """Else it is HTTP/1.0."""
     _framing = _Framing.NO_BODY
     _answer: Answer | None = None
     _tap: Tap | None = None
 
-    @property
-    def is_answered(self) -> bool:
-        """Whether the answer has begun."""
-        return self._cycle.response_started
-
-    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer."""
         if self._is_gone:
             return
@@ -53,7 +48,7 @@ class Client(Upload):
         self._connection.write(b"".join(pieces))
         self._finish()
 
-    async def start(self, status: int, headers: Headers, body: bytes) -> None:
+    def start(self, status: int, headers: Headers, body: bytes) -> None:
         """The head of an answer, and what there is of its body."""
         if self._is_gone:
             return
@@ -76,7 +71,7 @@ class Client(Upload):
         if self._answer:
             self._answer.resume()
 
-    async def last_words(self, words: bytes) -> None:
+    def last_words(self, words: bytes) -> None:
         """Bytes at the end of an answer that will not be completed, if the client takes them at once."""
         if not self._is_gone and not self._connection.flow.write_paused:
             pieces: list[bytes] = []
@@ -84,13 +79,15 @@ class Client(Upload):
             self._connection.write(b"".join(pieces))
 
     def break_off(self) -> None:
-        """Called before the connection is closed in mid-answer.
+        """End the connection in mid-answer, so that the answer does not look whole.
 
         The end of the connection is the end of a body without length or chunks, so only a reset says that it is not the whole.
         """
-        if self._framing is _Framing.UNTIL_CLOSE and not self._connection.transport.is_closing():
+        transport = self._connection.transport
+        if self._framing is _Framing.UNTIL_CLOSE and not transport.is_closing():
             kernel.reset_on_close(self._connection.socket)
-            self._connection.transport.abort()
+            transport.abort()
+        transport.close()
 
     def _pass_on(self, data: bytes, *, is_last: bool) -> bool:
         """One read of the upstream becomes one write. False: no more for now."""
@@ -114,39 +111,34 @@ class Client(Upload):
             pieces.append(data)
 
     def _head(self, status: int, headers: Headers) -> list[bytes]:
-        cycle = self._cycle
-        if cycle.waiting_for_100_continue and not self.is_complete:
+        if self.waits_for_100 and not self.is_complete:
             # Told not to send its body, or to send it after all, the client decides: what comes next cannot be known.
-            cycle.keep_alive = False
-        cycle.response_started, cycle.waiting_for_100_continue = True, False
+            self.keep_alive = False
+        self.is_answered, self.waits_for_100 = True, False
         self._framing = self._framing_of(status, headers)
         pieces = [STATUS_LINE[status]]
         pieces += [b"%s: %s\r\n" % header for header in headers]
         if self._framing is _Framing.CHUNKED:
             pieces.append(b"transfer-encoding: chunked\r\n")
         elif self._framing is _Framing.UNTIL_CLOSE:
-            cycle.keep_alive = False
-        pieces.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+            self.keep_alive = False
+        pieces.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
         return pieces
 
     def _framing_of(self, status: int, headers: Headers) -> _Framing:
-        scope = self._cycle.scope
-        if scope["method"] == "HEAD" or status in (204, 304):
+        if self.method == "HEAD" or status in (204, 304):
             return _Framing.NO_BODY
         if b"content-length" in dict(headers):
             return _Framing.LENGTH
-        return _Framing.CHUNKED if scope["http_version"] == "1.1" else _Framing.UNTIL_CLOSE
+        return _Framing.CHUNKED if self.is_http_1_1 else _Framing.UNTIL_CLOSE
 
     def _finish(self) -> None:
-        """What uvicorn does at the end of a response."""
-        cycle = self._cycle
-        cycle.response_complete = True
-        cycle.message_event.set()
+        self._is_over = True
         self.forget()
-        if cycle.keep_alive:
+        if self.keep_alive:
             pass
         elif self.is_complete and not self.refusal:
             self._connection.transport.close()
         else:
             self._connection.close_in_stages()  # more may be on its way
-        cycle.on_response()
+        self._connection.on_response_complete()

@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with the differences that a proxy needs: everything of uvicorn's that is overridden is here.
 
-* The application gets a `Client` beside ASGI's `receive` and `send`, and with it the target exactly as it was received:
-  ASGI knows a path and a query, from which `/a?` and `/a` cannot be told apart.
+* The application gets a `Client`, not ASGI's scope, `receive` and `send`: those would cost a tenth of a request. With it comes
+  the target exactly as it was received: ASGI knows a path and a query, from which `/a?` and `/a` cannot be told apart.
 * A request that offers an upgrade keeps its body: uvicorn takes what follows the head for the new protocol, although
   nobody switched to it (RFC 9110 7.8: a server may ignore the offer). Java's client, and curl with --http2, make that offer
   on every request.
@@ -11,11 +11,11 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 import httptools
-from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from oauth_pool_proxy.downstream import head, kernel
 from oauth_pool_proxy.downstream.client import Client
@@ -23,7 +23,6 @@ from oauth_pool_proxy.downstream.state import State
 from oauth_pool_proxy.errors import InvalidRequest, MethodNotImplemented, ProxyError, error_body
 from oauth_pool_proxy.observe.request_id import new_request_id
 
-EXTENSION = "oauth_pool_proxy"
 MOST_HEAD_BYTES = 64 * 1024
 """Of a head, of trailers, of what is between two requests: with so much that is not part of a body, a connection is ended."""
 PIECE_BYTES = 16 * 1024
@@ -41,6 +40,8 @@ class HttpProtocol(HttpToolsProtocol):
     server_state: State
     is_bounded = True
     """Whether its connections count as those of clients."""
+    client: tuple[str, int] | None
+    """The address at the other end."""
     socket: socket.socket
     _is_declining = False
     _is_deaf = False
@@ -52,12 +53,14 @@ class HttpProtocol(HttpToolsProtocol):
     _written = _taken = 0
     _receiving: Client | None = None
     """The request of which more is to come."""
+    _next: Client | None = None
+    """The request that is begun with when all that came with its head has been parsed."""
 
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         self._unfinished: list[Client] = []
-        """Requests without a complete answer; the first is being answered."""
+        """Requests without a complete answer; the first is being answered, the others wait for that."""
         self._idle_since = self._taken_at = self.loop.time()
         self.socket = transport.get_extra_info("socket")
         super().connection_made(transport)
@@ -73,6 +76,13 @@ class HttpProtocol(HttpToolsProtocol):
             self.server_state.clients -= 1
         for client in self._unfinished:
             client.lost()
+
+    def shutdown(self) -> None:
+        """uvicorn's own, for requests that it does not know."""
+        if not self._unfinished:
+            self.transport.close()
+        for client in self._unfinished:
+            client.keep_alive = False
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -103,17 +113,13 @@ class HttpProtocol(HttpToolsProtocol):
             if now - self._idle_since > DRAIN_SECONDS:
                 self.transport.close()
         # With bytes that are not read yet, a request is just arriving.
-        elif self._is_idle and now - self._idle_since > KEEP_ALIVE_SECONDS and not kernel.unread(self.socket):
+        elif not self._unfinished and now - self._idle_since > KEEP_ALIVE_SECONDS and not kernel.unread(self.socket):
             self.transport.close()
-
-    @property
-    def _is_idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
 
     def _takes_nothing(self, now: float) -> bool:
         """Whether the client has had something to take for too long, and took no byte of it."""
         pending = self.transport.get_write_buffer_size()
-        if not self._is_idle:  # else the kernel can be left alone with it
+        if self._unfinished:  # else the kernel can be left alone with it
             pending += kernel.unsent(self.socket)
         taken = self._written - pending
         if not pending or taken != self._taken:
@@ -137,6 +143,9 @@ class HttpProtocol(HttpToolsProtocol):
                     self._refuse(_too_long())
         except httptools.HttpParserError as error:
             self._refuse(_refusal(error, data))
+        if self._next:
+            client, self._next = self._next, None
+            self._begin(client)
 
     def _drain(self, size: int) -> None:
         self._drained += size
@@ -153,55 +162,51 @@ class HttpProtocol(HttpToolsProtocol):
                 return self._head_without_offer() + data[offer.args[0] :]
         return b""
 
+    def on_message_begin(self) -> None:
+        """uvicorn's own without ASGI's scope."""
+        self.url, self.headers = b"", []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
     def on_headers_complete(self) -> None:
-        """uvicorn's own, but for what nobody reads of an application's scope here."""
-        method, version, headers = self.parser.get_method(), self.parser.get_http_version(), self.headers
-        if self.parser.should_upgrade() and method != b"CONNECT":
+        parser, headers = self.parser, self.headers
+        method, version = parser.get_method(), parser.get_http_version()
+        if parser.should_upgrade() and method != b"CONNECT":
             self._is_declining = True
             return
         if self._bytes_beside_bodies > MOST_HEAD_BYTES:
             self._check_length(self.url)
-        if len(self.pipeline) >= MOST_PIPELINED:
+        if len(self._unfinished) > MOST_PIPELINED:
             raise InvalidRequest("Too many requests at once")
         fields = dict(headers)
-        refusal = head.refusal(method, version, self.url, headers, fields)
-        target = head.origin_form(self.url)
-        keep_alive = version == "1.1" and self.parser.should_keep_alive()
-        cycle = self._new_cycle(
-            method, version, target, keep_alive and not refusal and not self.server_state.is_leaving
+        client = Client(self, method, head.origin_form(self.url), headers, fields)
+        client.is_http_1_1 = version == "1.1"
+        client.announced = head.body_length(fields)
+        client.refusal = head.refusal(method, version, self.url, headers, fields)
+        client.waits_for_100 = fields.get(b"expect", b"").lower() == b"100-continue"
+        client.keep_alive = (
+            client.is_http_1_1
+            and parser.should_keep_alive()
+            and not client.refusal
+            and not self.server_state.is_leaving
         )
-        client = Client(self, cycle, target, head.body_length(fields), refusal)
-        self.scope["extensions"] = {EXTENSION: client}  # type: ignore[dict-item]  # only ours reads it
         self._bytes_beside_bodies = 0
         self.headers = []  # what comes from now on are trailers, which end at this hop (RFC 9110 6.5.1)
         self._receiving = client
         self._unfinished.append(client)
-        previous, self.cycle = self.cycle, cycle
-        if previous is None or previous.response_complete:
-            self._start_asgi_task(cycle, self.app)
+        if len(self._unfinished) == 1:
+            self._next = client
         else:
             self.flow.pause_reading()  # until the first answer is complete
-            self.pipeline.appendleft((cycle, self.app))
             self._unfinished[0].look_out()
 
-    def _new_cycle(self, method: bytes, version: str, target: bytes, keep_alive: bool) -> RequestResponseCycle:
-        scope = self.scope
-        scope["method"], scope["http_version"] = method.decode("ascii"), version
-        path, _, scope["query_string"] = target.partition(b"?")
-        scope["raw_path"], scope["path"] = path, path.decode("ascii")
-        return RequestResponseCycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=keep_alive,
-            on_response=self.on_response_complete,
-        )
+    def _begin(self, client: Client) -> None:
+        """The task is the application's, which knows it as long as it runs."""
+        self.loop.create_task(self._answered(client))
+
+    def _answered(self, client: Client) -> Coroutine[Any, Any, None]:
+        return self.server_state.application.serve(client)
 
     def _check_length(self, target: bytes = b"") -> None:
         """Of a head, or of trailers, to the byte: the count has all that came with them, too."""
@@ -219,7 +224,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self._bytes_beside_bodies > MOST_HEAD_BYTES:
             self._check_length()
         self._bytes_beside_bodies = 0
-        super().on_message_complete()
         if self._receiving:
             client, self._receiving = self._receiving, None
             client.body_complete()
@@ -229,15 +233,14 @@ class HttpProtocol(HttpToolsProtocol):
     # What goes out
 
     def on_response_complete(self) -> None:
-        """uvicorn's own without a timer for each pause between two requests."""
-        if self._unfinished:
-            self._unfinished.pop(0)
+        """Of the first request that had none."""
+        del self._unfinished[0]
         self.server_state.total_requests += 1
         if self.transport.is_closing() or self._is_ending:
             return
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        if self._unfinished:
+            self._begin(self._unfinished[0])
         else:
             self._idle_since = self.loop.time()
 
@@ -257,7 +260,7 @@ class HttpProtocol(HttpToolsProtocol):
         """The API's error envelope, which official clients parse."""
         request_id = new_request_id()
         body = error_body(error.type, str(error), request_id)
-        self.server_state.refused(request_id, error)
+        self.server_state.application.refused(request_id, error)
         lines = (
             "content-type: application/json\r\nconnection: close\r\n"
             f"content-length: {len(body)}\r\nrequest-id: {request_id}\r\n\r\n"
@@ -275,16 +278,20 @@ class HttpProtocol(HttpToolsProtocol):
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
+class TailnetProtocol(HttpProtocol):
+    """For the listener of `tailscale_listen_addr`, where it is believed who logged in."""
+
+    def _answered(self, client: Client) -> Coroutine[Any, Any, None]:
+        return self.server_state.application.serve_tailnet(client)
+
+
 class MonitoringProtocol(HttpProtocol):
     """For the listener of `metrics_addr`: a traffic port that is full does not keep a scrape out."""
 
     is_bounded = False
 
-
-def client_of(scope: Scope) -> Client:
-    """Asked once: a scope that went on knowing its client, which knows the scope, would be for the garbage collector."""
-    client: Client = scope["extensions"].pop(EXTENSION)
-    return client
+    def _answered(self, client: Client) -> Coroutine[Any, Any, None]:
+        return self.server_state.application.serve_monitoring(client)
 
 
 def _in_pieces(data: bytes) -> Iterator[memoryview]:

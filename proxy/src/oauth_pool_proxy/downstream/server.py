@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from oauth_pool_proxy.config import Address, ProxyConfig
-from oauth_pool_proxy.downstream.protocol import HttpProtocol, MonitoringProtocol
+from oauth_pool_proxy.downstream.protocol import HttpProtocol, MonitoringProtocol, TailnetProtocol
 from oauth_pool_proxy.downstream.service import FAREWELL_SECONDS, Service
-from oauth_pool_proxy.downstream.state import State
-from oauth_pool_proxy.errors import ConfigInvalid, ProxyError
+from oauth_pool_proxy.downstream.state import Application, State
+from oauth_pool_proxy.errors import ConfigInvalid
 
 log = logging.getLogger(__name__)
 
@@ -59,44 +59,35 @@ def allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
-class Application(Protocol):
-    """What is served."""
+class Served(Application, Protocol):
+    """What is served. As an ASGI application it is asked for its lifespan only."""
 
     service: Service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
-    async def monitoring(self, scope: Scope, receive: Receive, send: Send) -> None: ...
-    async def tailnet(self, scope: Scope, receive: Receive, send: Send) -> None: ...
-
-    def refused(self, request_id: str, error: ProxyError) -> None:
-        """Something that is no request has been answered with this."""
-
     def loop_was_late(self, seconds: float) -> None: ...
 
 
 class Server(uvicorn.Server):
-    """Serves `app` on the sockets that `run` is given, and `app.monitoring` and `app.tailnet` on sockets of their own, if
-    there are such.
-    """
+    """Serves `app` on the sockets that `run` is given, and what `monitoring` and `tailnet` bring apart, if there are such."""
 
     server_state: State
 
     def __init__(
         self,
-        app: Application,
+        app: Served,
         config: ProxyConfig,
         monitoring: socket.socket | None = None,
         tailnet: socket.socket | None = None,
     ) -> None:
-        super().__init__(_settings(app, HttpProtocol))
-        self.server_state = State(config.max_client_connections, config.idle_timeout, app.refused)
+        super().__init__(_settings(app))
+        self.server_state = State(config.max_client_connections, config.idle_timeout, app)
         self._service, self._loop_was_late = app.service, app.loop_was_late
         self._drain_timeout, self._pre_stop_delay = config.drain_timeout, config.pre_stop_delay
         self._leave_at = float("-inf")
         self._next_tick: float | None = None
-        self._monitoring, self._monitoring_settings = monitoring, _settings(app.monitoring, MonitoringProtocol)
+        self._monitoring, self._tailnet = monitoring, tailnet
         self._monitoring_server: asyncio.Server | None = None
-        self._tailnet, self._tailnet_settings = tailnet, _settings(app.tailnet, HttpProtocol)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.starting()
@@ -104,23 +95,19 @@ class Server(uvicorn.Server):
         addresses = {"addr": _address_of((sockets or self.servers[0].sockets)[0])}
         if self._monitoring:
             addresses["metrics_addr"] = _address_of(self._monitoring)
-            self._monitoring_server = await self._listen(
-                self._monitoring, MonitoringProtocol, self._monitoring_settings
-            )
+            self._monitoring_server = await self._listen(self._monitoring, MonitoringProtocol)
         if self._tailnet:
             addresses["tailscale_listen_addr"] = _address_of(self._tailnet)
-            self.servers.append(await self._listen(self._tailnet, HttpProtocol, self._tailnet_settings))
+            self.servers.append(await self._listen(self._tailnet, TailnetProtocol))
         self._looking = asyncio.create_task(self._look_at_connections())
         # What exists by now stays: the garbage collector need not look at it again and again.
         gc.collect()
         gc.freeze()
         self._service.running(**addresses)
 
-    async def _listen(
-        self, listener: socket.socket, protocol: type[HttpProtocol], settings: uvicorn.Config
-    ) -> asyncio.Server:
+    async def _listen(self, listener: socket.socket, protocol: type[HttpProtocol]) -> asyncio.Server:
         def connected() -> HttpProtocol:
-            return protocol(settings, self.server_state, self.lifespan.state)
+            return protocol(self.config, self.server_state, self.lifespan.state)
 
         return await asyncio.get_running_loop().create_server(connected, sock=listener, backlog=BACKLOG)
 
@@ -203,12 +190,12 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _settings(app: ASGIApp, protocol: type[HttpProtocol]) -> uvicorn.Config:
+def _settings(app: Served) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         interface="asgi3",
         loop="uvloop",
-        http=protocol,
+        http=HttpProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -1,10 +1,12 @@
 """What all connections of a server share."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from uvicorn.server import ServerState
 
+from oauth_pool_proxy.downstream.client import Client
 from oauth_pool_proxy.errors import ProxyError
 
 log = logging.getLogger(__name__)
@@ -12,12 +14,24 @@ log = logging.getLogger(__name__)
 WARNING_SECONDS = 60.0
 
 
-class State(ServerState):
-    """`refused` is told of what was answered although it was no request."""
+class Application(Protocol):
+    """Answers requests, each in a task of its own."""
 
-    def __init__(self, most_clients: int, idle_seconds: float, refused: Callable[[str, ProxyError], None]) -> None:
+    def serve(self, client: Client) -> Coroutine[Any, Any, None]: ...
+    def serve_tailnet(self, client: Client) -> Coroutine[Any, Any, None]:
+        """One that came by `tailscale_listen_addr`."""
+
+    def serve_monitoring(self, client: Client) -> Coroutine[Any, Any, None]:
+        """One that came by `metrics_addr`."""
+
+    def refused(self, request_id: str, error: ProxyError) -> None:
+        """Something that is no request has been answered with this."""
+
+
+class State(ServerState):
+    def __init__(self, most_clients: int, idle_seconds: float, application: Application) -> None:
         super().__init__()
-        self.most_clients, self.idle_seconds, self.refused = most_clients, idle_seconds, refused
+        self.most_clients, self.idle_seconds, self.application = most_clients, idle_seconds, application
         self.clients = 0
         """Connections on the traffic port."""
         self.is_leaving = False

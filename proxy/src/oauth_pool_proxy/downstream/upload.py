@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from oauth_pool_proxy.downstream import kernel
 from oauth_pool_proxy.downstream.admission import READ_AHEAD
 from oauth_pool_proxy.errors import ClientGone, ProxyError, RequestTimeout, RequestTooLarge
+from oauth_pool_proxy.upstream.headers import Headers
 
 STALLED_SECONDS = 30.0
 """How long a body for which room is held may bring nothing, or be behind the pace at which it would arrive in time."""
@@ -25,40 +25,58 @@ class Connection(Protocol):
     transport: asyncio.Transport
     flow: FlowControl
     socket: socket.socket
+    client: tuple[str, int] | None
 
     def write(self, data: bytes) -> None: ...
     def close_in_stages(self) -> None: ...
+    def on_response_complete(self) -> None: ...
 
 
 class Upload:
     """One request of a connection. `body_received` to `check` are called by its protocol.
 
-    `target` is in origin form, `announced` the length of the body, none for one in chunks; `refusal` is why the request is not
-    served, if it is not.
+    `target` is in origin form, `fields` are the headers by their names, in lower case.
     """
 
+    announced: int | None = 0
+    """The length of the body, none for one in chunks."""
+    refusal: ProxyError | None = None
+    """Why the request is not served, if it is not."""
+    keep_alive = True
+    """Whether another request may follow on the connection."""
+    waits_for_100 = False
+    """Whether the client sends its body only when it is told to (RFC 9110 10.1.1)."""
+    is_answered = False
+    """Whether the answer has begun."""
+    is_complete = False
+    """Whether the whole request is there."""
+    is_from_tailnet = False
+    """Whether it came by the listener that only the Tailscale proxy can reach."""
+    _is_over = False
+    """Whether the whole answer has been sent."""
+    _size = _most_bytes = 0
+    _buffer: BytesIO | None = None
+    """The body, once there is room for it."""
+    _is_gone = _is_looking = False
+    _limit = _seconds_left = _deadline = 0.0
+    _has_room_since: float | None = None
+    _size_at_check, _grew_at = 0, 0.0
+    _waiter: asyncio.Future[None] | None = None
+    _watched: asyncio.Task[object] | None = None
+
     def __init__(
-        self,
-        connection: Connection,
-        cycle: RequestResponseCycle,
-        target: bytes,
-        announced: int | None,
-        refusal: ProxyError | None,
+        self, connection: Connection, method: bytes, target: bytes, headers: Headers, fields: dict[bytes, bytes]
     ) -> None:
-        self._connection, self._cycle, self.announced = connection, cycle, announced
-        self.target, self.refusal = target, refusal
+        self._connection = connection
+        self.method, self.target = method.decode("ascii"), target
+        self.headers, self.fields = headers, fields
         self._parts: list[bytes] = []
-        self._size = self._most_bytes = 0
-        self.is_complete = False
-        """Whether the whole request is there."""
-        self._buffer: BytesIO | None = None
-        """The body, once there is room for it."""
-        self._is_gone = self._is_looking = False
-        self._limit = self._seconds_left = self._deadline = 0.0
-        self._has_room_since: float | None = None
-        self._size_at_check, self._grew_at = 0, 0.0
-        self._waiter: asyncio.Future[None] | None = None
-        self._watched: asyncio.Task[object] | None = None
+
+    @property
+    def peer(self) -> str:
+        """The address that the connection comes from."""
+        address = self._connection.client
+        return address[0] if address else ""
 
     async def body_size(self, most_bytes: int, seconds: float) -> int:
         """How long the body is at the most. Known when it is there or more than `READ_AHEAD` of it has come, so that
@@ -73,7 +91,7 @@ class Upload:
         self._limit = self._seconds_left = seconds
         if (self.announced or 0) > most_bytes:
             raise self._too_large()
-        if not self._cycle.waiting_for_100_continue:
+        if not self.waits_for_100:
             await self._until(READ_AHEAD)
         if self._size > most_bytes:
             raise self._too_large()
@@ -83,8 +101,8 @@ class Upload:
         """All of it, once there is room."""
         if self.announced != 0 and not self.is_complete:
             self._buffer = self._new_buffer()
-            if self._cycle.waiting_for_100_continue:
-                self._cycle.waiting_for_100_continue = False
+            if self.waits_for_100:
+                self.waits_for_100 = False
                 self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._connection.flow.resume_reading()
             self._has_room_since = self._grew_at = asyncio.get_running_loop().time()
@@ -133,7 +151,7 @@ class Upload:
         self._seconds_left -= loop.time() - began
 
     def body_received(self, part: bytes) -> None:
-        if self._cycle.response_complete:
+        if self._is_over:
             return
         self._size += len(part)
         if self._buffer:
@@ -156,7 +174,7 @@ class Upload:
 
     def refuse(self, error: ProxyError) -> None:
         """The rest of the request will not come, or cannot be read. Answered with this, and then the connection ends."""
-        self.refusal, self._cycle.keep_alive = error, False
+        self.refusal, self.keep_alive = error, False
         self._wake()
 
     def check(self, now: float) -> None:
@@ -192,7 +210,7 @@ class Upload:
 
     def lost(self) -> None:
         """The connection is gone."""
-        self._is_gone = self._cycle.disconnected = True
+        self._is_gone = True
         self._wake()
         if self._watched:
             self._watched.cancel()

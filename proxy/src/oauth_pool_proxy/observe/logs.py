@@ -9,7 +9,6 @@ import sys
 
 import msgspec
 
-from oauth_pool_proxy.errors import AnswerAborted
 from oauth_pool_proxy.observe.instants import rfc3339
 
 LEVELS = {
@@ -37,16 +36,10 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(entry, enc_hook=str).decode()
 
 
-def _is_not_deliberate(record: logging.LogRecord) -> bool:
-    """False for the exceptions that break a connection on purpose; the request's own line says what happened."""
-    return not (record.exc_info and record.exc_info[0] and issubclass(record.exc_info[0], AnswerAborted))
-
-
 def set_up_logging(level: str) -> None:
     logging.addLevelName(LEVELS["trace"], "TRACE")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
-    handler.addFilter(_is_not_deliberate)
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
     # The server and the HTTP client of the control plane repeat at info what our own lines say better. Their debug
     # output would contain request headers, so it stays off at every level.

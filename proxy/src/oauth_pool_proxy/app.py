@@ -126,10 +126,11 @@ class App:
         if error and has_started and not isinstance(error, ClientGone):
             client.break_off()
 
-    def _count_tokens(self, request: Request, reader: UsageReader) -> None:
-        request.model = request.model or reader.model
+    def _count_tokens(self, request: Request, reader: UsageReader, client: str) -> None:
+        model = reader.model
+        request.model = request.model or model
         if request.account and (usage := reader.usage):
-            self.metrics.used(request.account, reader.model, usage, _name_of(request))
+            self.metrics.used(request.account, model, usage, client)
 
     def refused(self, request_id: str, error: ProxyError) -> None:
         """The server has answered something that is not HTTP: nothing else is known of it."""
@@ -158,6 +159,7 @@ class App:
     def _finished(self, request: Request, error: Exception | None) -> None:
         seconds = time.monotonic() - request.began
         metrics, progress = self.metrics, request.progress
+        client = request.caller.name if request.caller else STRANGER
         outcome = getattr(error, "outcome", "error") if error else "ok"
         if error:
             request.blame = Blame(getattr(error, "verdict", Blame.PROXY))
@@ -167,12 +169,12 @@ class App:
             metrics.failed(getattr(error, "error_type", None))
         metrics.finished(request.method, progress.status, request.blame, seconds, request.first_byte_seconds)
         if metrics.clients:
-            metrics.clients.finished(_name_of(request), progress.status, seconds)
+            metrics.clients.finished(client, progress.status, seconds)
         metrics.request_bytes += request.bytes_in
         metrics.response_bytes += progress.bytes_sent
         if reader := progress.reader:
             if request.counts_tokens:
-                self._count_tokens(request, reader)
+                self._count_tokens(request, reader, client)
             reader.close()
         if self._access_log.is_on:
             self._access_log.write(request.line(outcome, seconds, error))
@@ -284,10 +286,6 @@ def _documents_of(api: KubeApi) -> Callable[[str], Awaitable[bytes]]:
             raise IssuerUnreachable(str(error)) from error
 
     return fetch
-
-
-def _name_of(request: Request) -> str:
-    return request.caller.name if request.caller else STRANGER
 
 
 async def _elsewhere(_: HttpRequest) -> Response:

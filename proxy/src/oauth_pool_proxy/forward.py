@@ -17,10 +17,10 @@ from oauth_pool_proxy.config import Config, Header, LateHeads
 from oauth_pool_proxy.downstream.admission import Admission
 from oauth_pool_proxy.downstream.client import Client
 from oauth_pool_proxy.downstream.gate import Gate
-from oauth_pool_proxy.downstream.line import ANYBODY
+from oauth_pool_proxy.downstream.line import ANYBODY, Turn
 from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from oauth_pool_proxy.observe.metrics import Metrics
-from oauth_pool_proxy.pool.asked_models import asked_models
+from oauth_pool_proxy.pool.asked_models import asked_models, only_model
 from oauth_pool_proxy.pool.dispatch import Dispatcher
 from oauth_pool_proxy.pool.held_answer import Refusal
 from oauth_pool_proxy.relay import relay
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_PAUSE = 0.1
+MOST_MODELS = 100
+"""Of which each rule remembers that it allows them."""
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))  # RFC 9110 9.2.2
 
 
@@ -69,18 +71,13 @@ class Forwarder:
             turn = caller.turn
         try:
             self._gate.admit_path(request)
-            request.phase = Phase.BODY
-            size = await client.body_size(self._most_bytes, self._body_timeout)
-            request.phase = Phase.QUEUED
-            request.room = await self._admission.room(size, client, turn)
-            request.phase = Phase.BODY
-            request.body = await client.body()
-            request.bytes_in = len(request.body)
-            request.room.shrink_to(request.bytes_in)
+            if not self._has_body(request, client):
+                await self._read_body(request, client, turn)
             if caller and caller.allowance.limits_models:
                 self._admit_models(request, caller.allowance)
             request.phase = Phase.QUEUED
-            await self._admission.enter(client, turn)
+            if not self._admission.enter_at_once():
+                await self._admission.enter(client, turn)
             try:
                 request.phase = Phase.WAITING
                 with client.watched():
@@ -96,14 +93,40 @@ class Forwarder:
             if caller:
                 caller.end()
 
+    def _has_body(self, request: Request, client: Client) -> bool:
+        """Whether it is short, and came with the head."""
+        body = client.short_body(self._most_bytes)
+        if body is None:
+            return False
+        request.body, request.bytes_in = body, len(body)
+        request.room = self._admission.room_at_once(len(body))
+        return True
+
+    async def _read_body(self, request: Request, client: Client, turn: Turn) -> None:
+        """When there is room for it."""
+        request.phase = Phase.BODY
+        size = await client.body_size(self._most_bytes, self._body_timeout)
+        request.phase = Phase.QUEUED
+        request.room = await self._admission.room(size, client, turn)
+        request.phase = Phase.BODY
+        request.body = await client.body()
+        request.bytes_in = len(request.body)
+        request.room.shrink_to(request.bytes_in)
+
     def _admit_models(self, request: Request, allowance: "Allowance") -> None:
-        models = asked_models(request.path, request.body)
+        members = request.members
+        written = only_model(members)
+        if written is not None and bytes(written) in allowance.allowed_as_written:
+            return
+        models = asked_models(request.path, members) if request.body else ()
         if models and request.model is None:
             request.model = models[0]  # so that the log says which was refused
         allowance.check_models(models)
+        if written is not None and len(allowance.allowed_as_written) < MOST_MODELS:
+            allowance.allowed_as_written.add(bytes(written))
 
     async def _pass_through(self, request: Request, client: Client) -> None:
-        answer = await self._ask(request, request_headers(request.headers, self._contract))
+        answer = await self._ask(request, request_headers(request.headers, request.fields, self._contract))
         try:
             request.blame = Blame.of(answer.status)
             await self._relay(request, answer, client)
@@ -112,7 +135,7 @@ class Forwarder:
 
     async def _through_pool(self, request: Request, client: Client, dispatcher: Dispatcher) -> None:
         """Ask one account after another, until the pool finds an answer that is for the client."""
-        dispatch = dispatcher.dispatch(request, request_headers(request.headers, self._contract))
+        dispatch = dispatcher.dispatch(request, request_headers(request.headers, request.fields, self._contract))
         while attempt := dispatch.next_attempt():
             with attempt:
                 answer = await self._ask(request, attempt.headers)
@@ -152,14 +175,20 @@ class Forwarder:
         if answer.status >= 400 and self._dispatcher:
             request.describe()  # so that the log says which model the error is about
         request.forget()
-        headers = response_headers(answer.headers, self._contract, status=answer.status) + request.answer_headers
+        headers = (
+            response_headers(answer.headers, answer.fields, self._contract, status=answer.status)
+            + request.answer_headers
+        )
         await relay(answer, headers, client, request.progress, already_read)
 
     def _respond(self, request: Request, refusal: Refusal, client: Client) -> None:
         """The upstream's own answer, which was held back while another account might have done better."""
         self._begins(request, refusal.upstream_request_id)
         request.forget()
-        headers = response_headers(refusal.headers, self._contract, status=refusal.status) + request.answer_headers
+        headers = (
+            response_headers(refusal.headers, dict(refusal.headers), self._contract, status=refusal.status)
+            + request.answer_headers
+        )
         request.progress.status, request.progress.has_started = refusal.status, True
         request.progress.passes(refusal.body)
         client.respond(refusal.status, headers, refusal.body)

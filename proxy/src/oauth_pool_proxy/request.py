@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from oauth_pool_proxy.downstream.admission import Share
 from oauth_pool_proxy.observe.access_log import RequestLine
 from oauth_pool_proxy.observe.request_id import new_request_id
-from oauth_pool_proxy.pool.request_body import Description, describe
+from oauth_pool_proxy.pool.request_body import Description, Members, members_of
 from oauth_pool_proxy.relay import Progress
 from oauth_pool_proxy.upstream.headers import Headers
 
@@ -64,7 +64,8 @@ class Request:
 
     __slots__ = (
         "_description",
-        "_is_described",
+        "_is_parsed",
+        "_members",
         "account",
         "answer_headers",
         "attempts",
@@ -121,18 +122,25 @@ class Request:
         self.counts_tokens = False
         """Whether what `progress.reader` has read is counted."""
         self._description: Description | None = None
-        self._is_described = False
+        self._members: Members | None = None
+        self._is_parsed = False
 
     def __repr__(self) -> str:
         return f"<Request {self.id} {self.method} {self.path}>"
 
+    @property
+    def members(self) -> Members | None:
+        """Of the body, if it is a JSON object. Looked at only when something depends on it: that costs a millisecond per megabyte."""
+        if not self._is_parsed:
+            self._is_parsed = True
+            self._members = members_of(self.body) if self.body else None
+        return self._members
+
     def describe(self) -> Description | None:
-        """What the body says. Looked at only when something depends on it: that costs a millisecond per megabyte."""
-        if not self._is_described:
-            self._is_described = True
-            self._description = describe(self.body) if self.body else None
-            if self._description:
-                self.model = self._description.model
+        """What the body says."""
+        if self._description is None and (members := self.members) is not None:
+            self._description = Description(members)
+            self.model = self._description.model
         return self._description
 
     def forget(self) -> None:
@@ -140,7 +148,8 @@ class Request:
         self.body = b""
         if self.room:
             self.room.give_back()
-        self._description = None
+        self._description = self._members = None
+        self._is_parsed = True
         self.headers.clear()
         self.fields.clear()
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oauth_pool_proxy.pool.affinity import Affinity, Outcome, key_of
-from oauth_pool_proxy.pool.request_body import Description, describe
-from oauth_pool_proxy.upstream.headers import Headers
+from oauth_pool_proxy.pool.request_body import Description
+from oauth_pool_proxy.upstream.headers import Fields
+from tests.test_proxy.pool.test_request_body import describe
 
 KEY = b"k" * 16
 LIMIT, IDLE, COLD = 3, 3600.0, 300.0
@@ -91,16 +92,16 @@ def test_the_conversation_that_was_answered_longest_ago_goes_first() -> None:
     assert [affinity.account_for(key, 5, only("a")) for key in (b"1", b"2", b"3", b"4")] == ["a", None, "a", "a"]
 
 
-def test_idle_conversations_are_dropped_a_few_at_a_time() -> None:
+def test_each_new_conversation_has_two_dropped_that_are_idle() -> None:
     affinity = Affinity(at_home, 1000, IDLE, COLD)
     for number in range(100):
         affinity.answered(b"%d" % number, "a", 0)
     sizes = []
-    for _ in range(60):
-        affinity.answered(KEY, "a", IDLE + 1)
+    for number in range(60):
+        affinity.answered(b"new %d" % number, "a", IDLE + 1)
         sizes.append(len(affinity))
-    assert sizes[:2] == [99, 97]
-    assert sizes[-1] == 1
+    assert sizes[:2] == [99, 98]
+    assert sizes[-1] == 60
 
 
 def test_one_that_was_idle_for_too_long_and_is_not_dropped_yet_begins_anew() -> None:
@@ -108,10 +109,10 @@ def test_one_that_was_idle_for_too_long_and_is_not_dropped_yet_begins_anew() -> 
     for number in range(20):
         affinity.answered(b"%d" % number, "a", 0)
     assert affinity.answered(b"10", "b", IDLE + 1) is Outcome.NEW
-    for _ in range(20):
-        affinity.answered(KEY, "a", IDLE + 2)
+    for number in range(20):
+        affinity.answered(b"new %d" % number, "a", IDLE + 2)
     assert affinity.account_for(b"10", IDLE + 2, only("a", "b")) == "b"
-    assert len(affinity) == 2
+    assert len(affinity) == 21
 
 
 class Plain:
@@ -168,8 +169,8 @@ def described(**body: object) -> Callable[[], Description | None]:
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
 
 
-def session(value: bytes) -> Headers:
-    return [(b"accept", b"*/*"), (b"x-claude-code-session-id", value)]
+def session(value: bytes) -> Fields:
+    return {b"accept": b"*/*", b"x-claude-code-session-id": value}
 
 
 def test_a_conversation_is_known_by_its_header_then_its_user_id_then_its_opening() -> None:
@@ -179,23 +180,23 @@ def test_a_conversation_is_known_by_its_header_then_its_user_id_then_its_opening
     keys = [
         key_of(session(b"s1"), unasked),
         key_of(session(b"s2"), unasked),
-        key_of([], described(metadata={"user_id": "s1"}, **HELLO)),
+        key_of({}, described(metadata={"user_id": "s1"}, **HELLO)),
         key_of(session(b""), described(metadata={"user_id": "s2"}, **HELLO)),
-        key_of([], described(**HELLO)),
-        key_of([], described(system="x", **HELLO)),
+        key_of({}, described(**HELLO)),
+        key_of({}, described(system="x", **HELLO)),
     ]
     assert len(set(keys)) == len(keys)
     assert all(key is not None and len(key) == 16 for key in keys)
 
 
 def test_the_same_conversation_has_the_same_key() -> None:
-    assert key_of(session(b"s1"), lambda: None) == key_of(session(b"s1")[1:], described(**HELLO))
+    assert key_of(session(b"s1"), lambda: None) == key_of({b"x-claude-code-session-id": b"s1"}, described(**HELLO))
     one, other = described(metadata={"user_id": "u"}, **HELLO), described(metadata={"user_id": "u"}, messages=[])
-    assert key_of([], one) == key_of([], other)
+    assert key_of({}, one) == key_of({}, other)
 
 
 def test_what_one_kind_of_name_says_is_not_taken_for_another() -> None:
-    assert key_of(session(b'"s1"'), lambda: None) != key_of([], described(metadata={"user_id": "s1"}))
+    assert key_of(session(b'"s1"'), lambda: None) != key_of({}, described(metadata={"user_id": "s1"}))
 
 
 @pytest.mark.parametrize(
@@ -207,4 +208,4 @@ def test_without_anything_that_tells_it_from_others_there_is_no_key(
     describing: Callable[[], Description | None],
 ) -> None:
     assert key_of(session(b""), describing) is None
-    assert key_of([], describing) is None
+    assert key_of({}, describing) is None

@@ -2,13 +2,13 @@
 
 import pytest
 
-from oauth_pool_proxy.pool.asked_models import asked_models
+from oauth_pool_proxy.pool.asked_models import asked_models, only_model
+from oauth_pool_proxy.pool.request_body import members_of
 
 
 @pytest.mark.parametrize(
     ("body", "models"),
     [
-        (b"", []),
         (b"{}", []),
         (b'{"model":"a","messages":[{"model":"not this one"}]}', ["a"]),
         (b'{"m\\u006fdel":"a"}', ["a"]),
@@ -26,9 +26,26 @@ from oauth_pool_proxy.pool.asked_models import asked_models
     ],
 )
 def test_every_spelling_counts_and_what_cannot_be_read_is_told(body: bytes, models: list[str] | None) -> None:
-    assert asked_models("/v1/messages", body) == models
+    assert asked_models("/v1/messages", members_of(body)) == models
+
+
+@pytest.mark.parametrize(
+    ("body", "written"),
+    [
+        (b'{"model":"a","messages":[],"max_tokens":1}', b'"a"'),
+        (b'{"model":"a","model":"b"}', b'"b"'),
+        (b'{"messages":[]}', None),
+        (b'{"model":"a","Model":"b"}', None),
+        (b'{"model":"a","requests":[]}', None),
+        (b'{"model":"a","something new":1}', None),
+        (b"[]", None),
+    ],
+)
+def test_the_only_model_is_known_as_it_is_written(body: bytes, written: bytes | None) -> None:
+    model = only_model(members_of(body))
+    assert (None if model is None else bytes(model)) == written
 
 
 def test_a_file_has_no_model() -> None:
-    assert asked_models("/v1/files", b"--form") == []
-    assert asked_models("/v1/files/../messages", b"--form") is None
+    assert asked_models("/v1/files", members_of(b"--form")) == []
+    assert asked_models("/v1/files/../messages", members_of(b"--form")) is None

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oauth_pool_proxy.pool.request_body import describe, with_system_prefix
+from oauth_pool_proxy.pool.request_body import Description, members_of, with_system_prefix
+
+
+def describe(body: bytes) -> Description | None:
+    members = members_of(body)
+    return None if members is None else Description(members)
+
 
 NOT_OBJECTS = {
     "nothing": b"",

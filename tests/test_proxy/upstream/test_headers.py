@@ -2,7 +2,16 @@
 
 import pytest
 
-from oauth_pool_proxy.upstream.headers import HeaderContract, Headers, request_headers, response_headers
+from oauth_pool_proxy.upstream import headers as module
+from oauth_pool_proxy.upstream.headers import HeaderContract, Headers
+
+
+def request_headers(client: Headers, contract: HeaderContract) -> Headers:
+    return module.request_headers(client, dict(client), contract)
+
+
+def response_headers(upstream: Headers, contract: HeaderContract, *, status: int) -> Headers:
+    return module.response_headers(upstream, dict(upstream), contract, status=status)
 
 
 @pytest.mark.parametrize(

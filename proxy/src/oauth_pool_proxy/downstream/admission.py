@@ -116,6 +116,11 @@ class Admission:
     def waiting(self) -> int:
         return self.slots.waiting + self.memory.waiting
 
+    def room_at_once(self, size: int) -> Share:
+        """For a body that is there: at most `READ_AHEAD` bytes."""
+        self.memory.free -= size
+        return Share(self.memory, size)
+
     async def room(self, size: int, client: Watched, turn: Turn = ANYBODY) -> Share:
         """Room for a body. `Overloaded` if too many wait already, `ClientGone` if the client leaves the line."""
         if size <= READ_AHEAD:
@@ -123,6 +128,10 @@ class Admission:
         elif not self.memory.take_now(size):
             await self._wait(self.memory, size, client, turn)
         return Share(self.memory, size)
+
+    def enter_at_once(self) -> bool:
+        """Take a slot if there is one, and nobody waits for it."""
+        return self.slots.take_now(1)
 
     async def enter(self, client: Watched, turn: Turn = ANYBODY) -> None:
         """Take a slot. Raises what `room` does."""

@@ -117,7 +117,8 @@ class Client(Upload):
         self.is_answered, self.waits_for_100 = True, False
         self._framing = self._framing_of(status, headers)
         pieces = [STATUS_LINE[status]]
-        pieces += [b"%s: %s\r\n" % header for header in headers]
+        if headers:
+            pieces += (b"\r\n".join([b": ".join(header) for header in headers]), b"\r\n")
         if self._framing is _Framing.CHUNKED:
             pieces.append(b"transfer-encoding: chunked\r\n")
         elif self._framing is _Framing.UNTIL_CLOSE:

@@ -23,6 +23,8 @@ class Asked(Protocol):
 
     method: str
     headers: list[Header]
+    fields: dict[bytes, bytes]
+    """The headers by their names."""
     answer_headers: list[Header]
 
     @property
@@ -43,9 +45,10 @@ class Gate:
         """
         if self._is_open:
             return None
-        if origins := [value for name, value in request.headers if name == b"origin"]:
+        if b"origin" in request.fields:
+            origins = [value for name, value in request.headers if name == b"origin"]
             self._admit_origin(request, origins)
-            if request.method == "OPTIONS" and _value(request, b"access-control-request-method"):
+            if request.method == "OPTIONS" and request.fields.get(b"access-control-request-method"):
                 request.answer_headers += _preflight(request)
                 return NO_CONTENT
         return None
@@ -65,16 +68,12 @@ class Gate:
         request.answer_headers += [(b"access-control-allow-origin", origins[0]), (b"vary", b"origin")]
 
 
-def _value(request: Asked, wanted: bytes) -> bytes | None:
-    return next((value for name, value in request.headers if name == wanted), None)
-
-
 def _preflight(request: Asked) -> list[Header]:
     headers = [
         (b"access-control-allow-methods", _METHODS),
         (b"access-control-max-age", PREFLIGHT_SECONDS),
     ]
-    wanted = _value(request, b"access-control-request-headers")
+    wanted = request.fields.get(b"access-control-request-headers")
     if wanted and _REQUESTED_HEADERS.fullmatch(wanted):
         headers.append((b"access-control-allow-headers", wanted))
     return headers

@@ -97,6 +97,16 @@ class Upload:
             raise self._too_large()
         return self._size if self.is_complete else self.announced or most_bytes
 
+    def short_body(self, most_bytes: int) -> bytes | None:
+        """The body, if it is there and no longer than `READ_AHEAD`: nearly all are."""
+        if not self.is_complete or self._size > min(READ_AHEAD, most_bytes):
+            return None
+        return self._joined()
+
+    def _joined(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     async def body(self) -> bytes:
         """All of it, once there is room."""
         if self.announced != 0 and not self.is_complete:
@@ -109,11 +119,9 @@ class Upload:
             await self._until(self._most_bytes)
         if self._size > self._most_bytes:
             raise self._too_large()
-        if self._buffer:
-            body, self._buffer = self._buffer.getvalue(), None
-        else:
-            body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
+        if self._buffer is None:
+            return self._joined()
+        body, self._buffer = self._buffer.getvalue(), None
         return body
 
     def _new_buffer(self) -> BytesIO:

@@ -46,6 +46,7 @@ class AccessLog:
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
         self._second, self._prefix = -1, b""
+        self._rest = b'Z","level":"INFO","logger":"%s","message":"request finished",' % __name__.encode()
         self._lines: list[bytes] = []
         self._held = b""
         """What could not be written yet: it may begin in the middle of a line."""
@@ -84,8 +85,4 @@ class AccessLog:
         if second != self._second:
             self._second = second
             self._prefix = datetime.fromtimestamp(second, UTC).strftime('{"timestamp":"%Y-%m-%dT%H:%M:%S.').encode()
-        return b'%s%03dZ","level":"INFO","logger":"%s","message":"request finished",' % (
-            self._prefix,
-            int((now - second) * 1000),
-            __name__.encode(),
-        )
+        return b"%s%03d%s" % (self._prefix, int((now - second) * 1000), self._rest)

@@ -16,7 +16,7 @@ from oauth_pool_proxy.config import Verdict
 from oauth_pool_proxy.downstream.line import Turn
 from oauth_pool_proxy.observe.client_metrics import ClientMetrics
 from oauth_pool_proxy.observe.exposition import pieces
-from oauth_pool_proxy.observe.instruments import BUCKETS, Counter, Counters, Histogram
+from oauth_pool_proxy.observe.instruments import BUCKETS, Counter, Counters, Histogram, Series
 from oauth_pool_proxy.observe.usage import Usage
 from oauth_pool_proxy.pool.affinity import Outcome as AffinityOutcome
 
@@ -46,6 +46,7 @@ class Metrics:
         self._duration = self._histogram(
             "proxy_request_duration_seconds", "Time from the request to the last byte of its answer", "status"
         )
+        self._ends: dict[tuple[int, str, str], tuple[tuple[str, str, str], Series]] = {}
         self._errors = self._counter("proxy_upstream_errors", "Requests that failed in the proxy", "error_type")
         self._failovers = self._counter(
             "pool_failovers", "Requests moved on to another account", "from_account", "reason"
@@ -60,6 +61,7 @@ class Metrics:
         self._first_byte = self._histogram(
             "proxy_time_to_first_byte_seconds", "Time from the request to the head of its answer"
         )
+        self._all_first_bytes = self._first_byte.series(())
         self._account_first_byte = self._histogram(
             "pool_account_time_to_first_byte_seconds",
             "Time from asking with an account to the head of the answer",
@@ -92,11 +94,18 @@ class Metrics:
     def finished(self, method: str, status: int, verdict: str, seconds: float, first_byte: float | None) -> None:
         """`verdict` is whose doing the end was."""
         self.requests_served += 1
-        label = str(status)
-        self._requests.add((label, method, verdict))
-        self._duration.observe(seconds, (label,))
+        labels, duration = self._ends.get((status, method, verdict)) or self._end(status, method, verdict)
+        self._requests.add(labels)
+        self._duration.add(duration, seconds)
         if first_byte is not None:
-            self._first_byte.observe(first_byte)
+            self._first_byte.add(self._all_first_bytes, first_byte)
+
+    def _end(self, status: int, method: str, verdict: str) -> tuple[tuple[str, str, str], Series]:
+        """What a request that ended so is counted in. There are few: a method is one that the parser knows."""
+        label = str(status)
+        end = (label, method, verdict), self._duration.series((label,))
+        self._ends[status, method, verdict] = end
+        return end
 
     def failed(self, error_type: str | None) -> None:
         """A request that the proxy could not serve; `error_type` is none when that was not the upstream's doing."""

@@ -9,6 +9,7 @@ counts, and an error that says that a limit has been met, are decoded.
 import re
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, ClassVar, Protocol
 
 import msgspec
@@ -40,6 +41,9 @@ class Usage(msgspec.Struct, frozen=True):
     cache_creation: int = 0
 
 
+_NO_USAGE = Usage()
+
+
 class UsageReader(Protocol):
     def feed(self, chunk: bytes) -> None:
         """Takes the next bytes of the answer's body, split anywhere."""
@@ -68,18 +72,24 @@ def reader_for(
     content_type: bytes, content_encoding: bytes = b"", on_limit: OnLimit = lambda _: None
 ) -> UsageReader | None:
     """A reader for an answer with these headers, or None if there is nothing in it to read."""
-    kind = content_type.partition(b";")[0].strip().lower()
+    kind, is_compressed = _form(content_type, content_encoding)
     reader: UsageReader
-    if kind == b"text/event-stream":
-        reader = EventStreamReader(on_limit=on_limit)
-    elif kind == b"application/json":
+    if kind == b"application/json":
         reader = JsonReader()
+    elif kind == b"text/event-stream":
+        reader = EventStreamReader(on_limit=on_limit)
     else:
         return None
-    encoding = content_encoding.strip().lower()
+    return DecompressingReader(reader) if is_compressed else reader
+
+
+@lru_cache(64)
+def _form(content_type: bytes, content_encoding: bytes) -> tuple[bytes, bool]:
+    """The media type, empty if nothing can be read in this coding; and whether it is compressed."""
+    kind, encoding = content_type.partition(b";")[0].strip().lower(), content_encoding.strip().lower()
     if encoding in (b"", b"identity"):
-        return reader
-    return DecompressingReader(reader) if encoding in (b"gzip", b"x-gzip", b"deflate") else None
+        return kind, False
+    return (kind, True) if encoding in (b"gzip", b"x-gzip", b"deflate") else (b"", False)
 
 
 class _Counts(msgspec.Struct):
@@ -182,7 +192,7 @@ class EventStreamReader:
         else:
             counts = decoded.usage
         if counts:
-            self.usage = counts.on_top_of(self.usage or Usage())
+            self.usage = counts.on_top_of(self.usage or _NO_USAGE)
 
 
 def _end_of_last_event(text: bytearray, start: int) -> int:
@@ -194,35 +204,38 @@ def _end_of_last_event(text: bytearray, start: int) -> int:
 class JsonReader:
     """Reads the `usage` at the top of a JSON answer, once it is complete."""
 
-    __slots__ = ("_answer", "_body", "_is_too_long", "_most_bytes")
+    __slots__ = ("_answer", "_is_too_long", "_most_bytes", "_parts", "_size")
     _held: ClassVar[int] = 0
     """Bytes in all of them."""
 
     def __init__(self, most_bytes: int = MOST_JSON_BYTES) -> None:
         self._most_bytes = most_bytes
-        self._body = bytearray()
+        self._parts: list[bytes] = []
+        self._size = 0
         self._is_too_long = False
         self._answer: _Message | None = None
-        """What `_body` says, once somebody has asked."""
+        """What the parts say, once somebody has asked."""
 
     def feed(self, chunk: bytes) -> None:
         self._answer = None
         size = len(chunk)
-        if len(self._body) + size > self._most_bytes or JsonReader._held + size > MOST_HELD_BYTES:
+        if self._size + size > self._most_bytes or JsonReader._held + size > MOST_HELD_BYTES:
             self._is_too_long = True
             self.close()
         if not self._is_too_long:
-            self._body += chunk
+            self._parts.append(chunk)
+            self._size += size
             JsonReader._held += size
 
     def close(self) -> None:
-        JsonReader._held -= len(self._body)
-        self._body = bytearray()
+        JsonReader._held -= self._size
+        self._parts.clear()
+        self._size = 0
 
     @property
     def usage(self) -> Usage | None:
         counts = self._decoded().usage
-        return counts.on_top_of(Usage()) if counts else None
+        return counts.on_top_of(_NO_USAGE) if counts else None
 
     @property
     def model(self) -> str | None:
@@ -235,7 +248,7 @@ class JsonReader:
     def _decoded(self) -> _Message:
         if self._answer is None:
             try:
-                self._answer = _message.decode(self._body)
+                self._answer = _message.decode(b"".join(self._parts))
             except _MALFORMED:
                 self._answer = _Message()
         return self._answer

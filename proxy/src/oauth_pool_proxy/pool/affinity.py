@@ -13,7 +13,7 @@ from enum import StrEnum
 from hashlib import blake2b
 
 from oauth_pool_proxy.pool.request_body import Description
-from oauth_pool_proxy.upstream.headers import Headers
+from oauth_pool_proxy.upstream.headers import Fields
 
 SESSION = b"x-claude-code-session-id"
 
@@ -38,12 +38,12 @@ class _Conversation:
     used_at: float
 
 
-def key_of(headers: Headers, describe: Callable[[], Description | None]) -> bytes | None:
+def key_of(fields: Fields, describe: Callable[[], Description | None]) -> bytes | None:
     """A digest that stands for the conversation of this request, if anything tells it from others.
 
     The body is only described when no header names the conversation.
     """
-    if session := dict(headers).get(SESSION):
+    if session := fields.get(SESSION):
         return _digest(b"session", session)
     description = describe()
     if description is None:
@@ -93,12 +93,13 @@ class Affinity:
 
     def answered(self, key: bytes, uid: str, now: float) -> Outcome:
         """This account answered the conversation."""
-        self._forget_some(now)
         known = self._conversations.get(key)
-        if known and known.account == uid and not self._is_over(known, now):
+        if known and known.account == uid and now - known.used_at <= self._idle:
             known.used_at = now
             self._conversations.move_to_end(key)
             return Outcome.HIT
+        self._forget_some(now)
+        known = self._conversations.get(key)
         is_new = known is None or self._is_over(known, now)
         self._conversations[key] = _Conversation(uid, self._home_of(key) != uid, now)
         self._conversations.move_to_end(key)
@@ -110,7 +111,7 @@ class Affinity:
         return now - conversation.used_at > self._idle
 
     def _forget_some(self, now: float) -> None:
-        """Two at a time: faster than they come, and never so many that a request waits for it."""
+        """Two for each that is new: faster than they come, and never so many that a request waits for it."""
         for _ in range(2):
             oldest = next(iter(self._conversations.values()), None)
             if oldest is None or not self._is_over(oldest, now):

@@ -2,8 +2,34 @@
 
 import msgspec
 
+from oauth_pool_proxy.pool.request_body import Members
+
 _UPLOADS = "/v1/files"
 """What is sent there, to exactly this path, is a form with a file, and no model reads it."""
+
+_USUAL = frozenset(
+    [
+        "model",
+        "messages",
+        "max_tokens",
+        "metadata",
+        "stream",
+        "system",
+        "temperature",
+        "thinking",
+        "tools",
+        "tool_choice",
+        "top_k",
+        "top_p",
+        "stop_sequences",
+        "service_tier",
+        "container",
+        "context_management",
+        "mcp_servers",
+        "output_config",
+    ]
+)
+"""None of these is another spelling of `model`, or has one in it."""
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
@@ -11,19 +37,26 @@ _string = msgspec.json.Decoder(str)
 _MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
-def asked_models(path: str, body: bytes) -> list[str] | None:
+def asked_models(path: str, members: Members | None) -> list[str] | None:
     """None if that cannot be told: the body is no JSON object, or a model in it is no string."""
-    if not body or path == _UPLOADS:
+    if path == _UPLOADS:
         return []
+    if members is None:
+        return None
     models: list[str] = []
     try:
-        _add(models, _object.decode(body))
+        _add(models, members)
     except _MALFORMED:
         return None
     return models
 
 
-def _add(models: list[str], members: dict[str, msgspec.Raw]) -> None:
+def only_model(members: Members | None) -> msgspec.Raw | None:
+    """The model as it is written, if the body is of the common kind: one that names one, and nothing else that could be one."""
+    return members.get("model") if members is not None and _USUAL.issuperset(members) else None
+
+
+def _add(models: list[str], members: Members) -> None:
     """Some servers do not tell upper from lower case in keys, so every spelling counts."""
     for key, value in members.items():
         # Of most keys the length is enough to know.

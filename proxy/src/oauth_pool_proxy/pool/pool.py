@@ -4,7 +4,7 @@ Without a conversation, accounts of the highest tier take turns by their weights
 A conversation's account is drawn from its key and the accounts' names, so that every proxy draws the same one.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 
 from oauth_pool_proxy.config import Selector, Strategy
@@ -159,16 +159,14 @@ class Pool:
                 return account
         return None
 
-    def _choices(self, now: float, requirements: Requirements) -> Iterator[Callable[[Account], bool]]:
+    def _choices(self, now: float, requirements: Requirements) -> list[Callable[[Account], bool]]:
         """Who is eligible for this request: first those that may answer it, then those that refused its model before."""
         model, tried = requirements.model, requirements.tried
         selected = None if requirements.accounts is None else self._selected(requirements.accounts)
         if not self._with_models:
             if selected is None:
-                yield lambda account: account.uid not in tried
-            else:
-                yield lambda account: account.uid in selected and account.uid not in tried
-            return
+                return [lambda account: account.uid not in tried]
+            return [lambda account: account.uid in selected and account.uid not in tried]
 
         def suits(account: Account) -> bool:
             if account.uid in tried or (selected is not None and account.uid not in selected):
@@ -176,8 +174,8 @@ class Pool:
             return account.model_limited_until(model) <= now
 
         if model and any(account.has_refused_models for account in self._with_models):
-            yield lambda account: suits(account) and account.model_refused_until(model) <= now
-        yield suits
+            return [lambda account: suits(account) and account.model_refused_until(model) <= now, suits]
+        return [suits]
 
     def _selected(self, selector: Selector) -> frozenset[str]:
         uids = self._selections.get(selector.text)

@@ -27,12 +27,16 @@ _parse = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 _gap = re.compile(r"[ \t\n\r,:]*").match
 
 
+Members = dict[str, msgspec.Raw]
+"""Of a JSON object, not decoded. They refer to its bytes, so they should not outlive the request."""
+
+
 class Description:
-    """What a request says about itself. It refers to the body's bytes, so it should not outlive the request."""
+    """What a request says about itself. `opening` costs 1 µs per KB of what it is made of."""
 
     __slots__ = ("_messages", "_opening", "_system", "is_stream", "model", "user_id")
 
-    def __init__(self, members: dict[str, msgspec.Raw]) -> None:
+    def __init__(self, members: Members) -> None:
         model = _text(members.get("model"))
         self.model = model if model is None or len(model) <= MOST_NAME_CHARACTERS else None
         self.is_stream = _is_literal(members.get("stream"), b"true")
@@ -56,19 +60,13 @@ class Description:
         return self._opening
 
 
-def describe(body: bytes) -> Description | None:
-    """None if the body is not a JSON object. Costs 1 µs per KB, and `opening` as much again for what it is made of."""
-    members = _members(body)
-    return None if members is None else Description(members)
-
-
 def with_system_prefix(body: bytes, prefix: str, excluded: Sequence[str] = ()) -> bytes:
     """The body with this prefix before its system prompt, every other byte as it was.
 
     The same object if there is nothing to change: the prefix is there already, the model's name contains an excluded
     word, or the body or its `system` is nothing that a prefix can be added to.
     """
-    members = _members(body)
+    members = members_of(body)
     if not prefix or members is None:
         return body
     model = (_text(members.get("model")) or "").lower()
@@ -81,7 +79,7 @@ def with_system_prefix(body: bytes, prefix: str, excluded: Sequence[str] = ()) -
     return spliced if spliced is not body and _is_utf8(body) else body
 
 
-def _spliced(body: bytes, members: dict[str, msgspec.Raw], prefix: str) -> bytes:
+def _spliced(body: bytes, members: Members, prefix: str) -> bytes:
     system = members.get("system")
     if system is None:
         comma = b"," if members else b""
@@ -108,11 +106,11 @@ def _inserted(body: bytes, at: int, piece: bytes, instead_of: int = 0) -> bytes:
 
 
 def _is_text_block(block: msgspec.Raw, prefix: str) -> bool:
-    members = _members(block) or {}
+    members = members_of(block) or {}
     return _text(members.get("type")) == "text" and (_text(members.get("text")) or "").startswith(prefix)
 
 
-def _place_of_system(body: bytes, members: dict[str, msgspec.Raw]) -> int:
+def _place_of_system(body: bytes, members: Members) -> int:
     """Where the value of the last `system` key begins. There is one."""
     text = body.decode("latin-1")
     place = 0
@@ -178,7 +176,8 @@ def _latin(raw: msgspec.Raw) -> str:
     return str(memoryview(raw), "latin-1")
 
 
-def _members(value: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
+def members_of(value: bytes | msgspec.Raw) -> Members | None:
+    """None if it is not a JSON object. Costs 1 µs per KB."""
     try:
         return _object.decode(value)
     except _MALFORMED:
@@ -186,7 +185,7 @@ def _members(value: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
 
 
 def _user_id(metadata: msgspec.Raw | None) -> bytes | None:
-    members = _members(metadata) if metadata is not None else None
+    members = members_of(metadata) if metadata is not None else None
     user_id = members.get("user_id") if members else None
     if user_id is None or _is_literal(user_id, b"null") or _is_literal(user_id, b'""'):
         return None

@@ -3,12 +3,15 @@
 Every header that is not named here passes as it came, several lines of one name in their order.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from oauth_pool_proxy.config import HOP_BY_HOP, Config, Header, split_list
 
 Headers = list[Header]
+Fields = Mapping[bytes, bytes]
+"""Headers by their lower-case names; of several lines of one name the last."""
 
 # The upstream client writes its own `host` and `content-length`; 100-continue ends at the server that the client speaks to.
 _REQUEST_FRAMING = frozenset((b"host", b"content-length", b"expect"))
@@ -46,14 +49,21 @@ class HeaderContract:
     dropped: frozenset[bytes] = field(init=False)
     """What of a client's headers never passes."""
     dropped_from_answers: frozenset[bytes] = field(init=False)
+    adds_version: bool = field(init=False)
+    """Whether `version` is for clients that send none."""
     beta_header: tuple[bytes, bytes] = field(init=False)
     """For clients that send none."""
 
     def __post_init__(self) -> None:
+        if self.is_pool:
+            understood = [(name, _understood(value) if name == _CODINGS else value) for name, value in self.configured]
+            object.__setattr__(self, "configured", tuple(understood))
         dropped = HOP_BY_HOP | _REQUEST_FRAMING | {name for name, _ in self.configured}
         object.__setattr__(self, "dropped", dropped | _CREDENTIALS | _WHOSE if self.is_pool else dropped)
         of_answers = HOP_BY_HOP | _OF_ONE_ACCOUNT | _CORS if self.is_pool else HOP_BY_HOP
         object.__setattr__(self, "dropped_from_answers", of_answers)
+        is_configured = any(name == _VERSION for name, _ in self.configured)
+        object.__setattr__(self, "adds_version", bool(self.version) and not is_configured)
         object.__setattr__(self, "beta_header", (_BETA, b",".join(dict.fromkeys(self.beta))))
 
     @classmethod
@@ -68,33 +78,33 @@ class HeaderContract:
         return cls(others, config.oauth.beta + beta, config.oauth.version, is_pool=True)
 
 
-def request_headers(client: Headers, contract: HeaderContract) -> Headers:
+def request_headers(client: Headers, fields: Fields, contract: HeaderContract) -> Headers:
     """The headers of the upstream request, but for `host`, `content-length` and the account's `authorization`."""
     dropped = contract.dropped
-    if named := _named_in_connection(client):
+    if b"connection" in fields and (named := _named_in_connection(client)):
         dropped |= named
+        fields = {name: value for name, value in fields.items() if name not in named}
     if contract.is_pool:
         kept = [header for header in client if header[0] not in dropped and not header[0].startswith(_WHOSE_PREFIXES)]
     else:
         kept = [header for header in client if header[0] not in dropped]
     kept += contract.configured
-    present = dict(kept)
-    if contract.is_pool and _CODINGS in present:
+    if contract.is_pool and _CODINGS in fields:
         kept = [(name, _understood(value)) if name == _CODINGS else (name, value) for name, value in kept]
     if contract.beta:
-        if _BETA in present:
+        if _BETA in fields:
             kept = _with_beta(kept, contract.beta)
         else:
             kept.append(contract.beta_header)
-    if contract.version and _VERSION not in present:
-        kept.append((_VERSION, contract.version))
+    if contract.adds_version and _VERSION not in fields:
+        kept.append((_VERSION, contract.version or b""))
     return kept
 
 
-def response_headers(upstream: Headers, contract: HeaderContract, *, status: int) -> Headers:
+def response_headers(upstream: Headers, fields: Fields, contract: HeaderContract, *, status: int) -> Headers:
     """The headers of the answer to the client. Its framing is made anew from `content-length`, if there is one."""
     dropped = contract.dropped_from_answers
-    if named := _named_in_connection(upstream):
+    if b"connection" in fields and (named := _named_in_connection(upstream)):
         dropped |= named
     if status in (204, 304):
         # Neither has a body, and the server in front would wait for as many bytes as this says.
@@ -113,8 +123,6 @@ def _understood(codings: bytes) -> bytes:
 
 def _named_in_connection(headers: Headers) -> frozenset[bytes]:
     """Names that `Connection` lists end at this hop, too. `close` and `keep-alive` are options, not names."""
-    if b"connection" not in dict(headers):
-        return _NO_NAMES
     values = [value.lower() for name, value in headers if name == b"connection"]
     if values == [b"keep-alive"]:
         return _NO_NAMES

@@ -116,7 +116,8 @@ class Upstream:
         if method != b"OPTIONS" or target != b"*":  # which is about the server, not about a resource (RFC 9112 3.2.4)
             target = self._url.base_path + target
         lines = [b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (method, target, self._url.authority)]
-        lines += [b"%s: %s\r\n" % header for header in headers]
+        lines.append(b"\r\n".join([b": ".join(header) for header in headers]))
+        lines.append(b"\r\n" if headers else b"")
         # RFC 9110 8.6: a method that has a body says how long it is, even if it is empty.
         if body or method in (b"POST", b"PUT", b"PATCH"):
             lines.append(b"content-length: %d\r\n" % len(body))

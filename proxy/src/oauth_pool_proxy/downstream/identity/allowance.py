@@ -25,6 +25,8 @@ class Allowance:
         self.admits_path = Paths(rule.denied_paths, rule.paths).admit if not rule.deny else _nothing
         self._models, self._denied_models = _pattern(rule.models), _pattern(rule.denied_models)
         self._allows_model = lru_cache(256)(self._look_at_model)
+        self.allowed_as_written: set[bytes] = set()
+        """Values of `model`, as JSON writes them, that have been found to be allowed: some, for clients ask for few models."""
 
     def refusal(self) -> NotPermitted:
         """For a path that is not admitted."""

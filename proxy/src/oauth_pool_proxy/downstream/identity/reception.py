@@ -6,7 +6,7 @@ credential is looked at once; after that its digest is known. Nothing here is lo
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Protocol
@@ -32,6 +32,8 @@ class Asked(Protocol):
 
     path: str
     headers: list[Header]
+    fields: dict[bytes, bytes]
+    """The headers by their names."""
     peer: str
     is_from_tailnet: bool
     began: float
@@ -73,27 +75,24 @@ class Reception:
         The request's headers are without proofs then. Raises what the client is told.
         """
         now = self._clock()
-        caller = self._known_caller(request.headers, now) or self._found_caller(request, now)
+        caller = self._known_caller(request.fields, now) or self._found_caller(request, now)
         if self._keeps_credentials:
             request.headers = [header for header in request.headers if not self._is_proof(header)]
         request.caller = caller
         caller.begin(request.path, request.began)
         return caller
 
-    def _known_caller(self, headers: list[Header], now: float) -> Caller | None:
-        """By the first credential, if it is known already, as it nearly always is: this is done for every request."""
-        for name, value in headers:
-            if name == b"authorization":
-                credential = value[7:] if value.startswith(b"Bearer ") else b""
-            elif name == b"x-api-key":
-                credential = value
-            else:
-                continue
-            if len(credential) > MOST_CREDENTIAL_BYTES:
-                return None
-            known = self._known.proven.get(sha256(credential).digest())
-            return known.caller if known is not None and known.until > now else None
-        return None
+    def _known_caller(self, fields: Mapping[bytes, bytes], now: float) -> Caller | None:
+        """By a credential that is known already, as it nearly always is: this is done for every request."""
+        authorization = fields.get(b"authorization")
+        if authorization is None:
+            credential = fields.get(b"x-api-key", b"")
+        else:
+            credential = authorization[7:] if authorization.startswith(b"Bearer ") else b""
+        if len(credential) > MOST_CREDENTIAL_BYTES:
+            return None
+        known = self._known.proven.get(sha256(credential).digest())
+        return known.caller if known is not None and known.until > now else None
 
     def _found_caller(self, request: Asked, now: float) -> Caller:
         failure: ProxyError | None = None

@@ -50,7 +50,10 @@ class ClientMetrics:
 
     def finished(self, client: str, status: int, seconds: float) -> None:
         numbers = self._clients.get(client) or self._clients[self.label_of(client)]
-        numbers.statuses[status] = numbers.statuses.get(status, 0) + 1
+        try:
+            numbers.statuses[status] += 1
+        except KeyError:
+            numbers.statuses[status] = 1
         self._duration.add(numbers.duration, seconds)
 
     def waited(self, client: str, seconds: float) -> None:

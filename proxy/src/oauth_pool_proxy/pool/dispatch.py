@@ -85,7 +85,7 @@ class Dispatcher:
     def dispatch(self, request: Request, outgoing: list[Header]) -> "Dispatch":
         """Read what the body says about the choice of an account, and put the configured prefix into it."""
         conversation = key_of(request.fields, request.describe) if self.config.affinity and request.body else None
-        selector = request.caller.allowance.rule.accounts if request.caller else None
+        selector = request.caller.accounts if request.caller else None
         if conversation and selector:
             conversation += selector.mark  # two clients with other accounts do not meet in one conversation
         if self.config.system_prefix and request.path in _PREFIXED_PATHS:

@@ -76,6 +76,8 @@ class Caller:
         "_full_at",
         "_most",
         "_per_minute",
+        "_seconds",
+        "accounts",
         "allowance",
         "in_flight",
         "is_stranger",
@@ -89,6 +91,10 @@ class Caller:
         """Its place in line."""
         self._admits_path = allowance.admits_path
         self._most, self._per_minute = allowance.rule.max_concurrent_requests, allowance.rule.requests_per_minute
+        self._seconds = 60 / self._per_minute if self._per_minute else None
+        """Between two requests, on average."""
+        self.accounts = allowance.rule.accounts
+        """Which it may have; none: all."""
         self.in_flight = 0
         self._full_at = 0.0
         """When its bucket of requests is full again: the whole state of it (the GCRA way of counting)."""
@@ -107,21 +113,19 @@ class Caller:
             raise ClientLimited(
                 f"This client has {self._most} requests under way, which is all it may have at once", retry_after=1
             )
-        if self._per_minute is not None:
-            self._take(self._per_minute, now)
+        if self._seconds is not None:
+            full_at = self._full_at
+            full_at = (max(now, full_at)) + self._seconds
+            if full_at > now + 60 + _ROUNDING:
+                raise ClientLimited(
+                    f"This client has asked as often as it may: {self._per_minute} requests a minute",
+                    retry_after=full_at - now - 60,
+                )
+            self._full_at = full_at
         self.in_flight += 1
 
     def end(self) -> None:
         self.in_flight -= 1
-
-    def _take(self, per_minute: int, now: float) -> None:
-        full_at = (max(now, self._full_at)) + 60 / per_minute
-        if full_at > now + 60 + _ROUNDING:
-            raise ClientLimited(
-                f"This client has asked as often as it may: {per_minute} requests a minute",
-                retry_after=full_at - now - 60,
-            )
-        self._full_at = full_at
 
 
 def _nothing(_: str) -> bool:

@@ -94,7 +94,7 @@ async def test_silence_after_a_reader_s_pause_counts(upstream: UpstreamServer, c
         task, connection = await begun(client, upstream)
         await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfirst")
         answer = await task
-        pumping = asyncio.create_task(answer.pump(lambda data, *, is_last: False))
+        pumping = asyncio.create_task(answer.pump(lambda data, is_last: False))
         await asyncio.sleep(0)
         answer.resume()
         clock.advance(301)
@@ -111,6 +111,6 @@ async def test_a_reader_s_last_pause_does_not_outlive_its_answer(upstream: Upstr
     async with client_of(upstream) as client:
         for _ in range(2):
             answer = await ask(client)
-            await answer.pump(lambda data, *, is_last: False)
+            await answer.pump(lambda data, is_last: False)
             answer.release()
         assert len(upstream.connections) == client.idle_connections == 1

@@ -89,7 +89,7 @@ class Client(Upload):
             transport.abort()
         transport.close()
 
-    def _pass_on(self, data: bytes, *, is_last: bool) -> bool:
+    def _pass_on(self, data: bytes, is_last: bool) -> bool:
         """One read of the upstream becomes one write. False: no more for now."""
         if self._is_gone:
             return True  # the request's task has been cancelled

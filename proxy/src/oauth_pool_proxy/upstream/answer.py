@@ -19,7 +19,7 @@ HIGH_WATER = 256 * 1024
 class Write(Protocol):
     """Takes a piece of a body, which may be empty if it is the last. False: no more for now."""
 
-    def __call__(self, data: bytes, *, is_last: bool) -> bool: ...
+    def __call__(self, data: bytes, is_last: bool, /) -> bool: ...
 
 
 class Line(Protocol):
@@ -138,12 +138,16 @@ class Answer(ABC):
 
     def _hand_over(self) -> None:
         """Everything that one read brought, in one piece."""
-        if self._write and (self._chunks or self._is_complete):
-            write, is_last = self._write, self._is_complete
-            if is_last:
-                self._write = None
-            if not write(self.read_now(), is_last=is_last):
-                self._pause()
+        chunks, write, is_last = self._chunks, self._write, self._is_complete
+        if write is None or not (chunks or is_last):
+            return
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._unread = 0
+        if is_last:
+            self._write = None
+        if not write(data, is_last):
+            self._pause()
 
     def _pause(self) -> None:
         if not self._is_paused and self._line:

@@ -113,7 +113,8 @@ class Exchange(Answer):
             return
         if self.status:
             self._quiet_since = self._clock()
-            self._lines.clear()  # trailers end at this hop
+            if self._lines:
+                self._lines.clear()  # trailers end at this hop
             self._hand_over()
         if self._bytes_beside_body > MOST_HEAD_BYTES:
             self._is_not_http(_NotHttp("its head, or what follows its body, is too long"))

@@ -69,7 +69,7 @@ async def test_a_reader_s_pause_is_not_the_upstream_s_silence(upstream: Upstream
         answer = await task
         pieces: list[bytes] = []
 
-        def write(data: bytes, *, is_last: bool) -> bool:
+        def write(data: bytes, is_last: bool) -> bool:
             pieces.append(data)
             return is_last  # no more for now
 

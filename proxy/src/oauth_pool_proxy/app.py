@@ -42,14 +42,15 @@ from oauth_pool_proxy.observe.request_id import new_request_id
 from oauth_pool_proxy.observe.status_html import HEADERS as STATUS_HEADERS
 from oauth_pool_proxy.observe.status_page import StatusPage
 from oauth_pool_proxy.observe.usage import UsageReader
-from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
 from oauth_pool_proxy.pool.pool import Pool
-from oauth_pool_proxy.pool.upkeep import pool_mode, running
+from oauth_pool_proxy.pool.supervised import running
+from oauth_pool_proxy.pool.upkeep import pool_mode
 from oauth_pool_proxy.request import Blame, Request
 from oauth_pool_proxy.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
     from oauth_pool_proxy.downstream.identity.reception import Reception
+    from oauth_pool_proxy.pool.kube_api import KubeApi
 
 log = logging.getLogger(__name__)
 
@@ -264,8 +265,10 @@ class App:
         async with running([run] if run else []):
             yield reception
 
-    def _api_of(self, config: KubernetesConfig) -> KubeApi:
+    def _api_of(self, config: KubernetesConfig) -> "KubeApi":
         """One client for each API server, whoever asks it."""
+        from oauth_pool_proxy.pool.kube_api import KubeApi
+
         if config not in self._apis:
             self._apis[config] = KubeApi(config)
         return self._apis[config]
@@ -275,8 +278,9 @@ class App:
             await api.close()
 
 
-def _documents_of(api: KubeApi) -> Callable[[str], Awaitable[bytes]]:
+def _documents_of(api: "KubeApi") -> Callable[[str], Awaitable[bytes]]:
     from oauth_pool_proxy.downstream.identity.issuer import IssuerUnreachable
+    from oauth_pool_proxy.pool.kube_api import KubeApiError
 
     async def fetch(path: str) -> bytes:
         try:

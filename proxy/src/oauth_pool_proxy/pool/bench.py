@@ -3,13 +3,16 @@
 import logging
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from oauth_pool_proxy.config import Verdict
 from oauth_pool_proxy.observe.metrics import Metrics
 from oauth_pool_proxy.pool.account import REJECTION_SECONDS, AccessToken, Account, Reason
 from oauth_pool_proxy.pool.judgement import Judgement
-from oauth_pool_proxy.pool.reports import StatusReporter
 from oauth_pool_proxy.request import Request
+
+if TYPE_CHECKING:
+    from oauth_pool_proxy.pool.reports import StatusReporter
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ class Bench:
     """`cooldown` is in seconds, of accounts that say nothing else; without a reporter, only this proxy knows."""
 
     def __init__(
-        self, cooldown: float, reporter: StatusReporter | None, metrics: Metrics, clock: Callable[[], float]
+        self, cooldown: float, reporter: "StatusReporter | None", metrics: Metrics, clock: Callable[[], float]
     ) -> None:
         self._cooldown, self._reporter, self._metrics, self._clock = cooldown, reporter, metrics, clock
 

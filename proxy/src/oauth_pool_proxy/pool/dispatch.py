@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from oauth_pool_proxy.config import Header, OAuthConfig, Selector, Verdict
 from oauth_pool_proxy.observe.metrics import Metrics
@@ -25,11 +26,13 @@ from oauth_pool_proxy.pool.judgement import Judge, Judgement, Question
 from oauth_pool_proxy.pool.limits import limit_headers
 from oauth_pool_proxy.pool.objects import Objects, creates_object, object_of
 from oauth_pool_proxy.pool.pool import Pool
-from oauth_pool_proxy.pool.reports import StatusReporter
 from oauth_pool_proxy.pool.request_body import with_system_prefix
 from oauth_pool_proxy.pool.rules import REFUSED_SECONDS
 from oauth_pool_proxy.request import Blame, Request
 from oauth_pool_proxy.upstream.upstream import Answer
+
+if TYPE_CHECKING:
+    from oauth_pool_proxy.pool.reports import StatusReporter
 
 MOST_UNPROVEN = 3
 """How many accounts are asked when nothing proves whose fault the answers are."""
@@ -73,7 +76,7 @@ class Dispatcher:
         tokens: AccessTokens,
         affinity: Affinity,
         objects: Objects,
-        reporter: StatusReporter | None,
+        reporter: "StatusReporter | None",
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:

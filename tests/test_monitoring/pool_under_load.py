@@ -26,7 +26,7 @@ TIMEOUT = 2
 STRANGER = ""
 CLIENTS = ("ci", "laptop", "notebook", STRANGER)
 HURRIED = "batch"
-"""It asks more often than it may."""
+"""It asks more often than it may, which is not often."""
 MODELS = ("claude-simulated-haiku", "claude-simulated-sonnet", "claude-simulated-opus")
 PEOPLE = {"claude-1": "alice@example.com", "claude-2": "bob@example.com", "claude-3": "carol@example.com"}
 USED = {"claude-1": (0.22, 0.4), "claude-2": (0.78, 0.66), "claude-3": (0.05, 0.12)}
@@ -169,10 +169,11 @@ class _Client:
         self._headers = {"anthropic-version": "2023-06-01", **key}
         self._url, self._name, self._patience = f"{url}/v1/messages", name, patience
         self._random = random.Random(f"{url} {name} {patience}")
+        self._pause = (1.2, 2.0) if name == HURRIED else (0.05, 0.6)
 
     def ask_until(self, over: threading.Event) -> None:
         with httpx2.Client(timeout=self._patience, headers=self._headers, trust_env=False) as client:
-            while not over.wait(self._random.uniform(0.05, 0.6)):
+            while not over.wait(self._random.uniform(*self._pause)):
                 with suppress(httpx2.HTTPError):
                     self._ask(client)
 

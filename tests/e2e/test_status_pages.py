@@ -52,9 +52,8 @@ def declare(stack: Stack) -> None:
     for name, subject in PEOPLE.items():
         stack.apply(stack.account(name))
         stack.log_in(name, subject)
-        for window, used, reset_in in zip(("5h", "7d"), USED[name], (9_700, 280_000), strict=True):
-            how_much = {"utilization": used, "window": window, "reset_in": reset_in}
-            stack.simulator.call("POST", f"accounts/{subject}/utilization", how_much)
+        five_hours, seven_days = USED[name]
+        stack.simulator.use_windows(subject, five_hours=(five_hours, 9_700), seven_days=(seven_days, 280_000))
     stack.apply(stack.account("claude-3"))
     stack.apply(stack.account("spare", suspend=True))
     stack.wait_for_reason("claude-3", "Ready", "LoginRequired")

@@ -156,6 +156,13 @@ class SimulatorClient:
         """The account's window is used up for that many seconds."""
         self.call("POST", f"accounts/{subject}/exhaust", {"window": window, "reset_in": reset_in})
 
+    def use_windows(self, subject: str, **used: tuple[float, int]) -> None:
+        """So much of a window is used (1 is all), and it begins anew in so many seconds: `five_hours=(0.8, 600)`."""
+        for name, (utilization, reset_in) in used.items():
+            window = {"five_hours": "5h", "seven_days": "7d"}[name]
+            how_much = {"utilization": utilization, "window": window, "reset_in": reset_in}
+            self.call("POST", f"accounts/{subject}/utilization", how_much)
+
     def recover(self, subject: str) -> None:
         self.call("POST", f"accounts/{subject}/recover")
 

@@ -2,8 +2,8 @@
 #
 # Needs GNU make, a POSIX shell and Python 3.11 or newer with venv (PYTHON=… chooses one). Everything else is installed below the
 # repository, in .tools/, .venv/ and tests/e2e/typescript/node_modules/, on the first use of a target that needs it. `make test`
-# leaves out the tests of programs that are not there (bash, curl, fish, git, zsh, Node.js 20 or newer with npm), and its last
-# line says which those are; ALL_TESTS=1 makes it fail then.
+# leaves out the tests of programs that are not there (bash, chromium, curl, fish, git, zsh, Node.js 20 or newer with npm), and
+# its last line says which those are; ALL_TESTS=1 makes it fail then.
 
 SHELL := /bin/sh
 UV_VERSION := 0.13.8
@@ -38,10 +38,10 @@ NO_PROXY := $(or $(no_proxy),$(NO_PROXY)),localhost,127.0.0.1,::1
 no_proxy := $(NO_PROXY)
 export NO_PROXY no_proxy
 
-.PHONY: help setup demo test e2e e2e-argocd crash-trials check lint types locks audit format lock bench bench-operator picture images test-images clean
+.PHONY: help setup demo test e2e e2e-argocd crash-trials check lint types locks audit format lock bench bench-operator picture dashboard-picture images test-images clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.installed ## Install everything into .venv (every other command does this by itself)
 
@@ -118,6 +118,9 @@ bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help; 
 
 picture: setup ## Draw docs/kubectl-top.svg anew, by the code that draws it on a terminal
 	@$(BIN)/python -m tests.test_kubectl_plugin.picture
+
+dashboard-picture: setup ## Draw docs/dashboard.png anew, of what a real Prometheus sees of a pool under load (ARGS=--help)
+	@$(BIN)/python -m tests.test_monitoring.picture $(ARGS)
 
 # An environment of its own for a dependency group that .venv is spared; the benchmark asks for it.
 .tools/%/.installed: $(UV) pyproject.toml

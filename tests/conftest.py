@@ -1,5 +1,5 @@
-"""What all tests share: one control plane per run, and the logs of it in the report of a test that failed with it; promtool;
-an environment without settings of the person who runs them.
+"""What all tests share: one control plane per run, and the logs of it in the report of a test that failed with it;
+programs of Prometheus; an environment without settings of the person who runs them.
 
 The control plane's modules are imported where they are used: most tests need none of it, and the proxy's own tests
 also run where nothing but the proxy's dependencies is installed.
@@ -51,14 +51,25 @@ def control_plane_binaries(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture(scope="session")
 def promtool() -> Path:
-    """Prometheus's checker of rules, which may still be building. Tests with it are left out where it could not be built."""
-    from tests.support.promtool import HOW_TO_GET_IT, PromtoolNotBuilt, promtool
+    """Prometheus's checker of rules."""
+    return _of_prometheus("promtool")
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> Path:
+    """Prometheus itself."""
+    return _of_prometheus("prometheus")
+
+
+def _of_prometheus(name: str) -> Path:
+    """It may still be building. Tests with it are left out where it could not be built."""
+    from tests.support.prometheus_programs import HOW_TO_GET_IT, PROGRAMS, ProgramNotBuilt
     from tests.support.tools import leave_out
 
     try:
-        return promtool()
-    except PromtoolNotBuilt:
-        leave_out("no promtool, and none could be built", HOW_TO_GET_IT)
+        return PROGRAMS[name].get()
+    except ProgramNotBuilt:
+        leave_out(f"no {name}, and none could be built", HOW_TO_GET_IT)
 
 
 def _raise_if_not_built(config: pytest.Config, fixture: str) -> None:
@@ -85,14 +96,14 @@ def namespace(control_plane: ControlPlane) -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that want promtool before it is built come last and may wait for it; it is built beside the others."""
-    from tests.support.promtool import is_there
+    """Tests that want a program of Prometheus before it is built come last and may wait; it is built beside the others."""
+    from tests.support.prometheus_programs import PROGRAMS
 
-    wanting = [item for item in items if "promtool" in getattr(item, "fixturenames", ())]
-    if wanting and not is_there():
-        for item in wanting:
-            item.add_marker(pytest.mark.timeout(1200))
-        items.sort(key=lambda item: item in wanting)
+    missing = {name for name, program in PROGRAMS.items() if not program.is_there()}
+    wanting = [item for item in items if missing.intersection(getattr(item, "fixturenames", ()))]
+    for item in wanting:
+        item.add_marker(pytest.mark.timeout(1200))
+    items.sort(key=lambda item: item in wanting)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -107,18 +118,19 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         if terminal:
             terminal.write_line(line)
 
-    if "promtool" in wanted and os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0":
-        _begin_with_promtool()
+    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0":
+        _begin_with_prometheus(wanted)
     error = _build_control_plane(say) if "control_plane_binaries" in wanted else None
     session.config.stash[BUILD_ERRORS] = {"control_plane_binaries": error} if error else {}
 
 
-def _begin_with_promtool() -> None:
+def _begin_with_prometheus(wanted: set[str]) -> None:
     """In a process of its own, which outlives an xdist worker that has no more tests; the tests have the processors first."""
-    from tests.support.promtool import is_there
+    from tests.support.prometheus_programs import PROGRAMS
 
-    if not is_there():
-        command = ["nice", "-n", "10", sys.executable, "-m", "tests.support.promtool"]
+    missing = [name for name, program in PROGRAMS.items() if name in wanted and not program.is_there()]
+    if missing:
+        command = ["nice", "-n", "10", sys.executable, "-m", "tests.support.prometheus_programs", *missing]
         folder, nothing = Path(__file__).parents[1], subprocess.DEVNULL
         _background.append(subprocess.Popen(command, cwd=folder, stdin=nothing, stdout=nothing))
 

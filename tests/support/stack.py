@@ -156,6 +156,13 @@ class SimulatorClient:
         """The account's window is used up for that many seconds."""
         self.call("POST", f"accounts/{subject}/exhaust", {"window": window, "reset_in": reset_in})
 
+    def use_windows(self, subject: str, **used: tuple[float, int]) -> None:
+        """So much of a window is used (1 is all), and it begins anew in so many seconds: `five_hours=(0.8, 600)`."""
+        for name, (utilization, reset_in) in used.items():
+            window = {"five_hours": "5h", "seven_days": "7d"}[name]
+            how_much = {"utilization": utilization, "window": window, "reset_in": reset_in}
+            self.call("POST", f"accounts/{subject}/utilization", how_much)
+
     def recover(self, subject: str) -> None:
         self.call("POST", f"accounts/{subject}/recover")
 
@@ -406,14 +413,25 @@ class Stack:
         self._wait_for_http("operator", f"{self.health_url}/readyz")
 
     def start_proxy(self) -> None:
-        config = self.folder / "proxy.toml"
-        config.write_text(self._proxy_config())
+        self._start_proxy("proxy", "proxy-0", self.proxy_url, self._proxy_settings)
+
+    def start_second_proxy(self, settings: str) -> str:
+        """One more, called proxy-1, with settings of its own (addresses can be taken once); returns its URL."""
+        url = f"http://127.0.0.1:{free_port()}"
+        self._start_proxy("second-proxy", "proxy-1", url, settings)
+        return url
+
+    def _start_proxy(self, name: str, pod: str, url: str, settings: str) -> None:
+        folder = self.folder / name  # of its own, for the key that tokens are sealed to
+        folder.mkdir(exist_ok=True)
+        config = folder / "proxy.toml"
+        config.write_text(self._proxy_config(folder, url, settings))
         self._start(
-            "proxy",
+            name,
             [str(Path(sys.executable).with_name("oauth-pool-proxy")), "--config", str(config)],
-            environment={"LOG_LEVEL": self._log_level, "POD_NAME": "proxy-0", "POD_UID": str(uuid.uuid4())},
+            environment={"LOG_LEVEL": self._log_level, "POD_NAME": pod, "POD_UID": str(uuid.uuid4())},
         )
-        self._wait_for_http("proxy", f"{self.proxy_url}/health")
+        self._wait_for_http(name, f"{url}/health")
 
     def start(self, *, with_proxy: bool = True) -> None:
         self.prepare_cluster()
@@ -425,7 +443,7 @@ class Stack:
     def stop(self) -> dict[str, int | None]:
         """Stop what runs, the proxy first; returns the exit codes."""
         codes: dict[str, int | None] = {}
-        for name in ("proxy", "second-operator", "operator", "simulator"):
+        for name in ("second-proxy", "proxy", "second-operator", "operator", "simulator"):
             if (process := self.processes.pop(name, None)) is not None:
                 codes[name] = process.stop()
         return codes
@@ -484,22 +502,22 @@ token_endpoint = "http://provider.example/v1/oauth/token"
 redirect_uri = "{url}/oauth/callback"
 """
 
-    def _proxy_config(self) -> str:
-        token = self.folder / "proxy-token"
+    def _proxy_config(self, folder: Path, url: str, settings: str) -> str:
+        token = folder / "token"
         token.write_text(
             self.control_plane.service_account_token(self.namespace, "oauth-pool-proxy", seconds=24 * 3600)
         )
         return f"""
 [proxy]
-listen_addr = "{self.proxy_url.removeprefix("http://")}"
+listen_addr = "{url.removeprefix("http://")}"
 upstream_url = "{self._simulator_url}"
-{self._proxy_settings}
+{settings}
 
 [oauth]
 source = "kubernetes"
 provider = "simulator"
 tokens = "{self.tokens}"
-{f'access_dir = "{self.access_dir}"' if self.tokens == "volume" else f'key_dir = "{self.folder}"'}
+{f'access_dir = "{self.access_dir}"' if self.tokens == "volume" else f'key_dir = "{folder}"'}
 
 [oauth.kubernetes]
 server = "{self.control_plane.server}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.left_out import ALL_TESTS
-from tests.support.promtool import HOW_TO_GET_IT
+from tests.support.prometheus_programs import HOW_TO_GET_IT
 from tests.support.stack import ROOT
 
 TESTS = {

@@ -12,6 +12,7 @@ import pytest
 
 DEBIAN_PACKAGES = {
     "bash": "bash",
+    "chromium": "chromium",
     "curl": "curl",
     "fish": "fish",
     "git": "git",

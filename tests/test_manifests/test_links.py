@@ -78,3 +78,16 @@ def test_no_cell_of_a_table_is_longer_than_two_lines(page: Path) -> None:
     rows = [line for line in prose(page).splitlines() if line.lstrip().startswith("|")]
     cells = [re.sub(r"\]\([^)]*\)", "]", cell).strip() for row in rows for cell in row.strip("| ").split(" | ")]
     assert [cell for cell in cells if len(cell) > 200] == []
+
+
+@every_page
+def test_prose_is_wrapped_at_100_columns(page: Path) -> None:
+    """What is longer is a table, a link or a picture that has no place to be broken at, or a comment, which nobody reads."""
+    lines = [line for line in prose(page).splitlines() if len(line) > 100]
+    assert [line for line in lines if not line.lstrip().startswith(("|", "<!--")) and can_be_broken(line)] == []
+
+
+def can_be_broken(line: str) -> bool:
+    """Somewhere before its 101st column, but for its indent, the mark of a list, and text of a link or a picture."""
+    text = re.sub(r"^ *(?:[*-] |\d+\. |#+ )?", "", line)
+    return " " in re.sub(r"!?\[[^\]]*\]\([^)]*\)", lambda link: "_" * len(link[0]), text)[:100]

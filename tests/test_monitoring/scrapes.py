@@ -8,7 +8,7 @@ import httpx2
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.promtool import run
+from tests.support.prometheus_programs import run
 from tests.test_monitoring.component import NAMESPACE, rule_file
 
 TARGET_LABELS = frozenset(("namespace", "pod"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.promtool import run
+from tests.support.prometheus_programs import run
 from tests.test_manifests.manifests import ROOT, Manifest
 from tests.test_monitoring.component import alerts, rule_file
 

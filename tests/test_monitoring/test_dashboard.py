@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.promtool import run
+from tests.support.prometheus_programs import run
 from tests.test_manifests.manifests import Manifest, mappings
-from tests.test_monitoring.component import dashboard, panels, queries
+from tests.test_monitoring.component import COMPONENT, dashboard, panels, queries
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 WIDTH = 24
@@ -47,6 +47,22 @@ def test_a_panel_says_what_it_shows_and_asks_the_chosen_datasource_about_the_cho
     for target in panel["targets"]:
         assert target["datasource"] == DATASOURCE
         assert 'namespace="$namespace"' in target["expr"]
+
+
+def test_rates_look_at_more_than_two_scrapes_whatever_grafana_thinks_of_the_data_source() -> None:
+    """It takes four times the step that a query says; of one that says none, four times 15 s: two scrapes, or one."""
+    (interval,) = {
+        endpoint["interval"]
+        for monitor in yaml.safe_load_all((COMPONENT / "pod-monitors.yaml").read_text())
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]
+    }
+    steps = [
+        target.get("interval")
+        for panel in panels()
+        for target in panel["targets"]
+        if "$__rate_interval" in target["expr"]
+    ]
+    assert steps and set(steps) == {interval}
 
 
 def test_no_two_panels_have_the_same_place_and_all_are_on_the_page() -> None:

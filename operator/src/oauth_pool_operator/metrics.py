@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from oauth_pool_operator.account import conditions as c
 
+RESULTS = ("success", "failure")
 TOKEN_REFRESHES = Counter(
     "pool_token_refreshes_total",
     "Access tokens obtained by refresh, code exchange or assertion exchange",
@@ -163,6 +164,12 @@ def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, value=value)
 
 
+def refreshed(account_id: str, result: str) -> None:
+    """Count one request for a token; the other result's series begins with it, so that an increase sees its first."""
+    for known in RESULTS:
+        TOKEN_REFRESHES.labels(account_id, known).inc(known == result)
+
+
 def token_expires(account_id: str, at: float | None) -> None:
     """When the access token ends that is kept fresh; None when none is, and its end is no news."""
     if at is None:
@@ -173,6 +180,6 @@ def token_expires(account_id: str, at: float | None) -> None:
 
 def forget(account_id: str) -> None:
     """Remove the series of an account that no longer exists."""
-    for result in ("success", "failure"):
+    for result in RESULTS:
         TOKEN_REFRESHES.remove(account_id, result)
     TOKEN_EXPIRES.remove(account_id)

@@ -345,4 +345,4 @@ def _timed(account_id: str, beginning: Beginning) -> Iterator[None]:
     finally:
         if result and beginning.is_counted:
             metrics.REFRESH_SECONDS.observe(time.monotonic() - start)
-            metrics.TOKEN_REFRESHES.labels(account_id, result).inc()
+            metrics.refreshed(account_id, result)

@@ -52,9 +52,19 @@ def _card(account: Account, now: datetime) -> Card:
         _tone(word, is_ready=ready.get("status") == "True", needs_somebody=needs_login or is_stalled),
         [_bar(window) for window in status.get("quota", {}).get("windows", [])],
         facts,
-        str(ready.get("message") or ""),
+        _advice(status, conditions, ready),
         f"kubectl oauthaccount {verb} {account.name}" if verb else "",
     )
+
+
+def _advice(status: dict[str, Any], conditions: list[dict[str, Any]], ready: dict[str, Any]) -> str:
+    """What the condition says, without what the card says better: until when, and how to log in."""
+    if (c.find(conditions, c.LOGIN_REQUIRED) or {}).get("reason") in (c.AWAITING_CODE, c.AWAITING_APPROVAL):
+        return "It waits for a login."
+    if ready.get("status") == "True":
+        return ""
+    why = status.get("cooldown", {}).get("reason") if ready.get("reason") == c.COOLING_DOWN else None
+    return str(why or ready.get("message") or "")
 
 
 def _tone(word: str, *, is_ready: bool, needs_somebody: bool) -> Tone:

@@ -114,3 +114,19 @@ def test_metrics_have_the_documented_names_labels_and_buckets() -> None:
         assert f"\n{line}\n" in text
     assert "_created" not in text
     assert metrics.errors_total == 2
+
+
+def test_what_happens_seldom_is_counted_from_0_so_that_a_rate_sees_the_first() -> None:
+    metrics = Metrics()
+    metrics.account_answered("a", 0.1)
+    text = b"".join(metrics.pieces()).decode()
+    for line in [
+        'proxy_upstream_retries_total{reason="new_token"} 0.0',
+        'proxy_client_disconnects_total{phase="answering"} 0.0',
+        'pool_failovers_total{from_account="a",reason="quota_exhausted"} 0.0',
+        'pool_quota_exhaustions_total{account_id="a"} 0.0',
+    ]:
+        assert f"\n{line}\n" in text
+    metrics.quota_exhausted("a")
+    metrics.account_answered("a", 0.1)
+    assert 'pool_quota_exhaustions_total{account_id="a"} 1.0' in b"".join(metrics.pieces()).decode()

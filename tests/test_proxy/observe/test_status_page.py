@@ -38,8 +38,10 @@ async def test_it_shows_accounts_with_their_windows_and_what_to_do(
     assert answer.values(b"content-security-policy")[0].startswith(b"default-src 'none'")
     document = answer.body.decode()
     assert "3 accounts (1 in use, 1 needs a person, 1 switched off)" in document
-    assert card(document, "claude-1").startswith("well: Available in use 5h 28% requests/min - now 0 token ends in")
-    waiting = "act: LoginRequired needs a person requests/min - now 0"
+    assert card(document, "claude-1").startswith(
+        "well: Available in use 5h 28% requests/min - under way 0 token ends in"
+    )
+    waiting = "act: LoginRequired needs a person requests/min - under way 0"
     assert card(document, "claude-2").startswith(waiting)
     assert card(document, "claude-2").endswith("It waits for a login. kubectl oauthaccount login claude-2")
     assert card(document, "claude-3").startswith("off: Suspended switched off")

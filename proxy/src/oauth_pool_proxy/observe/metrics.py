@@ -19,6 +19,7 @@ from oauth_pool_proxy.observe.exposition import pieces
 from oauth_pool_proxy.observe.instruments import BUCKETS, Counter, Counters, Histogram, Series
 from oauth_pool_proxy.observe.usage import Usage
 from oauth_pool_proxy.pool.affinity import Outcome as AffinityOutcome
+from oauth_pool_proxy.request import Phase
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 KINDS = ("input", "output", "cache_read", "cache_creation")
@@ -38,6 +39,7 @@ class Metrics:
         self._documented()
         self._beside_them()
         self._models: set[str] = set()
+        self._in_use: set[str] = set()
         for collector in clients.collectors if clients else ():
             self.add(collector)
 
@@ -54,8 +56,7 @@ class Metrics:
         self._exhaustions = self._counter(
             "pool_quota_exhaustions", "Times an account's quota was found used up", "account_id"
         )
-        for error_type in ("timeout", "connection", "invalid_request"):
-            self._errors.add((error_type,), 0)  # so that a rate over it exists before the first error
+        _begin(self._errors, "timeout", "connection", "invalid_request")
 
     def _beside_them(self) -> None:
         self._first_byte = self._histogram(
@@ -79,7 +80,9 @@ class Metrics:
         self._disconnects = self._counter(
             "proxy_client_disconnects", "Clients that left before their answer was complete", "phase"
         )
+        _begin(self._disconnects, *(phase.value for phase in Phase))
         self._retries = self._counter("proxy_upstream_retries", "Requests sent to the upstream again", "reason")
+        _begin(self._retries, "timeout", "connection", "new_token")
         of_client = ("client",) if self.clients else ()
         self._tokens = Counters(
             "pool_tokens", "Tokens used, as the upstream counts them", KINDS, "account_id", "model", *of_client, "type"
@@ -124,6 +127,10 @@ class Metrics:
 
     def account_answered(self, account: str, seconds: float) -> None:
         self._account_first_byte.observe(seconds, (account,))
+        if account not in self._in_use:  # whatever is in use runs out some day
+            self._in_use.add(account)
+            self._failovers.add((account, Verdict.QUOTA_EXHAUSTED.value), 0)
+            self._exhaustions.add((account,), 0)
 
     def waited(self, seconds: float, turn: Turn) -> None:
         self._queue_wait.observe(seconds)
@@ -174,6 +181,12 @@ class Metrics:
         histogram = Histogram(name, text, BUCKETS, *labels)
         self.add(histogram)
         return histogram
+
+
+def _begin(counter: Counter, *values: str) -> None:
+    """At 0, so that a rate sees the first of each: it takes two scrapes of a series."""
+    for value in values:
+        counter.add((value,), 0)
 
 
 class _Gauge(Collector):

@@ -149,7 +149,7 @@ font-variant-numeric:tabular-nums;margin:.3rem 0}.bar span:nth-of-type(2){text-a
 .bar span:nth-of-type(3){grid-column:2/-1;color:var(--soft);font-size:.85rem}
 svg{width:100%;height:.6rem;border-radius:.3rem;display:block}.track{fill:var(--track)}.none{fill:none}
 .low{fill:var(--low)}.high{fill:var(--high)}.full{fill:var(--full)}
-code{background:var(--track);border-radius:.2rem;padding:.1rem .3rem;font-size:.9rem}a{color:inherit}
+code{display:inline-block;background:var(--track);border-radius:.2rem;padding:.2rem .4rem;font-size:.9rem}a{color:inherit}
 footer{color:var(--soft);font-size:.9rem}
 """.replace("\n", "")
 

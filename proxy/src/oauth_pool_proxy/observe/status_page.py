@@ -62,7 +62,7 @@ class StatusPage:
 def _card(account: Account, rate: int | None, now: float) -> Card:
     state, reason = account.state(now), account.why_not(now)
     advice, verb = _ADVICE.get(reason or "", ("", _DESCRIBE if reason else ""))
-    facts = [("requests/min", "-" if rate is None else str(rate)), ("now", str(account.in_flight))]
+    facts = [("requests/min", "-" if rate is None else str(rate)), ("under way", str(account.in_flight))]
     if state is State.COOLING_DOWN:
         until = account.cooling_until
         facts.append(("back", when(until, now) if until < inf else "when the operator says so"))

@@ -13,6 +13,7 @@ from oauth_pool_proxy.upstream.spares import MOST_SPARE, WINDOW_SECONDS, YOUNG_S
 from oauth_pool_proxy.upstream.upstream import Upstream
 from tests.support.proxy_server import Clock, until
 from tests.support.upstream_server import UpstreamServer, json_answer, upstream_server
+from tests.test_proxy.conftest import Start
 from tests.test_proxy.upstream.test_upstream import ask, read_all
 from tests.test_proxy.upstream.test_upstream_tls import certificate, server_context
 
@@ -38,6 +39,77 @@ async def test_a_lone_request_on_an_idle_proxy_makes_no_connection(tmp_path: Pat
         await idle(client, 2)
         await read_all(await ask(client))
         assert client.requests == {"new": 0, "reused": 1, "resent": 0}
+
+
+class FarAway:
+    """A relay to a server that is `ONE_WAY` seconds away in each direction. It counts the round trips."""
+
+    ONE_WAY = 0.015
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._tasks: list[asyncio.Task[None]] = []
+        self._writers: list[asyncio.StreamWriter] = []
+        self.round_trips: list[int] = []
+        """Of each connection."""
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            for writer in self._writers:
+                writer.transport.abort()
+            await asyncio.gather(*self._tasks, *(one.wait_closed() for one in self._writers), return_exceptions=True)
+
+    async def _accept(self, here: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        number = len(self.round_trips)
+        self.round_trips.append(0)
+        there, onward = await asyncio.open_connection("127.0.0.1", self._to)
+        self._writers += (back, onward)
+        directions: list[str] = []
+        for source, sink, direction in ((here, onward, "there"), (there, back, "back")):
+            self._tasks.append(asyncio.create_task(self._carry(number, source, sink, direction, directions)))
+
+    async def _carry(
+        self,
+        number: int,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        direction: str,
+        directions: list[str],
+    ) -> None:
+        while data := await source.read(65536):
+            self.round_trips[number] += direction == "back" and directions[-1:] == ["there"]
+            directions.append(direction)
+            await asyncio.sleep(self.ONE_WAY)
+            sink.write(data)
+        sink.close()
+
+
+@pytest.mark.parametrize(("spare", "round_trips"), [(4, 1), (0, 2)])
+async def test_a_lone_request_to_an_upstream_far_away_takes_one_round_trip(
+    tmp_path: Path, start: Start, spare: int, round_trips: int
+) -> None:
+    """Without spare connections it takes one more for the handshake, besides that of TCP, which the relay does not see."""
+    pair = certificate(tmp_path, "127.0.0.1")
+    async with upstream_server(server_context(*pair)) as server:
+        server.answer_all(json_answer())
+        far = FarAway(server.port)
+        async with far.listening() as port:
+            url = f"https://127.0.0.1:{port}"
+            proxy = start(upstream_url=url, upstream_ca_file=str(pair[0]), spare_connections=spare)
+            await until(lambda: far.round_trips == [2] * spare, "the spare connections, and their tickets")
+            async with proxy.connect() as client:
+                await client.request("POST", "/v1/messages", "", b"{}")
+                await client.head()
+            # What is taken is made up for by new connections, which are none of the request's.
+            asked = far.round_trips[:spare] if spare else far.round_trips
+            assert sum(asked) - 2 * spare == round_trips
 
 
 async def test_what_is_taken_or_ends_is_made_up_for(upstream: UpstreamServer) -> None:

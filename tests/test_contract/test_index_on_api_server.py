@@ -100,7 +100,7 @@ async def proxy(stack: Stack, folder: Path) -> AsyncIterator[Reader]:
         yield reader
     finally:
         await ended(task)
-        await api.close()
+        api.close()
 
 
 async def ended(task: asyncio.Task[None]) -> None:
@@ -163,4 +163,4 @@ async def test_a_proxy_may_not_list_what_is_not_its_own(stack: Stack, tmp_path: 
             async with api.request("GET", path, params):
                 pass
         assert caught.value.status == 403
-    await api.close()
+    api.close()

@@ -24,7 +24,7 @@ NOW = 1_795_190_000.0
 async def api(cluster: ControlPlane, tmp_path: Path) -> AsyncIterator[KubeApi]:
     api = kube_api(cluster, NAMESPACE, tmp_path, pod_token(cluster, NAMESPACE, "proxy-a"))
     yield api
-    await api.close()
+    api.close()
 
 
 async def test_its_reports_arrive(cluster: ControlPlane, api: KubeApi) -> None:

@@ -237,7 +237,7 @@ class App:
                 spare=min(config.spare_connections, config.max_connections),
             )
             stack.callback(self.upstream.close)
-            stack.push_async_callback(self._close_apis)
+            stack.callback(self._close_apis)
             clients = self._config.clients
             reception = await stack.enter_async_context(self._known_clients(clients)) if clients else None
             dispatcher = None
@@ -273,9 +273,9 @@ class App:
             self._apis[config] = KubeApi(config)
         return self._apis[config]
 
-    async def _close_apis(self) -> None:
+    def _close_apis(self) -> None:
         for api in self._apis.values():
-            await api.close()
+            api.close()
 
 
 def _documents_of(api: "KubeApi") -> Callable[[str], Awaitable[bytes]]:
@@ -285,7 +285,7 @@ def _documents_of(api: "KubeApi") -> Callable[[str], Awaitable[bytes]]:
     async def fetch(path: str) -> bytes:
         try:
             async with api.request("GET", path, {}) as response:
-                return await response.aread()
+                return await response.whole()
         except KubeApiError as error:
             raise IssuerUnreachable(str(error)) from error
 

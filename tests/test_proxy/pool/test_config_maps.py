@@ -42,7 +42,7 @@ async def test_parts_are_handed_on_by_number_and_a_key_may_stand_in_two_of_them(
                 assert list(await handed_on.get()) == [{"b": "1"}, {"a": "new"}]
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await api.close()
+        api.close()
     assert [record.message for record in caplog.records] == [
         "the words of the reader cannot be read; going on with what is known",
         "it is gone",

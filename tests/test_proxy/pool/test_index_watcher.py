@@ -58,7 +58,7 @@ async def watching(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await api.close()
+        api.close()
 
 
 async def began(server: ApiServer, data: State | None = None) -> Call:

@@ -37,13 +37,13 @@ async def test_a_proxy_of_the_environment_is_not_the_way_to_the_api_server(
 
     async def ask() -> bytes:
         async with api.request("GET", PATH, {}) as response:
-            return await response.aread()
+            return await response.whole()
 
     asking = asyncio.create_task(ask())
     await (await server.call()).answer({"kind": "ConfigMapList"})
     assert b"ConfigMapList" in await asking
     assert proxy.connections == []
-    await api.close()
+    api.close()
 
 
 async def test_nor_for_https(proxy: UpstreamServer) -> None:
@@ -62,7 +62,7 @@ async def test_nor_for_https(proxy: UpstreamServer) -> None:
         with pytest.raises(KubeApiError):
             await asking
     assert proxy.connections == []
-    await api.close()
+    api.close()
 
 
 async def test_a_write_has_a_time_limit_of_its_own(server: ApiServer) -> None:
@@ -71,7 +71,7 @@ async def test_a_write_has_a_time_limit_of_its_own(server: ApiServer) -> None:
         async with asyncio.timeout(20), api.request("PATCH", PATH, {}, b"{}", "application/json"):
             pass
     assert WRITE_TIMEOUT == 10
-    await api.close()
+    api.close()
 
 
 async def test_a_watch_may_be_silent_for_longer_than_a_write(server: ApiServer) -> None:
@@ -79,7 +79,7 @@ async def test_a_watch_may_be_silent_for_longer_than_a_write(server: ApiServer) 
 
     async def ask() -> bytes:
         async with api.request("GET", PATH, {"watch": "1"}) as response:
-            return await response.aread()
+            return await response.whole()
 
     asking = asyncio.create_task(ask())
     call = await server.call()
@@ -87,4 +87,4 @@ async def test_a_watch_may_be_silent_for_longer_than_a_write(server: ApiServer) 
     assert pending
     await call.answer({"kind": "ConfigMapList"})
     assert await asking
-    await api.close()
+    api.close()

@@ -53,7 +53,7 @@ async def registering(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await api.close()
+        api.close()
 
 
 def found(uid: str = "a", generation: int = 1, tokens: int | None = None) -> dict[str, object]:

@@ -40,7 +40,7 @@ async def reporting(server: ApiServer) -> AsyncIterator[StatusReporter]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await api.close()
+        api.close()
 
 
 def account(name: str = "a") -> Account:
@@ -201,7 +201,7 @@ async def test_what_waits_and_what_was_on_its_way_is_sent_before_the_end(server:
         await call.answer({}, 404 if sent[-1] == "b" else 200)  # one that is refused does not hold up the others
     await flushing
     assert sorted(sent) == ["a", "b", "c"]
-    await api.close()
+    api.close()
 
 
 async def test_an_api_server_that_does_not_answer_does_not_hold_up_the_end(server: ApiServer) -> None:
@@ -209,7 +209,7 @@ async def test_an_api_server_that_does_not_answer_does_not_hold_up_the_end(serve
     reporter = StatusReporter(api, "proxy-0")
     reporter.benched(account(), Reason.FORBIDDEN, None, 17, (), NOW)
     await reporter.flush(0.01)
-    await api.close()
+    api.close()
 
 
 async def test_an_access_token_that_expired_is_reported_once(server: ApiServer) -> None:
@@ -271,7 +271,7 @@ async def test_a_report_that_hangs_holds_up_the_others_for_as_long_as_a_write_ma
     assert any("/oauthaccounts/b/" in path for path in paths)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await api.close()
+    api.close()
 
 
 def test_nothing_is_kept_of_an_account_that_is_gone() -> None:

@@ -43,5 +43,5 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
     # The server and the HTTP client of the control plane repeat at info what our own lines say better. Their debug
     # output would contain request headers, so it stays off at every level.
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx2", "httpcore2", "asyncio"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
         logging.getLogger(name).setLevel(max(LEVELS[level], logging.ERROR if "uvicorn" in name else logging.WARNING))

@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
-import httpx2
 import msgspec
 
 from oauth_pool_proxy.pool.backoff import Backoff
 from oauth_pool_proxy.pool.index_source import Outage
-from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
+from oauth_pool_proxy.pool.kube_api import KubeAnswer, KubeApi, KubeApiError
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ class _Reflector:
 
     async def _list(self) -> str:
         async with self._request({}) as response:
-            found = msgspec.json.decode(await response.aread(), type=_List)
+            found = msgspec.json.decode(await response.whole(), type=_List)
         self.lists += 1
         self._changed(found.items[0] if found.items else None)
         return found.metadata.resource_version
@@ -192,7 +191,7 @@ class _Reflector:
         }
         seen = ""
         async with self._request(params) as response:
-            async for line in response.aiter_lines():
+            async for line in response.lines():
                 event = msgspec.json.decode(line, type=_Event)
                 if event.type == "ERROR":
                     raise _EventError(f"the watch ended: {_reason(event.object)}")
@@ -206,7 +205,7 @@ class _Reflector:
                 self._backoff.reset()
         return seen
 
-    def _request(self, params: Mapping[str, str]) -> AbstractAsyncContextManager[httpx2.Response]:
+    def _request(self, params: Mapping[str, str]) -> AbstractAsyncContextManager[KubeAnswer]:
         path = f"/api/v1/namespaces/{self._api.namespace}/configmaps"
         return self._api.request("GET", path, {"fieldSelector": f"metadata.name={self._name}", **params})
 

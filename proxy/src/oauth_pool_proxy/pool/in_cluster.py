@@ -1,6 +1,6 @@
 """The pool of a proxy that watches an API server: index and, where they are sealed, access tokens from there, and reports to it.
 
-Imported only there: the HTTP client behind it takes 2.4 MiB.
+Imported only there: it takes a MiB that the others need not have.
 """
 
 import asyncio

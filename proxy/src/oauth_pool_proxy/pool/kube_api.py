@@ -3,14 +3,16 @@
 The kubelet replaces the token in its file every hour or so: it is read again every minute, and after every 401.
 """
 
+import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from urllib.parse import urlencode, urlsplit
 
-import httpx2
-
-from oauth_pool_proxy.config import KubernetesConfig
-from oauth_pool_proxy.upstream.certificates import context_for
+from oauth_pool_proxy.config import KubernetesConfig, UpstreamUrl
+from oauth_pool_proxy.errors import StreamBroken, UpstreamTimeout, UpstreamUnreachable
+from oauth_pool_proxy.upstream.upstream import Answer, Upstream
 
 TOKEN_SECONDS = 60.0
 READ_TIMEOUT = 75.0
@@ -27,6 +29,29 @@ class KubeApiError(Exception):
         self.status = status
 
 
+class KubeAnswer:
+    """The body of an answer with a good status. What goes wrong with it is a `KubeApiError` at the end of the block."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    async def whole(self) -> bytes:
+        parts = []
+        while part := await self._answer.read():
+            parts.append(part)
+        return b"".join(parts)
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """As they come, without their ends. What is not ended by one is lost."""
+        parts: list[bytes] = []
+        while part := await self._answer.read():
+            *ended, rest = part.split(b"\n")
+            for line in ended:
+                yield b"".join((*parts, line))
+                parts.clear()
+            parts.append(rest)
+
+
 class KubeApi:
     def __init__(
         self,
@@ -37,46 +62,81 @@ class KubeApi:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.namespace = config.namespace
-        self._token_file, self._clock = config.token_file, clock
-        self._read_timeout, self._write_timeout = httpx2.Timeout(10, read=read_timeout), httpx2.Timeout(write_timeout)
+        self._config, self._clock = config, clock
+        self._read_timeout, self._write_timeout = read_timeout, write_timeout
         self._token, self._token_read_at = "", float("-inf")
-        self._http = httpx2.AsyncClient(
-            base_url=config.server,
-            verify=context_for(config.ca_file) if config.server.startswith("https") else False,
-            trust_env=False,  # an HTTPS_PROXY for the internet is not the way to the cluster's API server
-        )
+        self._http: Upstream | None = None
 
-    async def close(self) -> None:
-        await self._http.aclose()
+    def close(self) -> None:
+        if self._http:
+            self._http.close()
 
     @asynccontextmanager
     async def request(
-        self, method: str, path: str, params: Mapping[str, str], content: bytes | None = None, content_type: str = ""
-    ) -> AsyncIterator[httpx2.Response]:
+        self, method: str, path: str, params: Mapping[str, str], content: bytes = b"", content_type: str = ""
+    ) -> AsyncIterator[KubeAnswer]:
         """An answer with a good status, its body still unread; everything else is a `KubeApiError`."""
-        headers = {"content-type": content_type} if content_type else {}
-        timeout = self._read_timeout if method == "GET" else self._write_timeout
+        answer: Answer | None = None
         try:
-            if token := self._current_token():
-                headers["authorization"] = f"Bearer {token}"
-            async with self._http.stream(
-                method, path, params=params, content=content, headers=headers, timeout=timeout
-            ) as response:
-                if response.status_code == 401:
+            async with asyncio.timeout(None if method == "GET" else self._write_timeout):
+                answer = await self._send(method, path, params, content, content_type)
+                if answer.status == 401:
                     self._token_read_at = float("-inf")
-                if not response.is_success:
-                    raise KubeApiError(f"the API server answered {response.status_code}", response.status_code)
-                yield response
-        except httpx2.HTTPError as error:
-            # "connection refused", or what is wrong with its certificate
-            why = str(error) if isinstance(error, httpx2.ConnectError) else ""
-            raise KubeApiError(f"no connection to the API server ({why or type(error).__name__})") from error
+                if not 200 <= answer.status < 300:
+                    raise KubeApiError(f"the API server answered {answer.status}", answer.status)
+                yield KubeAnswer(answer)
+        except TimeoutError:
+            raise KubeApiError(f"the API server did not answer within {self._write_timeout:g} s") from None
+        except (UpstreamTimeout, UpstreamUnreachable, StreamBroken) as error:
+            raise KubeApiError(f"no connection to the API server ({_why(error)})") from error
+        finally:
+            if answer:
+                answer.release()
+
+    async def _send(
+        self, method: str, path: str, params: Mapping[str, str], content: bytes, content_type: str
+    ) -> Answer:
+        headers = [(b"accept", b"application/json"), (b"user-agent", b"oauth-pool-proxy")]
+        if content_type:
+            headers.append((b"content-type", content_type.encode()))
+        try:
+            token = self._current_token()
         except OSError as error:
             raise KubeApiError(f"the ServiceAccount's token cannot be read ({error.strerror})") from error
+        if token:
+            headers.append((b"authorization", f"Bearer {token}".encode()))
+        target = f"{path}?{urlencode(params)}" if params else path
+        return await self._client().send(method.encode(), target.encode(), headers, content)
+
+    def _client(self) -> Upstream:
+        """Our own: it is here anyway. It knows of no proxy in the environment, which would not be the way to this API server."""
+        if self._http is None:
+            timeout = self._read_timeout
+            ca_file = self._config.ca_file
+            try:
+                self._http = Upstream(_url(self._config.server), timeout=timeout, idle_timeout=timeout, ca_file=ca_file)
+            except OSError as error:
+                raise KubeApiError(f"the API server's CA cannot be read ({error.strerror})") from error
+        return self._http
 
     def _current_token(self) -> str:
         now = self._clock()
-        if self._token_file and now - self._token_read_at >= TOKEN_SECONDS:
-            self._token = self._token_file.read_text().strip()
+        if self._config.token_file and now - self._token_read_at >= TOKEN_SECONDS:
+            self._token = self._config.token_file.read_text().strip()
             self._token_read_at = now
         return self._token
+
+
+def _url(server: str) -> UpstreamUrl:
+    """The configuration has found it valid."""
+    url = urlsplit(server)
+    is_tls = url.scheme == "https"
+    return UpstreamUrl(is_tls, url.hostname or "", url.port or (443 if is_tls else 80), url.path.rstrip("/").encode())
+
+
+def _why(error: Exception) -> str:
+    """ "connection refused", or what is wrong with its certificate."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.strerror:
+        return cause.strerror
+    return str(error).replace("The upstream's", "its").replace("The upstream", "it").replace("the upstream", "it")

@@ -152,7 +152,7 @@ class Registration:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         content = msgspec.json.encode(document)
         async with self._api.request(method, path, {"fieldManager": MANAGER}, content, kind) as response:
-            return msgspec.json.decode(await response.aread(), type=_Object)
+            return msgspec.json.decode(await response.whole(), type=_Object)
 
     def _note_failure(self, error: Exception) -> None:
         level = logging.DEBUG if self._is_failing else logging.WARNING

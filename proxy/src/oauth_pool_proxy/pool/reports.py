@@ -170,7 +170,7 @@ class StatusReporter:
         }
         content = msgspec.json.encode(body)
         async with self._api.request("PATCH", path, params, content, "application/apply-patch+yaml") as response:
-            await response.aread()
+            await response.whole()
 
     def _is_final(self, apply: _Apply, error: KubeApiError) -> bool:
         """A refusal that the same request would meet again. 401 is not one (the token is read anew), nor is 429."""

@@ -55,11 +55,9 @@ class CertificateFiles:
             self._context = self._load()
         except OSError as error:
             fields["error"] = error.strerror
-            log.warning(
-                "a certificate file of the upstream cannot be used, the last good one is kept", extra={"fields": fields}
-            )
+            log.warning("a certificate file cannot be used, the last good one is kept", extra={"fields": fields})
         else:
-            log.info("the certificate files of the upstream have changed", extra={"fields": fields})
+            log.info("the certificate files have changed", extra={"fields": fields})
 
     def _stamps(self) -> list[Stamp | None]:
         return [_stamp(path) for path in self._files]

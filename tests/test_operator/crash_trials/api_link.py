@@ -42,25 +42,36 @@ class ApiLink:
         self._is_cut = False
         self._flows.set()
 
+    def forget(self) -> None:
+        """The connections there are stay silent for ever, as when a gateway has forgotten them; new ones are well."""
+        self._flows.clear()
+        self._flows = asyncio.Event()
+        self._flows.set()
+
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_cut:
             writer.transport.abort()
             return
-        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except ConnectionRefusedError:  # the API server itself is gone
+            writer.transport.abort()
+            return
         ends = {writer, upstream_writer}
         self._writers |= ends
+        flows = self._flows
         try:
-            await asyncio.gather(self._pump(reader, upstream_writer), self._pump(upstream_reader, writer))
+            await asyncio.gather(self._pump(reader, upstream_writer, flows), self._pump(upstream_reader, writer, flows))
         finally:
             self._writers -= ends
             for end in ends:
                 end.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
         """One direction, until it ends; either end's leaving ends both."""
         with suppress(ConnectionError):
             while data := await reader.read(65536):
-                await self._flows.wait()
+                await flows.wait()
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()

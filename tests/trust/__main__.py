@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 
-from . import data_plane
+from . import data_plane, streams
 from .program import Program
 
 OUTAGE_SECONDS = 240.0
@@ -14,7 +14,7 @@ OUTAGE_SECONDS = 240.0
 
 def programs(outage: float = OUTAGE_SECONDS) -> tuple[Program, ...]:
     """In the order in which they run. A program is in a module of its own."""
-    return (data_plane.program(outage),)
+    return (data_plane.program(outage), streams.PROGRAM)
 
 
 def main() -> int:

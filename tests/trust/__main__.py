@@ -6,15 +6,15 @@ import sys
 import time
 import traceback
 
-from . import data_plane, streams
+from . import data_plane, endurance, streams
 from .program import Program
 
-OUTAGE_SECONDS = 240.0
+OUTAGE_SECONDS, MINUTES = 240.0, 15.0
 
 
-def programs(outage: float = OUTAGE_SECONDS) -> tuple[Program, ...]:
+def programs(outage: float = OUTAGE_SECONDS, minutes: float = MINUTES) -> tuple[Program, ...]:
     """In the order in which they run. A program is in a module of its own."""
-    return (data_plane.program(outage), streams.PROGRAM)
+    return (data_plane.program(outage), streams.PROGRAM, endurance.program(minutes))
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
     signal.signal(signal.SIGALRM, _on_alarm)
     worst = 0
     try:
-        for program in programs(options.outage):
+        for program in programs(options.outage, options.minutes):
             if not options.only or program.name in options.only:
                 worst = max(worst, _run(program, options.short))
     except KeyboardInterrupt:
@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         default=OUTAGE_SECONDS,
         metavar="SECONDS",
         help="of data-plane (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="of endurance, before its clocks jump (default: %(default)g)"
     )
     return parser
 

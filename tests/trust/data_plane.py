@@ -13,8 +13,9 @@ from tests.support.control_plane import ControlPlane
 from tests.test_operator.crash_trials.api_link import ApiLink
 
 from .data_plane_faults import FAULTS, Deleted, Fault, WatchesForgotten
-from .data_plane_stack import MAPS, DataPlaneStack, own_control_plane
+from .data_plane_stack import MAPS, DataPlaneStack
 from .load import Load
+from .pool_stack import own_control_plane
 from .program import Program, Report, Say
 
 CONVERGED_SECONDS = 15.0

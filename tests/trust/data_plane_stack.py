@@ -7,27 +7,27 @@ import hashlib
 import json
 import secrets
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx2
 
-from tests.support.control_plane import ControlPlane, wait_until
-from tests.support.stack import Stack, serve_accounts
+from tests.support.control_plane import ControlPlane
 from tests.test_operator.crash_trials.api_link import ApiLink
 
-from .proxy_process import ProxyProcess
+from .pool_stack import PoolStack
 
 WORKLOADS, LOGINS = ("w1", "w2"), ("l1", "l2")
 NAMES = (*WORKLOADS, *LOGINS)
 MAPS = {"index": "oauth-pool", "tokens": "oauth-tokens"}
 
 
-class DataPlaneStack(Stack):
+class DataPlaneStack(PoolStack):
     """Begin it with `begin`, once `link` runs."""
 
     link: ApiLink
+
+    @property
+    def server(self) -> str:
+        return f"https://127.0.0.1:{self.link.port}"
 
     def begin(self, pause: float) -> None:
         """Until both proxies hold the tokens of all accounts. `pause`, in seconds, is that between two events of a stream."""
@@ -39,8 +39,9 @@ class DataPlaneStack(Stack):
             self.log_in(name, f"{name}@trust.invalid")
         for name in WORKLOADS:
             self.wait_for_reason(name, "Ready", "Available")
-        self.proxies = [self._proxy(f"proxy-{number}") for number in range(2)]
-        wait_until(lambda: all(self._holds_all(one) for one in self.proxies), "all tokens in both proxies", 60)
+        self.proxies = [self.join(f"proxy-{number}") for number in range(2)]
+        for proxy in self.proxies:
+            self.wait_until_it_holds(proxy, len(NAMES))
 
     @property
     def ports(self) -> list[int]:
@@ -50,12 +51,6 @@ class DataPlaneStack(Stack):
         """SIGKILL, and nobody starts another one."""
         self.operator.signal(signal.SIGKILL)
         self.processes.pop("operator").stop()
-
-    def as_operator(self) -> dict[str, str]:
-        config = Path(super().as_operator()["KUBECONFIG"]).read_text()
-        mine = self.folder / "kubeconfig"
-        mine.write_text(config.replace(self.control_plane.server, self._server))
-        return {"KUBECONFIG": str(mine)}
 
     # --- what stands in ConfigMaps -------------------------------------------------------------------------------------
 
@@ -128,44 +123,8 @@ class DataPlaneStack(Stack):
         """Of the tokens that the index names, by account."""
         return {name: json.loads(text).get("fingerprint", "") for name, text in self.data("index").items()}
 
-    # --- proxies -------------------------------------------------------------------------------------------------------
-
-    @property
-    def _server(self) -> str:
-        return f"https://127.0.0.1:{self.link.port}"
-
-    def _proxy(self, name: str) -> ProxyProcess:
-        token, keys = self.folder / f"{name}.token", self.folder / f"{name}.keys"
-        keys.mkdir()
-        plane = self.control_plane
-        token.write_text(plane.service_account_token(self.namespace, "oauth-pool-proxy", seconds=24 * 3600))
-        tables = f"""
-[oauth]
-source = "kubernetes"
-provider = "simulator"
-key_dir = "{keys}"
-
-[oauth.kubernetes]
-server = "{self._server}"
-ca_file = "{plane.ca_file}"
-token_file = "{token}"
-namespace = "{self.namespace}"
-"""
-        return ProxyProcess(self._guard, self.folder, name, upstream=self.simulator.url, more=tables)
-
-    def _holds_all(self, proxy: ProxyProcess) -> bool:
-        return proxy.metrics().get("pool_access_tokens_held") == len(NAMES)
-
     def _path(self, which: str) -> str:
         return f"/api/v1/namespaces/{self.namespace}/configmaps/{MAPS[which]}"
-
-
-@contextmanager
-def own_control_plane() -> Iterator[ControlPlane]:
-    """Nobody else must notice what is done to it."""
-    with ControlPlane() as plane:
-        serve_accounts(plane)
-        yield plane
 
 
 def compact_history(plane: ControlPlane) -> None:

@@ -15,7 +15,7 @@ from .proxy_process import ProxyProcess, descriptors, rss_mib
 
 PHASES = ("before", "head", "body", "waiting", "streaming")
 AT_ONCE = 200
-PLACES = 20
+PLACES = 40
 """At the proxy; the others wait in line."""
 SETTLE_SECONDS = 30.0
 MOST_GROWTH_MIB = 5.0
@@ -35,10 +35,10 @@ class Left:
 
 
 async def let_leave(proxies: Proxies, report: Report, count: int, random: Random, say: Say) -> None:
-    """So many clients, after a tenth as many to warm up; one row."""
+    """So many clients, after half as many to warm up; a row, and one for each phase."""
     async with planned_upstream() as upstream:
         proxy = await asyncio.to_thread(proxies.start, "pool", upstream.url, f"max_connections = {PLACES}")
-        await _leave(proxy, count // 10, random)
+        await _leave(proxy, count // 2, random)
         looks = [await _settled(proxy, upstream)]
         for half in (1, 2):
             await _leave(proxy, count // 2, random)

@@ -32,10 +32,22 @@ class Seen:
 
 
 class Load:
-    """Requests and streams, in turn to each of the ports that `ports` names at that moment."""
+    """`rate` requests a second, short streams if `is_streamed`, and beside them `streams` long ones at any time.
 
-    def __init__(self, ports: Callable[[], Sequence[int]], *, rate: float, streams: int, words: int = 12) -> None:
+    They go in turn to each of the ports that `ports` names at that moment.
+    """
+
+    def __init__(
+        self,
+        ports: Callable[[], Sequence[int]],
+        *,
+        rate: float,
+        is_streamed: bool = False,
+        streams: int = 0,
+        words: int = 12,
+    ) -> None:
         self.seen = Seen()
+        self._is_streamed = is_streamed
         self._ports, self._rate, self._streams, self._words = ports, rate, streams, words
         self._number = 0
         self._may_end = False
@@ -65,7 +77,7 @@ class Load:
 
     async def _request(self) -> None:
         began = time.monotonic()
-        if await self._ask(is_streamed=False, words=3):
+        if await self._ask(is_streamed=self._is_streamed, words=3):
             self.seen.requests += 1
             self.seen.seconds.append((began, time.monotonic() - began))
 

@@ -37,7 +37,7 @@ async def be_slow(
                 async with AsyncExitStack() as stack:
                     if with_slow:
                         await stack.enter_async_context(_slow_ones(proxy, idle=idle, slow=slow))
-                    load = Load(lambda: [proxy.port], rate=rate, streams=0)
+                    load = Load(lambda: [proxy.port], rate=rate)
                     async with load.running() as seen:
                         await asyncio.sleep(seconds)
                 times[with_slow] += [took for _, took in seen.seconds]

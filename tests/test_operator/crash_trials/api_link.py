@@ -12,6 +12,7 @@ class ApiLink:
         self._target = port
         self._flows = asyncio.Event()
         self._flows.set()
+        self._forgotten: list[asyncio.Event] = []
         self._is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
@@ -30,7 +31,8 @@ class ApiLink:
     def cut(self) -> None:
         """Break every connection, and each new one at once."""
         self._is_cut = True
-        self._flows.set()
+        for flows in (self._flows, *self._forgotten):
+            flows.set()
         for writer in self._writers:
             writer.transport.abort()
 
@@ -45,6 +47,7 @@ class ApiLink:
     def forget(self) -> None:
         """The connections there are stay silent for ever, as when a gateway has forgotten them; new ones are well."""
         self._flows.clear()
+        self._forgotten.append(self._flows)
         self._flows = asyncio.Event()
         self._flows.set()
 

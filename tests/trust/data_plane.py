@@ -111,8 +111,8 @@ class Trial:
         def is_right() -> bool:
             if not self._stack.is_right() or not self._stack.has_lease():
                 return False
-            now = self._stack.generations()
-            return not due_meanwhile or all(now[name] > generations[name] for name in LOGINS)
+            now, newer = self._stack.generations(), LOGINS if due_meanwhile else ()
+            return all(now[name] >= number + (name in newer) for name, number in generations.items())
 
         right = await self._in_time(ended, fault.name, "right again", is_right)
         used = await self._rotate(ended, fault.name)

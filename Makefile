@@ -38,7 +38,7 @@ NO_PROXY := $(or $(no_proxy),$(NO_PROXY)),localhost,127.0.0.1,::1
 no_proxy := $(NO_PROXY)
 export NO_PROXY no_proxy
 
-.PHONY: help setup demo test e2e e2e-argocd crash-trials check lint types locks audit format lock bench bench-operator picture dashboard-picture images test-images clean
+.PHONY: help setup demo test e2e e2e-argocd crash-trials trust check lint types locks audit format lock bench bench-operator picture dashboard-picture images test-images clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,9 @@ e2e-argocd: setup ## The same from a Git repository, by the ArgoCD of KUBECONFIG
 
 crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)
 	@$(BIN)/python -m tests.test_operator.crash_trials --trials $(N) $(ARGS)
+
+trust: setup ## See whether the promises of docs/reliability.md hold: up to an hour (ARGS="--short", "--only NAME", --help)
+	@$(BIN)/python -m tests.trust $(ARGS)
 
 check: lint types locks ## Formatting, lint, types, and whether the locks are up to date
 

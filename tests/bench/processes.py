@@ -53,7 +53,7 @@ class Process:
         return sum(map(_cpu_seconds, self._family()))
 
     def rss_mib(self) -> float:
-        return sum(map(_rss_mib, self._family()))
+        return sum(map(rss_mib_of, self._family()))
 
     def end(self) -> None:
         assert self._popen.stdin
@@ -172,7 +172,7 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND if fields else 0
 
 
-def _rss_mib(pid: int) -> float:
+def rss_mib_of(pid: int) -> float:
     fields = _read(Path(f"/proc/{pid}/statm")).split()
     return int(fields[1]) * MIB_PER_PAGE if fields else 0
 

@@ -6,10 +6,15 @@ import sys
 import time
 import traceback
 
+from . import data_plane, endurance, streams
 from .program import Program
 
-# In the order in which they run. A program is in a module of its own.
-PROGRAMS: tuple[Program, ...] = ()
+OUTAGE_SECONDS, MINUTES = 240.0, 15.0
+
+
+def programs(outage: float = OUTAGE_SECONDS, minutes: float = MINUTES) -> tuple[Program, ...]:
+    """In the order in which they run. A program is in a module of its own."""
+    return (data_plane.program(outage), streams.PROGRAM, endurance.program(minutes))
 
 
 def main() -> int:
@@ -18,7 +23,7 @@ def main() -> int:
     signal.signal(signal.SIGALRM, _on_alarm)
     worst = 0
     try:
-        for program in PROGRAMS:
+        for program in programs(options.outage, options.minutes):
             if not options.only or program.name in options.only:
                 worst = max(worst, _run(program, options.short))
     except KeyboardInterrupt:
@@ -27,16 +32,26 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = "\n".join(f"  {program.name:12} {program.promise}" for program in PROGRAMS)
+    lines = "\n".join(f"  {program.name:12} {program.promise}" for program in programs())
     parser = argparse.ArgumentParser(
         prog="trust",
         description="See for yourself whether the promises of docs/reliability.md hold.",
         epilog=f"programs:\n{lines}\n\nexit codes: 0 kept, 1 broken, 2 could not be run, 130 Ctrl-C",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    names = [program.name for program in PROGRAMS]
+    names = [program.name for program in programs()]
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help="only this one; may be repeated")
     parser.add_argument("--short", action="store_true", help="seconds instead of minutes each, as in `make test`")
+    parser.add_argument(
+        "--outage",
+        type=float,
+        default=OUTAGE_SECONDS,
+        metavar="SECONDS",
+        help="of data-plane (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="of endurance, before its clocks jump (default: %(default)g)"
+    )
     return parser
 
 

@@ -43,7 +43,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.connect_timeout = 10
     settings.networking.request_timeout = 60
     # Without an end: an API server that is away must not end the operator, because tokens have to be refreshed meanwhile.
-    settings.networking.error_backoffs = Backoff(longest=timedelta(seconds=15))
+    # Within seconds of its return all has to be as before.
+    settings.networking.error_backoffs = Backoff(longest=timedelta(seconds=5))
     settings.watching.server_timeout = 290
     settings.watching.client_timeout = 320
     settings.watching.inactivity_timeout = BOOKMARK_SECONDS

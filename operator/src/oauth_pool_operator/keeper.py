@@ -57,7 +57,7 @@ class Keeper:
                 self._tokens.unload()
 
     async def _load(self) -> None:
-        backoff = Backoff(first=timedelta(seconds=0.5), longest=timedelta(seconds=30))
+        backoff = Backoff(first=timedelta(seconds=0.5), longest=timedelta(seconds=5))
         while True:
             try:
                 accounts = await self._cluster.account_names()

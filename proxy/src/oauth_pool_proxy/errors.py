@@ -19,6 +19,10 @@ class PoolIndexInvalid(Exception):
     """One entry of the pool index cannot be used; it costs that account only."""
 
 
+class OtherVersion(PoolIndexInvalid):
+    """The entry may mean what this proxy cannot know."""
+
+
 class TokenInvalid(Exception):
     """One access token cannot be used as it came; it costs that account only."""
 

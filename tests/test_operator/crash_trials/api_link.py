@@ -12,6 +12,7 @@ class ApiLink:
         self._target = port
         self._flows = asyncio.Event()
         self._flows.set()
+        self._forgotten: list[asyncio.Event] = []
         self._is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
@@ -30,7 +31,8 @@ class ApiLink:
     def cut(self) -> None:
         """Break every connection, and each new one at once."""
         self._is_cut = True
-        self._flows.set()
+        for flows in (self._flows, *self._forgotten):
+            flows.set()
         for writer in self._writers:
             writer.transport.abort()
 
@@ -42,25 +44,37 @@ class ApiLink:
         self._is_cut = False
         self._flows.set()
 
+    def forget(self) -> None:
+        """The connections there are stay silent for ever, as when a gateway has forgotten them; new ones are well."""
+        self._flows.clear()
+        self._forgotten.append(self._flows)
+        self._flows = asyncio.Event()
+        self._flows.set()
+
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_cut:
             writer.transport.abort()
             return
-        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except ConnectionRefusedError:  # the API server itself is gone
+            writer.transport.abort()
+            return
         ends = {writer, upstream_writer}
         self._writers |= ends
+        flows = self._flows
         try:
-            await asyncio.gather(self._pump(reader, upstream_writer), self._pump(upstream_reader, writer))
+            await asyncio.gather(self._pump(reader, upstream_writer, flows), self._pump(upstream_reader, writer, flows))
         finally:
             self._writers -= ends
             for end in ends:
                 end.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
         """One direction, until it ends; either end's leaving ends both."""
         with suppress(ConnectionError):
             while data := await reader.read(65536):
-                await self._flows.wait()
+                await flows.wait()
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()

@@ -71,6 +71,22 @@ def test_a_bad_entry_costs_its_own_account_and_is_complained_about_once_per_chan
     assert [entry.name for entry in reader.read({**data, "b": text("b")})] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("bad", ["", "{", text("a", uid="../x"), text("b")])
+def test_what_cannot_be_read_takes_no_account_away(bad: str) -> None:
+    reader = PoolIndexReader("anthropic")
+    reader.read({"a": text("a", generation=7)})
+    for _ in range(2):
+        assert [entry.generation for entry in reader.read({"a": bad, "c": bad})] == [7]
+    assert [entry.generation for entry in reader.read({"a": text("a", generation=8)})] == [8]
+    assert reader.read({}) == reader.read({"a": bad}) == []
+
+
+def test_an_entry_of_another_version_is_refused_whatever_was_there_before() -> None:
+    reader = PoolIndexReader("anthropic")
+    reader.read({"a": text("a")})
+    assert reader.read({"a": text("a", version=2)}) == []
+
+
 def test_entries_of_another_provider_are_somebody_else_s() -> None:
     reader = PoolIndexReader("anthropic")
     assert reader.read({"a": text("a", provider="other")}) == []

@@ -122,7 +122,7 @@ class SealedTokens:
             group.create_task(self._follow_proxies(), name="tokens for proxies")
 
     async def _follow_proxies(self) -> None:
-        backoff = Backoff(longest=timedelta(seconds=30))
+        backoff = Backoff(longest=timedelta(seconds=5))
         while True:
             await self._wait_for_a_change()
             try:

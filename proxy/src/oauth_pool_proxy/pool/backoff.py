@@ -4,9 +4,12 @@ import random
 
 
 class Backoff:
-    """Waits that double, each shortened at random so that many proxies do not come back at once. In seconds."""
+    """Waits that double, each shortened at random so that many proxies do not come back at once. In seconds.
 
-    def __init__(self, first: float = 0.5, longest: float = 30) -> None:
+    `longest` is what a proxy may take to notice that the API server is back: 15 s after that, all is to be as before.
+    """
+
+    def __init__(self, first: float = 0.5, longest: float = 10) -> None:
         self._first, self._longest = first, longest
         self._next = first
 

@@ -1,7 +1,7 @@
 """Reads the pool index: one JSON value per account, written by the operator, nothing in it secret.
 
-An entry that cannot be used costs its own account and no other. Fields that this version does not know are ignored;
-a higher `version` says that ignoring is not safe any more.
+An entry that cannot be used costs no account but its own, and not even that if there was a good one before. Fields that
+this version does not know are ignored; a higher `version` says that ignoring is not safe any more.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from oauth_pool_proxy.errors import PoolIndexInvalid
+from oauth_pool_proxy.errors import OtherVersion, PoolIndexInvalid
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def parse_entry(key: str, text: str) -> IndexEntry:
         # The version first: what a later one calls a number may be a word here.
         version = _versioned.decode(text).version
         if version != VERSION:
-            raise PoolIndexInvalid(f"version {version} is not one this proxy reads ({VERSION})")
+            raise OtherVersion(f"version {version} is not one this proxy reads ({VERSION})")
         entry = _entry.decode(text)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise PoolIndexInvalid(f"not a valid entry: {error}") from None
@@ -71,7 +71,11 @@ def parse_entry(key: str, text: str) -> IndexEntry:
 
 
 class PoolIndexReader:
-    """Turns each new state of the index into entries, and warns once for each change that cannot be read."""
+    """Turns each new state of the index into entries, and warns once for each change that cannot be read.
+
+    What cannot be read takes no account away: the entry of before holds until there is one that can. An entry of another
+    version is no damage but the word of an operator that this proxy does not understand, and is refused.
+    """
 
     def __init__(self, provider: str) -> None:
         self._provider = provider
@@ -90,4 +94,4 @@ class PoolIndexReader:
             return text, parse_entry(key, text)
         except PoolIndexInvalid as error:
             log.warning("index entry ignored", extra={"fields": {"account": key, "error": str(error)}})
-            return text, None
+            return text, before[1] if before and not isinstance(error, OtherVersion) else None

@@ -22,13 +22,10 @@ ALICE, CAROL = "alice@example.com", "carol@example.com"
 MESSAGE = {"model": "claude-test", "max_tokens": 16, "messages": [{"role": "user", "content": "a question"}]}
 
 
-def program() -> Program:
-    def run(is_short: bool, say: Say) -> Report:
-        with ControlPlane() as plane:
-            serve_accounts(plane)
-            return run_on(plane, 1 if is_short else 10, say)
-
-    return Program("hygiene", PROMISE, run, minutes=20)
+def run(short: bool, say: Say) -> Report:
+    with ControlPlane() as plane:
+        serve_accounts(plane)
+        return run_on(plane, 1 if short else 10, say)
 
 
 def run_on(plane: ControlPlane, rounds: int, say: Say) -> Report:
@@ -218,3 +215,6 @@ class _Trial:
         stored = "".join(path.read_text() for path in stack.state_dir.rglob("*.json"))
         if not canaries.found_in(stored):
             report.failures.append("the search finds nothing on the state volume either: it finds nothing at all")
+
+
+PROGRAM = Program("hygiene", PROMISE, run, minutes=20)

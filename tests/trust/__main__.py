@@ -25,7 +25,7 @@ def main() -> int:
     try:
         for program in programs(options.outage, options.minutes):
             if not options.only or program.name in options.only:
-                worst = max(worst, _run(program, options.short))
+                worst = max(worst, run_one(program, options.short))
     except KeyboardInterrupt:
         return 130
     return worst
@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(program: Program, short: bool) -> int:
+def run_one(program: Program, short: bool) -> int:
+    """Its exit code. Table and failures go to stdout, progress to stderr."""
+
     def say(line: str) -> None:
         sys.stderr.write(f"{program.name}: {time.monotonic() - began:.0f} s: {line}\n")
 

@@ -105,7 +105,7 @@ async def _break_all(ways: Sequence[Way], plans: Sequence[tuple[Cut, int]], repo
     for way in ways:
         for kind in Cut:
             wrong = sum(failure.startswith(f"{way.name}: cut {kind} ") for failure in report.failures)
-            report.rows.append((f"stream {kind}: {way.name}", way.counts[kind], wrong, "looks whole to nobody"))
+            report.rows.append((f"stream {kind}: {way.name}", way.counts[kind], wrong, _words(wrong)))
 
 
 def _break_for_typescript(ways: Sequence[Way], plans: Sequence[tuple[Cut, int]], report: Report) -> None:
@@ -122,7 +122,11 @@ def _break_for_typescript(ways: Sequence[Way], plans: Sequence[tuple[Cut, int]],
             if "error" not in sdk.play("stream", way, **asking(f"cut {kind} {at}")):
                 wrong += 1
                 report.failures.append(f"{way.name}: cut {kind} {at} of {len(WIRE)} looks whole to the TypeScript SDK")
-    report.rows.append(("streams for the TypeScript SDK", len(plans), wrong, "looks whole to nobody"))
+    report.rows.append(("streams for the TypeScript SDK", len(plans), wrong, _words(wrong)))
+
+
+def _words(wrong: int) -> str:
+    return "looked whole to somebody" if wrong else "looked whole to nobody"
 
 
 def _looks_whole(answer: RawAnswer) -> bool:

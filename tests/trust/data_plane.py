@@ -13,13 +13,15 @@ from tests.support.control_plane import ControlPlane
 from tests.test_operator.crash_trials.api_link import ApiLink
 
 from .data_plane_faults import FAULTS, Deleted, Fault, WatchesForgotten
-from .data_plane_stack import MAPS, DataPlaneStack
+from .data_plane_stack import LOGINS, MAPS, DataPlaneStack
 from .load import Load
 from .pool_stack import own_control_plane
 from .program import Program, Report, Say
 
 CONVERGED_SECONDS = 15.0
 PATIENCE_SECONDS = 120.0
+DUE_MEANWHILE_SECONDS = 30.0
+"""In a shorter outage, no token is due."""
 COLUMNS = ("what went wrong", "lasted s", "requests", "streams", "failed", "right again s", "new tokens used s")
 PROMISE = (
     "Clients notice nothing of API server, operator and ConfigMaps while tokens are valid; "
@@ -93,15 +95,26 @@ class Trial:
         """One fault from its beginning to the time when nothing is left of it."""
         if not self._older:
             await self._rotate(time.monotonic(), "the first rotation")
+        due_meanwhile = kind.lasts and self._size.outage >= DUE_MEANWHILE_SECONDS
+        if due_meanwhile:
+            await self._make_some_due(1.5 * self._size.outage)
+        generations = await asyncio.to_thread(self._stack.generations)
         seen = self._seen
         before = seen.requests, seen.streams, seen.failed
         fault, began = kind(self._stack, self._older), time.monotonic()
         self._say(f"{fault.name} …")
         await fault.begin()
-        await asyncio.sleep(self._size.outage if fault.lasts and kind is not WatchesForgotten else 0)
+        await asyncio.sleep(self._size.outage if fault.lasts else 0)
         await fault.end()
         ended = time.monotonic()
-        right = await self._in_time(ended, fault.name, "right again", self._is_right)
+
+        def is_right() -> bool:
+            if not self._stack.is_right() or not self._stack.has_lease():
+                return False
+            now, newer = self._stack.generations(), LOGINS if due_meanwhile else ()
+            return all(now[name] >= number + (name in newer) for name, number in generations.items())
+
+        right = await self._in_time(ended, fault.name, "right again", is_right)
         used = await self._rotate(ended, fault.name)
         counts = [now - then for now, then in zip((seen.requests, seen.streams, seen.failed), before, strict=True)]
         self.report.rows.append((fault.name, f"{ended - began:.0f}", *counts, f"{right:.1f}", f"{used:.1f}"))
@@ -109,8 +122,11 @@ class Trial:
             self.report.failures.append(f"{fault.name}: {counts[-1]} requests failed")
         self._say(f"{fault.name}: {counts[-1]} failed, new tokens in use {used:.1f} s after its end")
 
-    def _is_right(self) -> bool:
-        return self._stack.is_right() and self._stack.has_lease()
+    async def _make_some_due(self, life: float) -> None:
+        """Some accounts have tokens that are refreshed after half that many seconds: in the middle of what comes."""
+        await asyncio.to_thread(self._stack.set_life, round(life))
+        await self._rotate(time.monotonic(), "tokens that will be due")
+        await asyncio.to_thread(self._stack.set_life, None)
 
     async def _rotate(self, since: float, what: str) -> float:
         """Ask for new tokens; seconds from `since` until both proxies use no others."""

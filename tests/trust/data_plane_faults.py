@@ -57,7 +57,7 @@ class ApiServerSilent(Fault):
 class WatchesForgotten(Fault):
     """It ends when everybody has had time to notice: a bookmark is due every minute."""
 
-    name, lasts = "watches silent for ever", True
+    name = "watches silent for ever"
     NOTICED_SECONDS = 100.0
 
     async def begin(self) -> None:

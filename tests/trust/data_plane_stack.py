@@ -13,7 +13,7 @@ import httpx2
 from tests.support.control_plane import ControlPlane
 from tests.test_operator.crash_trials.api_link import ApiLink
 
-from .pool_stack import PoolStack
+from .pool_stack import PoolStack, subject_of
 
 WORKLOADS, LOGINS = ("w1", "w2"), ("l1", "l2")
 NAMES = (*WORKLOADS, *LOGINS)
@@ -36,7 +36,7 @@ class DataPlaneStack(PoolStack):
         for name in NAMES:
             self.apply(self.workload_account(name) if name in WORKLOADS else self.account(name))
         for name in LOGINS:
-            self.log_in(name, f"{name}@trust.invalid")
+            self.log_in(name, subject_of(name))
         for name in WORKLOADS:
             self.wait_for_reason(name, "Ready", "Available")
         self.proxies = [self.join(f"proxy-{number}") for number in range(2)]
@@ -118,6 +118,15 @@ class DataPlaneStack(PoolStack):
             }
             for proxy in self.proxies
         ]
+
+    def set_life(self, seconds: int | None) -> None:
+        """How long tokens are good that the accounts with a login get from now on; None for as long as usual."""
+        for name in LOGINS:
+            self.simulator.call("PATCH", f"accounts/{subject_of(name)}", {"expires_in": seconds})
+
+    def generations(self) -> dict[str, int]:
+        """Of the tokens that the index names, by account."""
+        return {name: json.loads(text).get("generation", 0) for name, text in self.data("index").items()}
 
     def fingerprints(self) -> dict[str, str]:
         """Of the tokens that the index names, by account."""

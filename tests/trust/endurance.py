@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tests.support.control_plane import ControlPlane
 
-from .endurance_stack import EnduranceStack, message_of, subject_of
+from .endurance_stack import EnduranceStack, message_of
 from .load import Load, p99
-from .pool_stack import own_control_plane
+from .pool_stack import own_control_plane, subject_of
 from .program import Program, Report, Say
 from .proxy_process import troubles
 from .samples import Samples

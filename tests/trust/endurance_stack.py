@@ -11,7 +11,7 @@ import httpx2
 
 from tests.support.control_plane import ControlPlane, wait_until
 
-from .pool_stack import PoolStack
+from .pool_stack import PoolStack, subject_of
 from .proxy_process import ProxyProcess
 
 LONG_LIFE_SECONDS = 8 * 3600
@@ -85,10 +85,6 @@ class EnduranceStack(PoolStack):
 
     def _jumping(self, program: str) -> Sequence[str]:
         return (sys.executable, "-m", "tests.trust.jumping_clock", program, str(self._clocks[program]))
-
-
-def subject_of(name: str) -> str:
-    return f"{name}@trust.invalid"
 
 
 def message_of(line: str) -> str:

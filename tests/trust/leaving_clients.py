@@ -42,7 +42,7 @@ async def let_leave(proxies: Proxies, report: Report, count: int, random: Random
         looks = [await _settled(proxy, upstream)]
         for half in (1, 2):
             await _leave(proxy, count // 2, random)
-            looks.append(await _settled(proxy, upstream))
+            looks.append(await _settled(proxy, upstream, most=looks[0].descriptors))
             say(f"{half * count // 2} of {count} clients have left")
         _judge(looks, report, count)
         await asyncio.to_thread(proxy.stop)
@@ -64,8 +64,8 @@ def _judge(looks: list[Left], report: Report, count: int) -> None:
     report.rows += [(f"... of them, {phase}", times, "", "") for phase, times in sorted(end.noticed.items())]
 
 
-async def _settled(proxy: ProxyProcess, upstream: PlannedUpstream) -> Left:
-    """As soon as nothing is under way, or when it has had time enough for that."""
+async def _settled(proxy: ProxyProcess, upstream: PlannedUpstream, most: int | None = None) -> Left:
+    """As soon as nothing is under way and no more than `most` descriptors are open, or when there was time enough for that."""
     deadline = asyncio.get_running_loop().time() + SETTLE_SECONDS
     while True:
         samples = await asyncio.to_thread(proxy.metrics)
@@ -76,7 +76,8 @@ async def _settled(proxy: ProxyProcess, upstream: PlannedUpstream) -> Left:
         counter, pid = "proxy_client_disconnects_total", proxy.process.pid
         noticed = {name.split('"')[1]: int(value) for name, value in samples.items() if name.startswith(counter)}
         left = Left(gauges, descriptors(pid) - int(to_upstream), rss_mib(pid), noticed)
-        if not any(gauges.values()) or asyncio.get_running_loop().time() > deadline:
+        is_settled = not any(gauges.values()) and (most is None or left.descriptors <= most)
+        if is_settled or asyncio.get_running_loop().time() > deadline:
             return left
         await asyncio.sleep(0.2)
 

@@ -54,6 +54,11 @@ namespace = "{self.namespace}"
         wait_until(lambda: proxy.metrics().get("pool_access_tokens_held") == tokens, f"all tokens in {proxy.name}", 60)
 
 
+def subject_of(name: str) -> str:
+    """Who logs in for the account of that name."""
+    return f"{name}@trust.invalid"
+
+
 @contextmanager
 def own_control_plane() -> Iterator[ControlPlane]:
     """Nobody else must notice what is done to it."""

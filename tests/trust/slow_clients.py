@@ -12,7 +12,7 @@ from .load import Load, p99
 from .planned_upstream import planned_upstream
 from .program import Report, Say
 from .proxies import Proxies
-from .proxy_process import ProxyProcess
+from .proxy_process import ProxyProcess, descriptors
 
 MOST_SLOWER = 1.1
 TELLING_SECONDS = 0.001
@@ -79,6 +79,7 @@ async def _slow_ones(proxy: ProxyProcess, *, idle: int, slow: int) -> AsyncItera
         tasks += [asyncio.create_task(_read_slowly(proxy)) for _ in range(slow)]
         tasks += [asyncio.create_task(_write_slowly(proxy)) for _ in range(slow)]
         await asyncio.sleep(1)
+        assert descriptors(proxy.process.pid) >= idle + 2 * slow, "the proxy has closed connections: nothing is shown"
         yield
     finally:
         for task in tasks:

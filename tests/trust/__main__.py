@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 
-from . import data_plane, endurance, streams
+from . import data_plane, endurance, hostile_input, hygiene, streams
 from .program import Program
 
 OUTAGE_SECONDS, MINUTES = 240.0, 15.0
@@ -14,7 +14,13 @@ OUTAGE_SECONDS, MINUTES = 240.0, 15.0
 
 def programs(outage: float = OUTAGE_SECONDS, minutes: float = MINUTES) -> tuple[Program, ...]:
     """In the order in which they run. A program is in a module of its own."""
-    return (data_plane.program(outage), streams.PROGRAM, endurance.program(minutes))
+    return (
+        data_plane.program(outage),
+        streams.PROGRAM,
+        endurance.program(minutes),
+        hygiene.PROGRAM,
+        hostile_input.PROGRAM,
+    )
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 
-from . import data_plane, endurance, hostile_input, hygiene, streams
+from . import data_plane, endurance, hostile_actors, hostile_input, hygiene, streams
 from .program import Program
 
 OUTAGE_SECONDS, MINUTES = 240.0, 15.0
@@ -20,6 +20,7 @@ def programs(outage: float = OUTAGE_SECONDS, minutes: float = MINUTES) -> tuple[
         endurance.program(minutes),
         hygiene.PROGRAM,
         hostile_input.PROGRAM,
+        hostile_actors.PROGRAM,
     )
 
 

@@ -1,5 +1,6 @@
 """Hostile input: all that is read of others is thrown at whatever reads it, at random and guided by what it makes the code do."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def check(target: Target, examples: int) -> None:
 def run(short: bool, say: Say) -> Report:
     report = Report(("what is thrown at", "at random", "guided", "s", "broken"))
     examples = 100 if short else EXAMPLES
+    logging.disable(logging.CRITICAL)  # what the programs would log of each bad thing
     libraries = None if short else _atheris()
     for target in TARGETS:
         say(target.name)
@@ -64,6 +66,7 @@ def run(short: bool, say: Say) -> Report:
             found += failure
         report.rows.append((target.name, examples, guided, round(time.monotonic() - began), len(found)))
         report.failures += found
+    logging.disable(logging.NOTSET)
     _objects(report, 40 if short else OBJECTS, say)
     return report
 

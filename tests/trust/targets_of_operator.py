@@ -155,9 +155,9 @@ def configuration(data: bytes) -> None:
 
 
 def _json(data: bytes) -> Any:
-    """As it comes from the API server, which decodes it first."""
+    """As it comes from the API server, which decodes it first: half a surrogate pair is U+FFFD then."""
     try:
-        return json.loads(data)
+        return json.loads(json.dumps(json.loads(data), ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError):
         return data.decode(errors="replace")
 

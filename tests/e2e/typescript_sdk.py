@@ -48,12 +48,13 @@ def is_there() -> bool:
 
 
 @contextmanager
-def running_typescript_sdk() -> Iterator[TypeScriptSdk]:
-    """The tests of it are left out where there is no Node.js."""
+def running_typescript_sdk(*, is_quiet: bool = False) -> Iterator[TypeScriptSdk]:
+    """The tests of it are left out where there is no Node.js. `is_quiet` leaves out what the SDK complains of on stderr."""
     command = [node(), str(_FOLDER / "runner.js")]
     if not _INSTALLED.exists():
         pytest.fail("the TypeScript SDK is not installed: `make test` does it, with npm")
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipe, errors = subprocess.PIPE, subprocess.DEVNULL if is_quiet else None
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as process:
         try:
             yield TypeScriptSdk(process)
         finally:

@@ -89,11 +89,12 @@ class NoCluster(Cluster):
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[tuple[Controller, Seen]]:
+async def running(leadership: Leadership | None = None) -> AsyncIterator[tuple[Controller, Seen]]:
+    leadership = leadership or Leads()
     seen, cluster = Seen(), NoCluster()
     index = IndexPublisher(cluster)
     store = Store(Path("/nowhere"), Path("/nowhere"))
-    controller = Controller(seen, cluster=cluster, index=index, store=store, leadership=Leads(), clock=lambda: NOW)
+    controller = Controller(seen, cluster=cluster, index=index, store=store, leadership=leadership, clock=lambda: NOW)
     task = asyncio.create_task(controller.scheduler.run())
     try:
         yield controller, seen
@@ -164,6 +165,17 @@ async def test_a_removal_that_fails_is_not_forgotten() -> None:
         assert status_words(controller) == ["New"]  # it is tried again when its time has come
         await observe(controller, "DELETED", body("2", deletionTimestamp="2026-11-20T12:00:00Z"))
         assert (seen.versions, status_words(controller)) == (["1", "2"], [])
+
+
+async def test_what_failed_while_the_api_server_was_away_is_tried_again_as_soon_as_it_is_back() -> None:
+    leadership = Leads()
+    async with running(leadership) as (controller, seen):
+        seen.answers = [httpx2.ConnectError("no API server")]
+        await observe(controller, None, body("1"))
+        assert seen.versions == ["1"]
+        leadership.on_return()
+        await turns()
+        assert seen.versions == ["1", "1"]
 
 
 async def test_a_spec_that_is_not_understood_is_reconciled_like_any_other_so_that_somebody_hears_of_it() -> None:

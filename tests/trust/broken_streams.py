@@ -111,7 +111,7 @@ async def _break_all(ways: Sequence[Way], plans: Sequence[tuple[Cut, int]], repo
 def _break_for_typescript(ways: Sequence[Way], plans: Sequence[tuple[Cut, int]], report: Report) -> None:
     """One after the other, by the other official SDK."""
     wrong = 0
-    with typescript_sdk.running_typescript_sdk() as sdk:
+    with typescript_sdk.running_typescript_sdk(is_quiet=True) as sdk:
         for way in ways:
             if "error" in (played := sdk.play("stream", way, **asking("well"))):
                 report.failures.append(

@@ -74,6 +74,8 @@ class Controller:
             self._reconcile, clock=clock, elapsed=elapsed, name_of=self._name_of, may_start=lambda: leadership.leads
         )
         leadership.on_look = self.scheduler.look
+        # what failed meanwhile is tried again now, and not when its pause of up to a minute is over
+        leadership.on_return = self._look_at_all
         reconciler.rotations.on_news = self.scheduler.wake
         self.upkeep = Upkeep(self, cluster=cluster, store=store, leadership=leadership, clock=clock, elapsed=elapsed)
         self._keeper = Keeper(

@@ -185,6 +185,18 @@ async def test_an_api_server_that_is_away_stops_nobody_who_leads_and_lets_nobody
     assert "cannot be read" in second.why_not
 
 
+async def test_that_an_api_server_answers_again_is_told_once_for_each_outage(
+    operator: Leadership, leases: Leases, clock: Clock
+) -> None:
+    told: list[float] = []
+    operator.on_return = lambda: told.append(clock.now)
+    for failure in (None, None, httpx2.ConnectError("away"), httpx2.ConnectError("away"), None, None):
+        leases.failure = failure
+        clock.now += RENEW_SECONDS
+        await operator.look()
+    assert told == [clock.now - RENEW_SECONDS]
+
+
 async def test_who_may_not_use_leases_is_told_what_is_missing(operator: Leadership, leases: Leases) -> None:
     leases.failure = refusal(403)
     await operator.look()

@@ -72,6 +72,7 @@ class Leadership:
         self._leases = leases
         self._clock = clock
         self.on_look = on_look  # told after every look, whatever it showed
+        self.on_return: Callable[[], None] = lambda: None  # told when the API server answers again after it did not
         self._lease: Lease | None = None  # ours, as last written; None while we do not lead
         self._looked = clock()
         self._seen: tuple[object, float] = (None, 0.0)  # somebody else's Lease, and since when it has looked like that
@@ -192,6 +193,7 @@ class Leadership:
             log.info("this operator leads now, as %s", lease.holder)
         elif self._is_unanswered:
             log.info("the Lease is renewed again")
+            self.on_return()
         self._lease, self.why_not = lease, ""
         metrics.LEASE_HELD.set(1)
 

@@ -9,7 +9,7 @@ class Backoff:
     `longest` is what a proxy may take to notice that the API server is back: 15 s after that, all is to be as before.
     """
 
-    def __init__(self, first: float = 0.5, longest: float = 10) -> None:
+    def __init__(self, first: float = 0.5, longest: float = 5) -> None:
         self._first, self._longest = first, longest
         self._next = first
 

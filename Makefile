@@ -38,7 +38,7 @@ NO_PROXY := $(or $(no_proxy),$(NO_PROXY)),localhost,127.0.0.1,::1
 no_proxy := $(NO_PROXY)
 export NO_PROXY no_proxy
 
-.PHONY: help setup demo test e2e e2e-argocd crash-trials trust check lint types locks audit sbom reproducible format lock bench bench-operator picture images test-images clean
+.PHONY: help setup demo test e2e e2e-argocd crash-trials trust check lint types locks audit sbom reproducible format lock bench bench-operator bench-scale picture images test-images clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -136,6 +136,9 @@ test-images: setup ## Look into the images that `make images` built, and run the
 
 bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help; docs/performance.md)
 	@$(BIN)/python -m tests.bench.operator_bench $(ARGS)
+
+bench-scale: setup ## Measure what grows with accounts and proxies (ARGS=--help; docs/scale.md)
+	@$(BIN)/python -m tests.bench.scale $(ARGS)
 
 picture: setup ## Draw docs/kubectl-top.svg anew, by the code that draws it on a terminal
 	@$(BIN)/python -m tests.test_kubectl_plugin.picture

@@ -69,14 +69,14 @@ def _with_accounts(plane: ControlPlane, count: int) -> tuple[object, ...]:
     with running_stack(plane, with_proxy=False, operator=AS_SHIPPED, tokens="sealed") as stack:
         before = _written(plane)
         load = _logged_in(stack, count, USUAL_PROXIES)
-        per_login = (_written(plane) - before) / count
+        per_login = (_written(plane) - before) / count - 1  # without what made the account
         stack.start_proxy()
         proxy = stack.proxy.pid
         wait_until(lambda: _holds(stack, count), "the proxy to have all tokens", 120)
         before = _written(plane)
         list(load.proxies.token_latencies(load.names, ROTATIONS, _say))
         time.sleep(CALM_SECONDS)
-        per_token = (_written(plane) - before) / ROTATIONS
+        per_token = (_written(plane) - before) / ROTATIONS - 1  # without what asked for it
         index, sealed, maps = _sizes(stack)
         _say(f"{count} accounts: {cpu_seconds(stack.operator.pid):.0f} s of CPU time")
         memory = (f"{memory_mib(stack.operator.pid):.0f}", f"{memory_mib(proxy):.0f}")

@@ -44,7 +44,7 @@ def test_a_credential_is_known_by_its_form_or_by_the_name_before_it(module: obje
     "text",
     [
         "set the client up for bearer tokens",
-        "a bearer token is needed",
+        "a bearer token is needed, and no Basic authentication",
         "account 3f0c8e0a-5b1e-4f57-9a3e-0c1d2e3f4a5b: refresh_token is missing",
         "the token endpoint answered 400 invalid_grant",
         "error_code=invalid_request status code: 503",

@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = "\n".join(f"  {program.name:12} {program.promise}" for program in programs())
+    lines = "\n".join(f"  {program.name:14} {program.promise}" for program in programs())
     parser = argparse.ArgumentParser(
         prog="trust",
         description="See for yourself whether the promises of docs/reliability.md hold.",

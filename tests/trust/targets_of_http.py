@@ -89,7 +89,7 @@ def _served(pieces: list[bytes]) -> tuple[list[_Request], bytes]:
         refused: list[ProxyError] = []
         with ours, theirs:
             state = State(10, 60, lambda _, error: refused.append(error))
-            protocol = HttpProtocol(_CONFIG(application), state, {})
+            protocol = HttpProtocol(_configured(application), state, {})
             wire = _Wire(ours)
             protocol.connection_made(wire)
             for piece in pieces:
@@ -122,7 +122,7 @@ def _loop() -> asyncio.AbstractEventLoop:
     return _loops[0]
 
 
-def _CONFIG(application: _Recorder) -> Any:
+def _configured(application: _Recorder) -> Any:
     config = _settings(application, HttpProtocol)
     config.loaded_app = application
     config.encoded_headers = []

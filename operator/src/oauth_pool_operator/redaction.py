@@ -9,7 +9,8 @@ import re
 
 REDACTED = "[redacted]"
 
-_SCHEMES = re.compile(r"\b(Bearer|Basic)\s+(?!token\b)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+# What is no plain word after it: "Basic authentication" stays.
+_SCHEMES = re.compile(r"\b((?i:Bearer|Basic))\s+(?=[a-z]*[^a-z\s])[A-Za-z0-9._~+/=-]{8,}")
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)?")
 _PREFIXED = re.compile(r"\b(sk-ant-|sk-|sess-|gh[opsur]_|ya29\.|xox[a-z]-)[A-Za-z0-9._-]{8,}")
 _NAMED = re.compile(  # as in a form, a query, JSON, a dict, a pair or a dataclass; quotes may be escaped

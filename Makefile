@@ -38,7 +38,7 @@ NO_PROXY := $(or $(no_proxy),$(NO_PROXY)),localhost,127.0.0.1,::1
 no_proxy := $(NO_PROXY)
 export NO_PROXY no_proxy
 
-.PHONY: help setup demo test e2e e2e-argocd crash-trials trust check lint types locks audit format lock bench bench-operator picture dashboard-picture images test-images clean
+.PHONY: help setup demo test e2e e2e-argocd crash-trials trust check lint types locks audit sbom reproducible format lock bench bench-operator bench-scale picture dashboard-picture images test-images clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -61,15 +61,16 @@ e2e-argocd: setup ## The same from a Git repository, by the ArgoCD of KUBECONFIG
 crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)
 	@$(BIN)/python -m tests.test_operator.crash_trials --trials $(N) $(ARGS)
 
-trust: setup ## See whether the promises of docs/reliability.md hold: up to an hour (ARGS="--short", "--only NAME", --help)
+trust: setup ## See whether the promises of docs/reliability.md hold: an hour and more (ARGS="--short", "--only NAME", --help)
 	@$(BIN)/python -m tests.trust $(ARGS)
 
 check: lint types locks ## Formatting, lint, types, and whether the locks are up to date
 
-lint: setup .tools/bin/actionlint ## Formatting, lint and layers of the code, lint of the scripts in .ci/ and of the workflow
+lint: setup .tools/bin/actionlint ## Formatting, lint, layers and declared dependencies of the code, lint of the scripts in .ci/ and of the workflow
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
+	@for part in proxy operator kubectl-oauthaccount; do $(BIN)/deptry --no-ansi --config $$part/pyproject.toml $$part/src 2>&1 || exit; done
 	$(BIN)/shellcheck .ci/*
 	.tools/bin/actionlint -shellcheck=$(BIN)/shellcheck
 	$(BIN)/zizmor --offline --quiet .github
@@ -85,6 +86,23 @@ locks: .tools/bin/uv ## Whether the locks are up to date
 
 audit: setup ## Whether anything in the locks is known to be vulnerable (asks PyPI)
 	$(BIN)/pip-audit --strict --progress-spinner=off --disable-pip --require-hashes -r requirements/dev.txt $(ARGS)
+
+sbom: .tools/sbom/.installed $(UV) ## Write which Python packages are in each image, with licences, to dist/*.cdx.json (CycloneDX)
+	@for program in proxy operator; do \
+		$(UV) venv --quiet --clear --python $(PYTHON) .tools/image-$$program && \
+		$(UV) pip install --quiet --python .tools/image-$$program/bin/python --require-hashes -r requirements/$$program.txt && \
+		$(UV) pip install --quiet --python .tools/image-$$program/bin/python --no-deps ./$$program && \
+		mkdir -p dist && .tools/sbom/bin/cyclonedx-py environment --output-reproducible \
+			--pyproject $$program/pyproject.toml --output-file dist/oauth-pool-$$program.cdx.json .tools/image-$$program || exit; \
+	done
+	@ls dist/*.cdx.json
+
+reproducible: .tools/bin/uv ## Build each wheel twice, and compare: the same source gives the same bytes
+	@rm -rf .tools/wheels && for turn in 1 2; do for part in proxy operator kubectl-oauthaccount; do \
+		rm -rf .tools/source && mkdir -p .tools/source && git archive HEAD $$part | tar -xC .tools/source && \
+		SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) .tools/bin/uv build --quiet --wheel --out-dir .tools/wheels/$$turn .tools/source/$$part || exit; \
+	done; sleep 1; done
+	@cd .tools/wheels/1 && sha256sum *.whl | tee ../sums && cd ../2 && sha256sum --check --quiet ../sums && echo "both times the same"
 
 format: setup ## Format the code and mend what lint can mend
 	$(BIN)/ruff format .
@@ -118,6 +136,9 @@ test-images: setup ## Look into the images that `make images` built, and run the
 
 bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help; docs/performance.md)
 	@$(BIN)/python -m tests.bench.operator_bench $(ARGS)
+
+bench-scale: setup ## Measure what grows with accounts and proxies (ARGS=--help; docs/scale.md)
+	@$(BIN)/python -m tests.bench.scale $(ARGS)
 
 picture: setup ## Draw docs/kubectl-top.svg anew, by the code that draws it on a terminal
 	@$(BIN)/python -m tests.test_kubectl_plugin.picture

@@ -11,6 +11,7 @@ import pytest
 from anthropic.types import MessageParam, TextBlock
 
 from tests.support.control_plane import ControlPlane, wait_until
+from tests.support.every_login import DEAD, WRONG_CODE, log_in_in_every_way
 from tests.support.stack import Stack, running_stack
 
 ALICE = "alice@example.com"
@@ -119,43 +120,11 @@ def test_with_every_account_exhausted_the_client_is_told_when_to_come_back(
 
 def test_no_secret_is_anywhere_but_on_the_two_volumes(stack: Stack) -> None:
     """Runs last: everything above was logged at debug level."""
-    # a wrong code as well, whose handling has texts of its own
-    stack.apply(stack.account("carol"))
-    good = stack.simulator.approve(stack.authorization_url("carol"), "carol@example.com")
-    wrong_code = "a-code-that-was-never-issued"
-    stack.paste("carol", f"{wrong_code}#{good.partition('#')[2]}")
-    stack.wait_for_reason("carol", "LoginRequired", "CodeRejected")
-    stack.log_in("carol", "carol@example.com")
-    # the login of somebody else, whose grant is given back
-    stack.apply(stack.account("dora", expectedSubject="dora@example.com"))
-    stack.paste("dora", stack.simulator.approve(stack.authorization_url("dora"), "mallory@example.com"))
-    stack.wait_for_reason("dora", "LoginRequired", "SubjectMismatch")
-    # device codes: one approved, one refused
-    stack.simulator.set(device_interval=1)
-    for name, decide in (("erin", stack.simulator.approve_device), ("fred", None)):
-        stack.apply(stack.account(name, grant="DeviceCode"))
-        user_code = stack.user_code(name)
-        if decide is not None:
-            decide(user_code, f"{name}@example.com")
-        else:
-            stack.simulator.deny_device(user_code)
-    stack.wait_for_reason("erin", "Ready", "Available")
-    stack.wait_for_reason("fred", "LoginRequired", "AccessDenied")
-    # tokens that somebody brings: good ones, dead ones, and ones in a file that makes no sense
-    tokens = stack.simulator.issue_tokens("gina@example.com")
-    brought = {"type": "oauth", "refresh": tokens["refresh_token"], "access": tokens["access_token"], "expires": 0}
-    dead = brought | {"refresh": "a-refresh-token-of-nobody", "access": "an-access-token-of-nobody"}
-    stack.apply(stack.account("gina"))
-    commands = [
-        stack.command("import", "gina", stdin=json.dumps(given).encode())
-        for given in (brought | {"type": "none"}, [brought], brought, dead)
-    ]
-    assert [ended.returncode for ended in commands] == [1, 1, 0, 1]
-
+    commands = log_in_in_every_way(stack)
     by_kind: dict[str, list[str]] = stack.simulator.call("GET", "secrets")
     assert all(by_kind.values())  # of each kind there is one to be found
-    secrets = [*stack.simulator.secrets(), wrong_code, dead["access"]]
-    assert dead["refresh"] in secrets
+    secrets = [*stack.simulator.secrets(), WRONG_CODE, DEAD["access"]]
+    assert DEAD["refresh"] in secrets
     kinds = "oauthaccounts,configmaps,events,serviceaccounts,roles,rolebindings,secrets"
     places = {
         "objects": stack.kubectl("get", kinds, "-o", "json", "--show-managed-fields"),

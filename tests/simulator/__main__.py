@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--key-file", type=Path, metavar="FILE", help="the certificate's PEM key")
     client = parser.add_argument_group("the registered OAuth client")
     client.add_argument("--client-id", metavar="ID", help=f"(default: {defaults.client_id})")
+    client.add_argument("--client-secret", metavar="SECRET", help="what a confidential client has to know")
     client.add_argument(
         "--redirect-uri",
         dest="redirect_uris",

@@ -359,9 +359,9 @@ def test_only_our_own_lines_get_more_talkative() -> None:
     """Kopf and the HTTP clients print bodies and URLs at debug level. In a process of its own: it changes all logging."""
     script = """
 import logging
-from oauth_pool_operator import cli
+from oauth_pool_operator import logs
 for level in ("warn", "info", "debug"):
-    cli._set_up_logging(level)
+    logs.set_up_logging(level)
     names = ("oauth_pool_operator.reconcile", "kopf.objects", "httpcore2.http11", "httpx2", "authlib")
     print(level, *(logging.getLevelName(logging.getLogger(name).getEffectiveLevel()) for name in names))
 """

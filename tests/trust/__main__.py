@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 
-from . import data_plane, endurance, streams
+from . import data_plane, endurance, hostile_actors, hostile_input, hygiene, streams
 from .program import Program
 
 OUTAGE_SECONDS, MINUTES = 240.0, 15.0
@@ -14,7 +14,14 @@ OUTAGE_SECONDS, MINUTES = 240.0, 15.0
 
 def programs(outage: float = OUTAGE_SECONDS, minutes: float = MINUTES) -> tuple[Program, ...]:
     """In the order in which they run. A program is in a module of its own."""
-    return (data_plane.program(outage), streams.PROGRAM, endurance.program(minutes))
+    return (
+        data_plane.program(outage),
+        streams.PROGRAM,
+        endurance.program(minutes),
+        hygiene.PROGRAM,
+        hostile_input.PROGRAM,
+        hostile_actors.PROGRAM,
+    )
 
 
 def main() -> int:
@@ -32,7 +39,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = "\n".join(f"  {program.name:12} {program.promise}" for program in programs())
+    lines = "\n".join(f"  {program.name:14} {program.promise}" for program in programs())
     parser = argparse.ArgumentParser(
         prog="trust",
         description="See for yourself whether the promises of docs/reliability.md hold.",

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import errno
-import json
 import logging
 import os
 import socket
@@ -32,10 +31,13 @@ from oauth_pool_operator.handlers import run
 from oauth_pool_operator.handover import commands
 from oauth_pool_operator.handover.handover import Handover
 from oauth_pool_operator.health import HealthServer
+from oauth_pool_operator.logs import LEVELS, set_up_logging, set_up_quiet_logging
 from oauth_pool_operator.metrics import PoolCollector
 from oauth_pool_operator.oauth.endpoint import TokenEndpoint
 from oauth_pool_operator.oauth.throttle import Throttle
+from oauth_pool_operator.process_limits import forbid_core_dumps
 from oauth_pool_operator.reconcile import Reconciler
+from oauth_pool_operator.redaction import redacted, redacted_exception
 from oauth_pool_operator.status_page import MetricsServer, render
 from oauth_pool_operator.storage.lock import VolumeLock
 from oauth_pool_operator.storage.store import Store, in_thread
@@ -45,40 +47,17 @@ log = logging.getLogger(__name__)
 
 NO_PROVIDER = "no provider: every account is Stalled (UnknownProvider) until the configuration has a [providers.NAME]"
 
-LEVELS = {
-    "error": logging.ERROR,
-    "warn": logging.WARNING,
-    "info": logging.INFO,
-    "debug": logging.DEBUG,
-    "trace": logging.DEBUG,
-}
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line, as the proxy writes them: timestamp, level, logger, message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        instant = datetime.fromtimestamp(record.created, UTC)
-        entry = {
-            "timestamp": instant.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "level": "WARN" if record.levelno == logging.WARNING else record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script; returns the exit code: 0 after SIGTERM or SIGINT, 1 for what a person has to mend."""
     options = _parser().parse_args(arguments)
+    forbid_core_dumps()
     try:
         config = load_config(options.config, namespace=options.namespace)
         if options.command is not None:
             commands.check_usage(options)
             return asyncio.run(_hand_over(options, config))
-        _set_up_logging(options.log_level)
+        set_up_logging(options.log_level)
         if options.check:
             return _check(options.config, config)
         asyncio.run(_run(config))
@@ -119,17 +98,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _set_up_logging(level: str) -> None:
-    if level not in LEVELS:
-        raise ConfigError(f"LOG_LEVEL: {level!r} is not one of {', '.join(LEVELS)}")
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    # Only our own lines get more talkative: at debug level, Kopf and the HTTP clients print bodies and URLs.
-    logging.getLogger("oauth_pool_operator").setLevel(LEVELS[level])
-    logging.getLogger("kopf").setLevel(max(logging.WARNING, LEVELS[level]))
-
-
 def _check(path: Path, config: Config) -> int:
     """Say what would run and what would not; 1 when there is something to mend."""
     broken = config.broken_providers
@@ -164,18 +132,19 @@ def _unwrapped(error: Exception) -> Iterator[Exception]:
 
 
 def _named(error: Exception) -> str:
-    # not the text of an answer of the API server: it may quote an object
-    return describe(error) if isinstance(error, httpx2.HTTPError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, httpx2.HTTPError):
+        return describe(error)  # not the text of an answer of the API server: it may quote an object
+    return redacted_exception(f"{type(error).__name__}: {error}")
 
 
 def _fail(message: str) -> int:
-    sys.stderr.write(f"oauth-pool-operator: {message}\n")
+    sys.stderr.write(f"oauth-pool-operator: {redacted(message)}\n")
     return 1
 
 
 async def _hand_over(options: argparse.Namespace, config: Config) -> int:
     """A command beside the running operator: quiet, and with the operator's own access to volume and cluster."""
-    logging.basicConfig(level=logging.WARNING)
+    set_up_quiet_logging()
     cluster = Cluster(config.operator.namespace, config.operator.config_map)
     try:
         store = Store(config.operator.state_dir, config.operator.access_dir)

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import resource
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _forbid_core_dumps()
     set_up_logging(_log_level(options, os.environ))
     path = _config_path(options, os.environ)
     log.info("starting anthropic-oauth-proxy", extra={"fields": {"version": version("oauth-pool-proxy")}})
@@ -52,6 +54,11 @@ def _serve(config: Config) -> int:
     tailnet = bind(tailscale, "[clients] tailscale_listen_addr") if tailscale else None
     Server(App(config), proxy, monitoring, tailnet).run([listener])
     return 0
+
+
+def _forbid_core_dumps() -> None:
+    """A core file would hold every token that is in memory; hard, so that nothing in this process can allow it again."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _check(options: argparse.Namespace) -> int:

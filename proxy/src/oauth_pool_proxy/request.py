@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from oauth_pool_proxy.downstream.admission import Share
+from oauth_pool_proxy.errors import ClientGone, ProxyError, StreamBroken
 from oauth_pool_proxy.observe.access_log import RequestLine
 from oauth_pool_proxy.observe.request_id import new_request_id
 from oauth_pool_proxy.pool.request_body import Description, Members, members_of
@@ -177,5 +178,11 @@ class Request:
             self.account,
             self.model,
             upstream_id.decode("latin-1") if upstream_id else None,
-            (str(error) or type(error).__name__) if error else None,
+            _text_of(error) if error else None,
         )
+
+
+def _text_of(error: Exception) -> str:
+    """Our own errors are worded to be read; another's words may quote what was sent, and its traceback is in the log."""
+    is_ours = isinstance(error, (ProxyError, StreamBroken, ClientGone))
+    return (str(error) if is_ours else "") or type(error).__name__

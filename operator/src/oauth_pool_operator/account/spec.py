@@ -231,7 +231,7 @@ def clamped(instant: datetime) -> datetime:
     return min(max(aware, FIRST_INSTANT), LAST_INSTANT).astimezone(UTC)
 
 
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_DURATION = re.compile(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,6})s)?")  # as the CRD has it
 
 
 def parse_duration(text: str) -> timedelta:

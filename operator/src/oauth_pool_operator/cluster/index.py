@@ -68,5 +68,5 @@ class IndexPublisher:
         """What is published under the name now; None for nothing, and for what is not an entry."""
         try:
             return msgspec.json.decode(self._publisher.value(name) or "", type=Entry)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return None

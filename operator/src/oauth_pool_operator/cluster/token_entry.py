@@ -60,7 +60,7 @@ def read(value: str | None) -> TokenEntry | None:
     """What was published; None for nothing, and for what is no entry of ours."""
     try:
         entry = msgspec.json.decode(value or "", type=TokenEntry)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     return entry if entry.version == VERSION else None
 

@@ -105,7 +105,11 @@ def _check_pins(where: str, settings: WorkloadIdentityProfile) -> None:
 
 
 def _check_authorization(where: str, settings: AuthorizationCodeProfile) -> None:
-    if not urlsplit(settings.redirect_uri).scheme:
+    try:
+        scheme = urlsplit(settings.redirect_uri).scheme
+    except ValueError:
+        scheme = ""
+    if not scheme:
         what = f"{settings.redirect_uri!r} is not a URI; it is what you registered"
         raise ConfigError(f"{where}.redirect_uri: {what}")
     if taken := sorted(_OURS & settings.authorization_parameters.keys()):

@@ -28,7 +28,7 @@ def read(path: Path, kind: type[_T]) -> _T | None:
         raise StoreFailed(f"cannot read {path.name}: {os.strerror(error.errno or errno.EIO)}") from error
     try:
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # `from None`: the decoder's message may quote what it read
         raise StoreCorrupt(f"{path.name} of this account is damaged") from None
 

@@ -64,7 +64,7 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
         ) from None
     except UnicodeDecodeError:
         raise ConfigInvalid(f"{path}: is not UTF-8, which TOML requires") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigInvalid(f"{path}: is not valid TOML: {error}") from None
     return parse_config(values, environment, str(path))
 

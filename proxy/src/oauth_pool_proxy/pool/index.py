@@ -59,7 +59,7 @@ def parse_entry(key: str, text: str) -> IndexEntry:
         if version != VERSION:
             raise OtherVersion(f"version {version} is not one this proxy reads ({VERSION})")
         entry = _entry.decode(text)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise PoolIndexInvalid(f"not a valid entry: {error}") from None
     if entry.name != key:
         raise PoolIndexInvalid("its name is not its key")

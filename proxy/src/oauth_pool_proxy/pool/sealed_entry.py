@@ -96,7 +96,7 @@ def _parsed(text: str, name: str) -> _Entry:
         if version != VERSION:
             raise SealedTokenRefused(Why.INVALID, f"version {version} is not one this proxy reads ({VERSION})")
         entry = _entry.decode(text)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise SealedTokenRefused(Why.INVALID, "its entry among the sealed access tokens is not valid") from None
     if entry.name != name:
         raise SealedTokenRefused(Why.INVALID, "the name in its entry among the sealed access tokens is not its key")
@@ -109,7 +109,7 @@ def _opened(sealed: msgspec.Raw, keys: KeyPair, aad: bytes) -> bytes:
         if box.key != keys.id:
             raise SealedTokenRefused(Why.OTHER_KEY, "it is sealed to another key than this proxy has")
         return keys.open(base64.b64decode(box.box, validate=True), aad)
-    except (msgspec.DecodeError, ValueError):  # also what base64 says
+    except (msgspec.DecodeError, ValueError, RecursionError):  # also what base64 says
         raise SealedTokenRefused(Why.REFUSED, "the box is not valid") from None
     except BoxRefused as error:
         raise SealedTokenRefused(Why.REFUSED, f"the box {error}") from None

@@ -37,7 +37,7 @@ def parse_token(content: bytes) -> AccessToken:
         raise TokenInvalid("is too long")
     try:
         fields = _decoder.decode(content)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise TokenInvalid("is not the JSON of an access token") from None
     if not _TOKEN.fullmatch(fields.access_token):
         raise TokenInvalid("holds an access token that cannot be sent")

@@ -174,9 +174,9 @@ def read(token: bytes, keys: Keys, rules: Rules, now: float) -> Claim:
 def keys_of(document: bytes) -> dict[str, Key]:
     """The public keys of a JWK set (RFC 7517) that API servers sign with; others are left out. `ValueError` if it has none."""
     keys: dict[str, Key] = {}
-    for raw in _jwk_set.decode(document).keys:
-        jwk = _jwk.decode(raw)
-        with suppress(JoseError, ValueError, TypeError):  # one that cannot be read costs no other
+    for raw in _keys_in(document):
+        with suppress(JoseError, ValueError, TypeError, RecursionError):  # one that cannot be read costs no other
+            jwk = _jwk.decode(raw)
             if jwk.kid and jwk.kty == "RSA":
                 keys[jwk.kid] = RSAKey.import_key(_members.decode(raw))
             elif jwk.kid and jwk.kty == "EC":
@@ -184,6 +184,13 @@ def keys_of(document: bytes) -> dict[str, Key]:
     if not keys:
         raise ValueError("no key in it")
     return keys
+
+
+def _keys_in(document: bytes) -> list[msgspec.Raw]:
+    try:
+        return _jwk_set.decode(document).keys
+    except RecursionError:
+        raise ValueError("no set of keys") from None
 
 
 def _decoded(part: bytes) -> bytes:

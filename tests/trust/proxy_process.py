@@ -49,11 +49,13 @@ class ProxyProcess:
 
     @property
     def is_ready(self) -> bool:
-        return httpx2.get(f"{self.url}/ready", timeout=10, trust_env=False).status_code == 200
+        return httpx2.get(f"{self.url}/ready", timeout=10, trust_env=False, verify=False).status_code == 200
 
     def metrics(self) -> dict[str, float]:
         """All samples, each under its name and labels as they are written."""
-        text = httpx2.get(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=30, trust_env=False).text
+        text = httpx2.get(
+            f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=30, trust_env=False, verify=False
+        ).text
         samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 

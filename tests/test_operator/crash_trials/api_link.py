@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+END_SECONDS = 2.0
+
 
 class ApiLink:
     """Relays bytes between its own port and the API server's."""
@@ -15,6 +17,7 @@ class ApiLink:
         self._forgotten: list[asyncio.Event] = []
         self._is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
+        self._relays: set[asyncio.Task[None]] = set()
         self.port = 0
 
     @asynccontextmanager
@@ -27,6 +30,8 @@ class ApiLink:
             server.close()
             self.cut()
             await server.wait_closed()
+            if self._relays:  # each ends now that its ends are gone, and not by being cancelled
+                await asyncio.wait(self._relays, timeout=END_SECONDS)
 
     def cut(self) -> None:
         """Break every connection, and each new one at once."""
@@ -52,6 +57,9 @@ class ApiLink:
         self._flows.set()
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (task := asyncio.current_task()) is not None:
+            self._relays.add(task)
+            task.add_done_callback(self._relays.discard)
         if self._is_cut:
             writer.transport.abort()
             return

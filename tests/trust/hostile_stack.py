@@ -87,7 +87,7 @@ class HostileStack(Stack):
         """Any request to the API server, below the namespace unless `path` is absolute."""
         where = path if path.startswith("/") else f"/api/v1/namespaces/{self.namespace}/{path}"
         headers = {"authorization": f"Bearer {caller.token}", "content-type": kind}
-        return self.control_plane.api.request(method, where, json=body, headers=headers)
+        return self.control_plane.api.request(method, where, json=body, headers=headers, timeout=60)
 
     def received(self) -> int:
         """How many requests have arrived upstream, at whatever path."""

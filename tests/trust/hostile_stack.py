@@ -130,7 +130,7 @@ class HostileStack(Stack):
         mine = {}
         if name == "proxy":
             token = pod_token(self.control_plane, self.namespace, "proxy-0")
-            (self.folder / "proxy-token").write_text(token)
+            (self.folder / "proxy" / "token").write_text(token)
             mine = {"POD_UID": pod_owner(self.control_plane, self.namespace, "proxy-0")["uid"]}
         super()._start(name, command, environment={**(environment or {}), **mine})
 

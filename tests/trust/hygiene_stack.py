@@ -92,10 +92,10 @@ sha256 = "{hashlib.sha256(self.client_key.encode()).hexdigest()}"
                 canaries.add(kind, *values)
         canaries.add("client secret", self.client_secret)
         canaries.add("client key", self.client_key)
-        canaries.add("proxy's private key", (self.folder / "private-key").read_text().strip())
+        canaries.add("proxy's private key", (self.folder / "proxy" / "private-key").read_text().strip())
         operator = yaml.safe_load(Path(self.as_operator()["KUBECONFIG"]).read_text())
         canaries.add("operator's ServiceAccount token", operator["users"][0]["user"]["token"])
-        canaries.add("proxy's ServiceAccount token", (self.folder / "proxy-token").read_text().strip())
+        canaries.add("proxy's ServiceAccount token", (self.folder / "proxy" / "token").read_text().strip())
         return canaries
 
     def sessions(self) -> list[str]:
@@ -132,7 +132,7 @@ sha256 = "{hashlib.sha256(self.client_key.encode()).hexdigest()}"
     def _files(self) -> dict[str, str]:
         """Whatever was written to disk outside of the state volume, without what was put there for the programs to read,
         and without their output, which is looked at as such."""
-        given = {self.secret_file, self.folder / "proxy-token", self.folder / "private-key"}
+        given = {self.secret_file, self.folder / "proxy" / "token", self.folder / "proxy" / "private-key"}
         found = [path for path in self.folder.rglob("*") if path.is_file() and path not in given]
         others = [path for path in found if not path.is_relative_to(self.state_dir) and path.suffix != ".log"]
         contents = {path: path.read_bytes().decode(errors="replace") for path in others}

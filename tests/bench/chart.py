@@ -20,7 +20,14 @@ PANELS = [
     ("sse-1000", "first_byte_p99", "1,000 streams: first byte p99, ms\n(less is better)"),
     ("sse-1000", "rss_peak", "1,000 streams: peak RSS, MiB\n(less is better)"),
 ]
-COLOURS = {"direct": "#9e9e9e", "nginx": "#4c9a5b", "litellm": "#c77f3a", "passthrough": "#7fa8d6", "pool": "#2f6db3"}
+COLOURS = {
+    "direct": "#9e9e9e",
+    "nginx": "#4c9a5b",
+    "litellm": "#c77f3a",
+    "passthrough": "#7fa8d6",
+    "pool": "#2f6db3",
+    "clients": "#1b3f63",
+}
 
 
 def main(run: Path, picture: Path) -> None:

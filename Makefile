@@ -120,7 +120,7 @@ lock-in: .tools/bin/uv
 	cd $(DIR) && $(LOCK) --constraints=requirements/dev.txt operator/pyproject.toml --output-file=requirements/operator.txt
 	cd $(DIR) && $(LOCK) --constraints=requirements/dev.txt kubectl-oauthaccount/pyproject.toml --output-file=requirements/plugin.txt
 
-bench: setup ## Measure the proxy beside nginx and a direct connection (ARGS=--help; docs/performance.md)
+bench: setup ## Measure the proxy beside nginx and a direct connection (ARGS=--help; docs/benchmarks.md)
 	@$(BIN)/python -m tests.bench.run --engine "$(ENGINE)" --base $(BASE) $(ARGS)
 
 images: ## Build both images (ENGINE=docker, IMAGE_PREFIX=registry.example.com/team/, TAG=dev, BASE=python:3.13-slim)
@@ -134,7 +134,7 @@ test-images: setup ## Look into the images that `make images` built, and run the
 	$(BIN)/python -m pytest tests/images --engine $(ENGINE) --base-image $(BASE) \
 		--proxy-image $(IMAGE_PREFIX)oauth-pool-proxy:$(TAG) --operator-image $(IMAGE_PREFIX)oauth-pool-operator:$(TAG) $(ARGS)
 
-bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help; docs/performance.md)
+bench-operator: setup ## Measure the operator with 2,000 accounts (ARGS=--help; docs/benchmarks.md)
 	@$(BIN)/python -m tests.bench.operator_bench $(ARGS)
 
 bench-scale: setup ## Measure what grows with accounts and proxies (ARGS=--help; docs/scale.md)

@@ -1,7 +1,7 @@
 """A benchmark of the operator: the real process, a real API server, a token endpoint that takes 20 ms; and bars.
 
 Many accounts at once, rest, a restart, a proxy that joins, reports of a proxy; then few accounts, whose tokens change. Tokens are
-sealed to three proxies. See docs/performance.md.
+sealed to three proxies. See docs/benchmarks.md.
 """
 
 import argparse

@@ -14,7 +14,7 @@ cases:
 {cases}
 
 exit codes: 0 every bar that was measured is reached and nothing failed, 1 not so, 2 nothing could be measured,
-130 interrupted. docs/performance.md says how it is measured.
+130 interrupted. docs/benchmarks.md says how it is measured.
 """
 
 

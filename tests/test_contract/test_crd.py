@@ -202,7 +202,7 @@ REFUSED = {
         account(expectedSubject=""),
         (
             "expectedSubject must be one line of text without space around it, such as an e-mail address: remove it to "
-            "take whoever logs in"
+            "let anybody log in"
         ),
     ),
     "expected subject with space around": (account(expectedSubject="alice "), "without space around it"),

@@ -163,7 +163,7 @@ def test_what_cannot_be_adopted_is_told_in_the_operator_s_words(
     stack.apply(stack.account("sybil"))
     with operator_pod(stack) as server:
         outcome = run(server.kubeconfig(tmp_path), capfdbinary, "sybil", command="adopt")
-    assert (outcome.code, "nothing is left behind of an account sybil" in outcome.err) == (1, True)
+    assert (outcome.code, "nothing was left behind by an account sybil" in outcome.err) == (1, True)
 
 
 def test_claude_code_s_own_login_is_called_by_its_name_and_not_taken(
@@ -174,7 +174,7 @@ def test_claude_code_s_own_login_is_called_by_its_name_and_not_taken(
     with operator_pod(stack) as server:
         outcome = run(server.kubeconfig(tmp_path), capfdbinary, "oscar", stdin=given)
     assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
-    assert "it is Claude Code's own login (claudeAiOauth), which is not taken" in outcome.err
+    assert "it is Claude Code's own login (claudeAiOauth), which cannot be imported" in outcome.err
     assert "secret" not in outcome.err
 
 

@@ -76,7 +76,7 @@ def test_half_an_installation_says_how_to_mend_it(missing: str) -> None:
     ended = run("from kubectl_oauthaccount.cli import main; sys.exit(main(['top']))", missing)
     assert ended.returncode == 1
     assert ended.stderr == (
-        f"error: the package {missing} is missing: install this anew (uv tool install --reinstall kubectl-oauthaccount)\n"
+        f"error: the package {missing} is missing: reinstall this program (uv tool install --reinstall kubectl-oauthaccount)\n"
     )
 
 

@@ -66,7 +66,7 @@ def test_what_is_not_a_code_or_is_refused_is_asked_for_again(
     with on_terminal(*command, "bob", environment=environment) as terminal:
         terminal.wait_for(PROMPT)
         terminal.type("half-a-code\n")
-        terminal.wait_for("warning: what was given is not <code>#<state>")
+        terminal.wait_for("warning: this is neither <code>#<state>")
         # the same login, so the same page; this time a code that the provider does not know
         _, _, state = stack.simulator.approve(opened(tmp_path, 1), "bob@example.com").partition("#")
         terminal.type(f"not-the-code#{state}\n")
@@ -86,7 +86,7 @@ def test_what_was_refused_is_not_handed_over_again(
     stack.apply(stack.account("peggy"))
     with on_terminal(*command, "peggy", environment=environment) as terminal:
         seen = 0
-        for warning in ("warning: what was given is not", "warning: that is what was refused before"):
+        for warning in ("warning: this is neither", "warning: this is what was refused before"):
             terminal.wait_for(PROMPT, after=seen)
             seen = len(terminal.printed)
             terminal.type("half-a-code\n")
@@ -121,7 +121,7 @@ def test_without_a_terminal_a_refused_code_is_not_asked_for_again(stack: Stack, 
     outcome = plugin("login", "eve", "--no-browser", stdin="a-code#of-another-login\nanother#line\n")
     assert outcome.code == 1
     assert outcome.err.endswith(
-        "error: that code is of another login: open the URL above, and copy what its page shows\n"
+        "error: this code belongs to another login: open the URL above, and copy what its page shows\n"
     )
     assert "a-code" not in outcome.err
 

@@ -170,7 +170,7 @@ def test_with_paste_the_code_is_asked_for_all_the_same(stack: Stack, plugin: Plu
     with socket.create_server(("127.0.0.1", int(stack.loopback_uri.rpartition(":")[2].partition("/")[0]))):
         outcome = plugin("login", "loop-c", "--paste", "--no-browser", stdin="not-a-code#of-this-login\n")
     assert outcome.err.endswith(
-        "error: that code is of another login: open the URL above, and copy what its page shows\n"
+        "error: this code belongs to another login: open the URL above, and copy what its page shows\n"
     )
     assert "cannot be listened on" not in outcome.err
 

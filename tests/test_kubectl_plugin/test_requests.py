@@ -114,7 +114,7 @@ def test_a_logout_is_asked_for_and_waited_for(objects: Objects, plugin: Plugin) 
 def test_nobody_is_logged_out_without_a_yes(objects: Objects, plugin: Plugin) -> None:
     objects.create("alice", READY)
     outcome = plugin("logout", "alice", stdin="y\n")
-    assert (outcome.code, "--yes goes on without that" in outcome.err) == (2, True)
+    assert (outcome.code, "use --yes" in outcome.err) == (2, True)
     assert objects.annotation("alice", "logout-requested") is None
 
 

@@ -186,7 +186,7 @@ def test_whatever_the_watch_does_the_pool_is_followed_on(tmp_path: Path, monkeyp
 
         wait_until(has_seen_it_all, "what came after all that was broken")
         pool.stop()
-    assert "the watch failed (KeyError) and is begun anew (shown is what was seen 0s ago)" in told
+    assert "the watch failed (KeyError) and is being restarted (this is the state of 0s ago)" in told
 
 
 def test_a_server_that_has_fallen_silent_is_told_with_the_age_of_what_is_shown(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_server_that_has_fallen_silent_is_told_with_the_age_of_what_is_shown(t
         assert pool.state()[1] == ""
         clock[0] += 61
         accounts, trouble = pool.state()
-        assert trouble == "the API server is silent (shown is what was seen 2m1s ago)"
+        assert trouble == "the API server is silent (this is the state of 2m1s ago)"
         assert [account.name for account in accounts] == ["alice"]
 
 

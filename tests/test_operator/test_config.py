@@ -221,7 +221,7 @@ audience = "https://other.example"
         ),
         pytest.param(
             ('"me"', '"me"\nkey_id = "7"'),
-            "authorization_code.key_id: is of no use with client_authentication none",
+            "authorization_code.key_id: has no effect with client_authentication none",
             id="the id of no key",
         ),
         pytest.param(
@@ -275,7 +275,7 @@ def test_a_proxy_of_the_operator_counts_for_every_profile_that_has_none_of_its_o
         pytest.param(
             ("somebody@", "somebody:the-password@"), "operator.proxy_url: must not hold a password", id="a password"
         ),
-        pytest.param(("somebody@", ""), "operator.proxy_url: names no user", id="a password for nobody"),
+        pytest.param(("somebody@", ""), "operator.proxy_url: must name the user", id="a password for nobody"),
         pytest.param(("http://", "socks5://"), "operator.proxy_url: is not a URL such as", id="another kind of proxy"),
         pytest.param((":3128", ":99999"), "operator.proxy_url: is not a URL such as", id="a port that is none"),
         pytest.param(

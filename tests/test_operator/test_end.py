@@ -36,6 +36,6 @@ def test_what_ended_the_operator_is_in_its_last_line_and_where_that_was_in_the_l
         assert process.lines[-1] == "oauth-pool-operator: the operator ended: ZeroDivisionError: of a test"
         logged = [json.loads(line) for line in process.lines if line.startswith("{")]
         errors = [entry["message"] for entry in logged if entry["level"] == "ERROR"]
-        assert any("where it ended" in message and "in fail" in message for message in errors)
+        assert any("where the operator failed" in message and "in fail" in message for message in errors)
     finally:
         stack.close()

@@ -53,7 +53,7 @@ def test_an_operator_whose_role_went_first_ends_in_time_and_says_what_stays(stac
     stack.kubectl("delete", "rolebinding", "oauth-pool-operator")
     wait_until(lambda: "yes" not in may_write(stack), "the API server to know it")
     assert stack.operator.stop(seconds=55) == 0
-    assert "the finalizers of its 2 accounts stay until somebody takes them off" in stack.operator.output
+    assert "the finalizers of its 2 accounts stay until somebody removes them" in stack.operator.output
 
 
 def may_write(stack: Stack) -> str:

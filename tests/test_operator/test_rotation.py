@@ -346,7 +346,7 @@ async def test_a_code_is_sent_no_more_when_its_login_is_over_and_the_person_is_t
         w.endpoint.answers.clear()
         await w.reconcile()
         assert (w.session.code, w.reason("LoginRequired")) == (None, "LoginExpired")
-        assert "did not take the code" in message(w, "LoginRequired")
+        assert "did not accept the code" in message(w, "LoginRequired")
         assert w.reason("LoginFailing") is None
 
 
@@ -479,7 +479,7 @@ async def test_refusals_in_no_known_words_ask_for_a_login_beside_what_else_may_b
         await w.reconcile(refused)
         assert (w.reason("LoginRequired"), w.reason("Stalled")) == ("RefreshRefused", "ExchangeRejected")
         says = message(w, "LoginRequired")
-        assert LOGIN_ANNOTATION in says and "mend the profile of provider anthropic" in says
+        assert LOGIN_ANNOTATION in says and "fix the profile of provider anthropic" in says
         w.observed(annotations={LOGIN_ANNOTATION: "1"})
         await w.reconcile()
         assert "status.login.authorizationURL" in message(w, "LoginRequired")

@@ -152,5 +152,5 @@ def test_a_deletion_that_the_watch_does_not_tell_of_leaves_no_ghost_in_the_index
     assert api.patch(path, json={"metadata": {"finalizers": None}}, headers=patch).is_success
     wait_until(lambda: list(stack.index()) == ["bob"], "the ghost to leave the index")
     wait_until(lambda: not (stack.state_dir / uid).exists(), "what is held of it to go")
-    assert "alice: it is gone, and the watch has not told" in stack.operator.output
+    assert "alice: it is gone, but the watch did not say so" in stack.operator.output
     assert stack.index()["bob"]["status"] == "Available"

@@ -1,6 +1,6 @@
-"""An OAuthAccount as a person looks at it: an API object in, what is shown of it out. Pure; the clock is passed in.
+"""An OAuthAccount as people see it: turns an API object into what is shown. Pure; the clock is passed in.
 
-Nothing is demanded of the object: a plugin that is older than the cluster still shows what it understands.
+It requires nothing of the object: a plugin that is older than the cluster still shows what it understands.
 """
 
 from collections.abc import Sequence
@@ -104,7 +104,7 @@ class AccountView:
 
     @property
     def message(self) -> str:
-        """What a person should know of it now; empty while all is well."""
+        """What a person should know about it now; empty while all is well."""
         for kind in (c.STALLED, c.RECONCILING):
             if self.is_true(kind):
                 return str(self.condition(kind).get("message", ""))
@@ -124,7 +124,7 @@ class AccountView:
         return instant((self.status.get("quota") or {}).get("observedTime"))
 
     def resets(self, now: datetime) -> datetime | None:
-        """When the cooldown ends; with none on, when the next quota window starts anew."""
+        """When the cooldown ends; without one, when the next quota window resets."""
         if self.cooldown_until is not None:
             return self.cooldown_until
         return min((w.reset_time for w in self.windows if w.reset_time and w.reset_time > now), default=None)

@@ -1,4 +1,4 @@
-"""`clear`: ends the cooldown of accounts before its time, and waits until the operator has done so."""
+"""`clear`: ends the cooldown of accounts early, and waits until the operator has done so."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ kubectl oauthaccount clear --all
 kubectl oauthaccount clear -l tier=gold -A"""
 
 
-@command("clear", "end the cooldown of accounts before its time", EXAMPLES)
+@command("clear", "end the cooldown of accounts early", EXAMPLES)
 @selection("every account that is cooling down")
 @timeout("15s", "how long to wait for the operator")
 @output

@@ -1,6 +1,6 @@
 """The command line of `kubectl oauthaccount`: its commands, and what its exit codes mean. No logic.
 
-0 done, 1 failed, 2 not called as the help says, 3 what was waited for did not come, 130 Ctrl-C.
+0 done, 1 failed, 2 wrong usage, 3 timed out, 130 Ctrl-C.
 """
 
 import os
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:  # half an installation
         missing = (error.name or "").partition(".")[0]
-        return _fail(f"the package {missing} is missing: install this anew (uv tool install --reinstall {PROGRAM})")
+        return _fail(
+            f"the package {missing} is missing: reinstall this program (uv tool install --reinstall {PROGRAM})"
+        )
     except click.Abort:
         return INTERRUPTED
     except BrokenPipeError:  # `… | head`

@@ -1,7 +1,6 @@
-"""The API server, for this plugin: the only module that talks to it. What a person may not do, or cannot, is explained.
+"""The only module of this plugin that talks to the API server. It explains what a person may not do, or cannot.
 
-A pasted code passes through `hand_over_code` and nowhere else. Whatever goes wrong there, its error repeats nothing of
-the request or of the answer.
+A pasted code passes through `hand_over_code` and nowhere else. Errors there repeat nothing of the request or the answer.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Cluster:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def account(self, name: str, namespace: str | None = None) -> AccountView:
-        """The account; `NotFound` tells what it may be called instead."""
+        """The account; `NotFound` suggests similar names."""
         namespace = namespace or self.namespace
         try:
             return AccountView(self._get(name, namespace))
@@ -218,7 +217,7 @@ class Cluster:
         if isinstance(error, ReadTimeoutError) and self.timeouts is not None:
             seconds = f"{self.timeouts[1]:g} s"
             return Unreachable(
-                f"the API server {host} did not answer in {seconds}: is it well? --request-timeout waits longer"
+                f"the API server {host} did not answer in {seconds}: is it healthy? --request-timeout waits longer"
             )
         return Unreachable(f"the API server {host} cannot be reached: is it up, and is this the right --context?")
 

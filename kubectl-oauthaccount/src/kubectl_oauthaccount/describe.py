@@ -12,7 +12,7 @@ kubectl oauthaccount describe claude-1
 kubectl oauthaccount describe claude-1 -o json"""
 
 
-@command("describe", "show all about an account, and its history", EXAMPLES)
+@command("describe", "show everything about an account, and its history", EXAMPLES)
 @name
 @output
 def describe(options: ClusterOptions, name: str, output: str | None) -> None:

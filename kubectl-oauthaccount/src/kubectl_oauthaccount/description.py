@@ -1,4 +1,4 @@
-"""All about one account, as it is printed: what is asked, what is so, and what happened, in the order of time. Pure."""
+"""Everything about one account, for printing: spec, status, and history in chronological order. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One login, from the request to the account that works: what is asked of the operator, of the person and of the browser.
+"""One login, from the request to a working account: the dialogue with operator, person and browser.
 
-The code goes from the prompt, or from the browser, onto the object and nowhere else. What can be told of it here (that it
-is of another login) is told here, so that the same page can be copied from again; the rest the operator decides.
+The code goes from the prompt, or from the browser, onto the object and nowhere else. If it is surely wrong (it belongs to
+another login), this module says so, so that the person can copy from the same page again. The operator judges the rest.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Dialogue:
         self._refused = ""
 
     def run(self) -> AccountView:
-        """The account, logged in; raises when that is not to be."""
+        """The account, logged in; raises if the login fails."""
         account = self._ask_for_login()
         while True:
             login = account.login
@@ -134,7 +134,7 @@ class Dialogue:
         if problem := problem_with(code, state_of(login.url)):
             return problem
         if code == self._refused:  # the operator would not answer the same a second time
-            return "that is what was refused before: copy all that the page shows"
+            return "this is what was refused before: copy everything that the page shows"
         self._cluster.hand_over_code(self._account, code)
         self._refused = code  # if we ever ask again
         return ""
@@ -147,7 +147,9 @@ class Dialogue:
                 verdict = judge(before, account)
                 if verdict is not None:
                     return account, verdict.problem
-        said = account.message or account.condition(c.LOGIN_REQUIRED).get("message") or "nothing is known of the code"
+        said = (
+            account.message or account.condition(c.LOGIN_REQUIRED).get("message") or "nothing is known about the code"
+        )
         raise TimedOut(f"{before.name} was not logged in in time; it is {account.status_word}: {said}")
 
     def _seconds_left(self) -> float:

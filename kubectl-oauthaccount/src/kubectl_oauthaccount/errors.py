@@ -8,7 +8,7 @@ class PluginError(Exception):
 
 
 class UsageError(PluginError):
-    """The command was not called as its help says."""
+    """Wrong usage of the command."""
 
     exit_code = 2
 

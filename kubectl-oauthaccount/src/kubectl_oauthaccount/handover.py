@@ -1,7 +1,7 @@
-"""`import` and `adopt` give an account a credential that exists already; `orphans` lists those that `adopt` can take.
+"""`import` and `adopt` give an account an existing credential; `orphans` lists those that `adopt` can take.
 
-Each runs the operator's command of that name in its pod, through exec: the operator alone may read and store credentials. What that prints, and its exit code, are this
-command's. A credential is read here and goes into the command's standard input.
+Each runs the operator's command of that name in its pod, through exec: only the operator may read and store credentials. That
+command's output and exit code are this command's. A credential is read here and goes into its standard input.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _read(file: str) -> bytes:
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
     if not given.strip():
-        raise UsageError("there is no credential: what was given is empty")
+        raise UsageError("there is no credential: the input is empty")
     if len(given) > LARGEST_BYTES:
-        raise UsageError(f"that is no credential: it is larger than {LARGEST_MIB} MiB")
+        raise UsageError(f"this is not a credential: it is larger than {LARGEST_MIB} MiB")
     return given

@@ -1,4 +1,4 @@
-"""Text of the cluster is printed on a terminal, which must not take any of it for a command."""
+"""Cleans text from the cluster before it is printed, so that a terminal takes none of it for a command."""
 
 import json
 from typing import Any

@@ -1,6 +1,6 @@
-"""`key create`: a key by which a client proves to the proxy who it is. Made here, shown once, and known to nobody else.
+"""`key create`: a key with which a client proves to the proxy who it is. Made here, shown once, and known to nobody else.
 
-The proxy's configuration gets its digest. That is no secret: nobody finds 256 random bits by their SHA-256.
+The proxy's configuration gets its digest, which is not secret: nobody finds 256 random bits from their SHA-256.
 """
 
 from __future__ import annotations

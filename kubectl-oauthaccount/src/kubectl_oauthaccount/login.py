@@ -25,7 +25,7 @@ read-the-code | kubectl oauthaccount login claude-1    # the code from a program
 @command("login", "log an account in", EXAMPLES)
 @name
 @click.option("--no-browser", is_flag=True, help="only print the URL")
-@click.option("--paste", is_flag=True, help="ask for the code, also where the browser would come back to this machine")
+@click.option("--paste", is_flag=True, help="ask for the code, even if the browser would come back to this machine")
 @click.option("--force", is_flag=True, help="log in again although the account works")
 @timeout("10m", "how long to wait for the whole login")
 @output
@@ -56,7 +56,7 @@ def _refuse_what_is_in_vain(account: AccountView, terminal: Terminal, *, force: 
 
 def _say_that_none_is_needed(account: AccountView, terminal: Terminal) -> None:
     ready = account.condition(c.READY)
-    terminal.say(f"{account.name} needs no login: with grant WorkloadIdentity the operator gets its tokens by itself")
+    terminal.say(f"{account.name} needs no login: with grant WorkloadIdentity the operator gets its tokens on its own")
     terminal.say(f"Ready is {ready.get('status', 'Unknown')} ({account.status_word}): {ready.get('message', '')}")
 
 

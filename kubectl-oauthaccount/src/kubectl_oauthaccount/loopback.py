@@ -1,8 +1,8 @@
-"""The redirect to this machine (RFC 8252 7.3): where a login's page sends the browser back to a loopback address, it is
-awaited there, and nobody has to copy a code.
+"""Receives the redirect to this machine (RFC 8252 7.3): if a login's page sends the browser back to a loopback address, the
+plugin listens there, and nobody has to copy a code.
 
-Only loopback addresses are listened on, and only a request with the login's own `state` counts: any other program on this
-machine, and any page in the browser, can send requests here. Nothing that comes is logged or shown.
+It listens on loopback addresses only, and accepts only a request with the login's own `state`: any other program on this
+machine, and any page in the browser, can send requests here. It logs and shows nothing of what arrives.
 """
 
 import errno
@@ -31,7 +31,7 @@ PAGE = """<!doctype html>
 
 
 class PortTaken(Exception):
-    """Somebody else listens where the browser will come back to, or nobody may; the text says which."""
+    """The port that the browser will come back to is taken, or nobody may listen on it; the text says which."""
 
 
 class Callback:
@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         if not self.callback.take(url):
-            return self._answer(404, "Not found", "This is not the login that kubectl oauthaccount waits for.")
+            return self._answer(404, "Not found", "This is not the login that kubectl oauthaccount is waiting for.")
         if "error" in parse_qs(url.query):
             return self._answer(200, "Not logged in", "The login was refused. The terminal says how to go on.")
         return self._answer(200, "You can close this window", "The terminal says whether the account works.")

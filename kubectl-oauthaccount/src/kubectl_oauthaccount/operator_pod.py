@@ -44,7 +44,7 @@ def find_pod(cluster: Cluster) -> str:
 
 
 def why_silent(cluster: Cluster, namespace: str) -> str:
-    """What to look at when the operator does not answer: for the end of an error message, so it never fails."""
+    """What to check when the operator does not answer. It ends an error message, so it never fails."""
     namespace = namespace or cluster.namespace
     log = f"kubectl -n {namespace} logs -l {OPERATOR_SELECTOR}"
     try:
@@ -64,7 +64,7 @@ def run_in_pod(
     """Run it with `given` as its standard input, pass on what it prints as it comes; returns its exit code."""
     by_hand = f"-n {cluster.namespace} exec -i {pod} -c {container} -- {' '.join(command)}"
     if cluster.client.as_user is not None:  # which the client library would not pass on here
-        raise PluginError(f"exec as somebody else is not for this plugin; use kubectl --as=… {by_hand} < FILE")
+        raise PluginError(f"this plugin cannot exec as somebody else; use kubectl --as=… {by_hand} < FILE")
     channel = _open(cluster, pod, container, command)
     try:
         if channel.subprotocol != V5_CHANNEL_PROTOCOL:

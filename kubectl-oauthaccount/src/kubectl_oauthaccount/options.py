@@ -1,4 +1,4 @@
-"""What the commands' options have in common, named as kubectl names them, and what every command needs before it starts."""
+"""The options that commands share, named as kubectl names them, and what every command needs before it starts."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _cluster_options() -> list[click.Parameter]:
         option(
             "--as-group", "as_groups", metavar="GROUP", multiple=True, what="with --as: of this group; may be repeated"
         ),
-        option("--request-timeout", type=Duration(), what="how long one request may take (default 30s; 0: for ever)"),
+        option("--request-timeout", type=Duration(), what="how long one request may take (default 30s; 0: no limit)"),
     ]
 
 
@@ -241,7 +241,7 @@ def selection(all_of: str) -> Callable[[Function], Function]:
 def scope(function: Function) -> Function:
     """-l and -A, of a command that looks at several accounts."""
     every = click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="the accounts of all namespaces")
-    return click.option("-l", "--selector", metavar="LABELS", help="those with these labels, such as tier=gold")(
+    return click.option("-l", "--selector", metavar="LABELS", help="the accounts with these labels, such as tier=gold")(
         every(function)
     )
 

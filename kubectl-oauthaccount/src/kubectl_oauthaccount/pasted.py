@@ -1,6 +1,6 @@
-"""What a person copied from the provider's page: whether it is surely wrong, which is told before it leaves this machine.
+"""Checks whether what a person copied from the provider's page is surely wrong, before it leaves this machine.
 
-Everything else the operator judges: it forgives what copying adds, and nothing that it would take is refused here. No
+The operator judges everything else: it forgives what copying adds, and nothing that it would accept is refused here. No
 message repeats anything that was pasted.
 """
 
@@ -9,8 +9,8 @@ import unicodedata
 from urllib.parse import unquote
 
 REFUSED = "the page refused the login: open the URL again and approve"
-OF_ANOTHER_LOGIN = "that code is of another login: open the URL above, and copy what its page shows"
-WITHOUT_CODE = "that is not what the page shows, nor the URL that the browser ended at"
+OF_ANOTHER_LOGIN = "this code belongs to another login: open the URL above, and copy what its page shows"
+WITHOUT_CODE = "this is neither what the page shows nor the URL that the browser ended at"
 
 _ERROR, _CODE = re.compile(r"[?&#]error="), re.compile(r"[?&#]code=")
 

@@ -44,7 +44,7 @@ class Pool:
         self._version = ""
 
     def start(self) -> None:
-        """List, so that what cannot work is told at once; then follow in the background."""
+        """List, so that errors show at once; then follow in the background."""
         self.reload()
         threading.Thread(target=self._follow, name="watch", daemon=True).start()
 
@@ -57,7 +57,7 @@ class Pool:
         with self._lock:
             silent = self._clock() - self._heard
             trouble = self._trouble or ("the API server is silent" if silent > QUIET_SECONDS else "")
-            old = f"{trouble} (shown is what was seen {span(timedelta(seconds=silent))} ago)" if trouble else ""
+            old = f"{trouble} (this is the state of {span(timedelta(seconds=silent))} ago)" if trouble else ""
             return list(self._accounts.values()), old
 
     def _follow(self) -> None:
@@ -76,7 +76,7 @@ class Pool:
                 what = (
                     str(error)
                     if isinstance(error, PluginError)
-                    else f"the watch failed ({type(error).__name__}) and is begun anew"
+                    else f"the watch failed ({type(error).__name__}) and is being restarted"
                 )
                 self._tell(what)
             self._stopping.wait(pause)  # also after a watch that ended well: some server may end each at once

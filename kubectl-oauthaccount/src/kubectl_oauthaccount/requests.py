@@ -1,4 +1,4 @@
-"""What is asked of the operator by an annotation, and waiting until it has answered in status."""
+"""Sends requests to the operator by annotation, and waits until it has answered in status."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def suspend(options: ClusterOptions, which: Selection, output: str | None) -> No
     _set_all(options, which, output, suspend=True)
 
 
-@command("resume", "put suspended accounts to use again", EXAMPLES.format(word="resume"))
+@command("resume", "put suspended accounts back into use", EXAMPLES.format(word="resume"))
 @selection("every account")
 @output
 def resume(options: ClusterOptions, which: Selection, output: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The person's terminal: what is asked, what is said, and the browser.
+"""The person's terminal: prompts, output, and the browser.
 
 Results go to standard output, everything else to standard error. Without a terminal there are no colours and no spinner.
 What is asked for in secret is not echoed, and is read from standard input when that is not a terminal.
@@ -72,7 +72,7 @@ class Terminal:
     def confirms(self, question: str) -> bool:
         """Whether the person says yes. Where there is nobody to ask, `UsageError`: --yes says it beforehand."""
         if not self.is_interactive:
-            raise UsageError("standard input is no terminal, so nobody can be asked: --yes goes on without that")
+            raise UsageError("standard input is not a terminal, so nobody can be asked: use --yes")
         self._err.print(f"{question} [y/N] ", end="", soft_wrap=True, markup=False, highlight=False)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -1,4 +1,4 @@
-"""What an account's status tells of a login: what is in its way, and how it ended. Pure."""
+"""What an account's status says about a login: what blocks it, and how it ended. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ _HOPELESS = (c.UNKNOWN_PROVIDER, c.INVALID_PROFILE, c.INVALID_SPEC, c.STORAGE_UN
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What keeps a login from being opened. When it is final, waiting is in vain."""
+    """What keeps a login from being opened. If it is final, waiting is useless."""
 
     message: str
     is_final: bool

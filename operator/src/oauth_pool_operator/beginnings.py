@@ -1,6 +1,6 @@
-"""What a rotation may begin with: what each of them asks the provider for, and the credential that its answer makes.
+"""The ways to begin a rotation: what each asks the provider for, and the credential that the answer becomes.
 
-None does anything by itself. When it asks, for how long, and that its answer is kept, is the rotation's business.
+None acts on its own. The rotation decides when to ask and for how long, and stores the answer.
 """
 
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ from oauth_pool_operator.oauth.endpoint import TokenEndpoint
 
 @dataclass
 class Beginning:
-    """One question to the provider. `subject` is what is in trouble when it comes to nothing."""
+    """One request to the provider. `subject` is what is in trouble if it fails."""
 
     facts: Facts
 
@@ -138,7 +138,7 @@ class CodeExchange(Beginning):
         return await endpoint.exchange_code(self.code, self.session)
 
     async def demand(self, answer: TokenAnswer, endpoint: TokenEndpoint) -> None:
-        """`SubjectMismatch` when the grant is not of whom the account is for; it is then given back, if that is possible."""
+        """`SubjectMismatch` when the wrong person logged in; their grant is then revoked, if possible."""
         expected, actual = self.facts.account.spec.expected_subject, answer.subject
         if expected is None or (actual is not None and actual.casefold() == expected.casefold()):
             return
@@ -146,12 +146,12 @@ class CodeExchange(Beginning):
         try:
             await endpoint.revoke(answer.refresh_token or answer.access_token, self.facts.account.spec.grant)
         except (TokenEndpointUnavailable, ExchangeRejected) as error:
-            but = f", nor given back: {error}"
+            but = f", but could not be revoked: {error}"
         who = actual or "somebody whom the provider did not name"
-        raise SubjectMismatch(f"{who} logged in, but spec.expectedSubject is {expected}; that login was not taken{but}")
+        raise SubjectMismatch(f"{who} logged in, but spec.expectedSubject is {expected}; that login was refused{but}")
 
     def credential(self, answer: TokenAnswer, asked: datetime) -> Credential:
-        """A new grant has nothing of the one before; but that one is not left behind for ever."""
+        """A new grant takes nothing from the old one, but remembers to revoke it."""
         before, left = self.facts.credential, list[str]()
         if before is not None:
             left = [*before.to_revoke]
@@ -202,7 +202,7 @@ class DeviceOpening(Beginning):
 
 @dataclass
 class Revocation(Beginning):
-    """With grants that nobody needs any more (RFC 7009)."""
+    """With grants that are no longer needed (RFC 7009)."""
 
     subject = Subject.REVOCATION
     waiting = c.REVOCATION_FAILED

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("LOG_LEVEL", "info").lower(),
         help="env LOG_LEVEL; default info",
     )
-    parser.add_argument("--check", action="store_true", help="read the configuration, say what would run, and end")
+    parser.add_argument("--check", action="store_true", help="read the configuration, say what would run, and exit")
     commands.add_to(parser)
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('oauth-pool-operator')}")
     return parser
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check(path: Path, config: Config) -> int:
     """Say what would run and what would not; 1 when there is something to mend."""
     broken = config.broken_providers
-    lines = [f"{path}: {'not all of it can be used' if broken else 'ok'}"]
+    lines = [f"{path}: {'parts of it cannot be used' if broken else 'ok'}"]
     lines.append(f"namespace {config.operator.namespace}, index {config.operator.config_map}")
     lines.append(f"tokens {config.publication.tokens}")
     for name, profile in sorted(config.providers.items()):
@@ -118,7 +118,7 @@ def _what_ended_it(error: Exception) -> str:
     """In one line; where in the code that was goes to the log, without the errors' own texts."""
     causes = list(_unwrapped(error))
     for cause in causes:
-        log.error("where it ended: %s", "".join(traceback.format_tb(cause.__traceback__)))
+        log.error("where the operator failed: %s", "".join(traceback.format_tb(cause.__traceback__)))
     return "; ".join(dict.fromkeys(map(_named, causes)))
 
 
@@ -157,7 +157,7 @@ async def _run(config: Config) -> None:
     settings = config.operator
     log.info("starting oauth-pool-operator in namespace %s", settings.namespace)
     for name, problem in config.broken_providers.items():
-        log.error("provider %s cannot be used, and its accounts are Stalled until this is mended: %s", name, problem)
+        log.error("provider %s cannot be used, and its accounts are Stalled until this is fixed: %s", name, problem)
     if not (config.providers or config.broken_providers):
         log.warning(NO_PROVIDER)
     store = Store(settings.state_dir, settings.access_dir)
@@ -220,7 +220,7 @@ async def _look_at_volumes(store: Store, *, with_access: bool) -> None:
         try:
             await in_thread(probe)
         except StoreFailed as error:
-            log.error("%s; going on with what is there: no token is spent before its successor can be stored", error)
+            log.error("%s; going on without it: no token is spent before the next one can be stored", error)
 
 
 def now() -> datetime:

@@ -1,4 +1,4 @@
-"""The accounts as last observed, and what runs for all of them: the scheduler, the publishers and who looks after them."""
+"""The accounts as last observed, and the background tasks for all of them: scheduler, publishers, keeper, upkeep."""
 
 import asyncio
 import logging
@@ -68,7 +68,7 @@ class Controller:
         self.pulse = WatchPulse()
         self._known: dict[str, _Known] = {}
         self._is_served = self._is_leaving = False
-        self._why_not_served = "nothing was listed yet"
+        self._why_not_served = "nothing has been listed yet"
         self._last_has_gone = asyncio.Event()
         self.scheduler = Scheduler(
             self._reconcile, clock=clock, elapsed=elapsed, name_of=self._name_of, may_start=lambda: leadership.leads
@@ -114,7 +114,7 @@ class Controller:
         self.scheduler.wake(uid)
 
     def observe_gone(self, uid: str) -> None:
-        """The object is not there any more, whoever removed our finalizer: what we hold of it goes, too."""
+        """The object is gone, whoever removed our finalizer: what we hold for it goes, too."""
         known = self._known[uid]
         self._take(known, msgspec.structs.replace(known.account, deleting=True, finalizers=[]))
 
@@ -198,7 +198,7 @@ class Controller:
         if not self._is_served:
             return self._why_not_served
         if not self._leadership.leads:
-            return self._leadership.why_not or "it has not looked at the Lease for too long"
+            return self._leadership.why_not or "it has not checked the Lease for too long"
         return self._store.state_volume.why_silent or self._store.access_volume.why_silent or self.why_deaf()
 
     async def wait_until_served(self) -> None:
@@ -257,19 +257,19 @@ class Controller:
             async with asyncio.timeout(LOOK_SECONDS):
                 return self._leadership.leads and await self._cluster.is_being_deleted()
         except (httpx2.HTTPError, TimeoutError) as error:
-            log.debug("nobody says whether the namespace is being deleted: %s", describe(error))
+            log.debug("it is not known whether the namespace is being deleted: %s", describe(error))
             if is_forbidden(error):
                 log.error(
-                    "the API server lets this operator do nothing any more: if the namespace is being deleted, the finalizers "
-                    "of its %d accounts stay until somebody takes them off (oauthaccounts, metadata.finalizers)",
+                    "the API server no longer lets this operator do anything: if the namespace is being deleted, the finalizers "
+                    "of its %d accounts stay until somebody removes them (oauthaccounts, metadata.finalizers)",
                     len(self._known),
                 )
             return False
 
     async def _let_go(self, grace: float) -> None:
-        """Remove all accounts as if they were deleted, which they are about to be: of a namespace, the pods go first, and
-        nobody would be left to take the finalizers off."""
-        log.warning("the namespace is being deleted: letting go of its %d accounts", len(self._known))
+        """Remove all accounts as if they were deleted, which they are about to be: a namespace's pods go first, and nobody
+        would be left to remove the finalizers."""
+        log.warning("the namespace is being deleted: releasing its %d accounts", len(self._known))
         self._is_leaving = True
         self._last_has_gone.clear()
         self._look_at_all()
@@ -277,7 +277,7 @@ class Controller:
             async with asyncio.timeout(grace):
                 await self._last_has_gone.wait()
         for known in self._known.values():
-            log.error("%s: was not let go in time, and its finalizer stays", known.account.name)
+            log.error("%s: was not released in time, and its finalizer stays", known.account.name)
 
     async def _as_if_deleted(self, account: Account) -> Account:
         found = await self._cluster.account(account.name)

@@ -13,9 +13,9 @@ class ConfigError(Exception):
 
 class TokenEndpointUnavailable(Exception):
     """Transient: the token endpoint did not answer, was cut off, answered 429 or 5xx, or something else answered in its
-    place (a firewall's page has no OAuth error). Try again later; a code is as good as before.
+    place (a firewall's page has no OAuth error). Try again later; a code is still good.
 
-    With `may_be_done`, the request may have been carried out although no answer came: a refresh token may be redeemed.
+    With `may_be_done`, the request may have been carried out although no answer came: a refresh token may be spent.
     """
 
     def __init__(
@@ -29,29 +29,29 @@ class TokenEndpointUnavailable(Exception):
 
 
 class ProviderHeld(TokenEndpointUnavailable):
-    """The provider has told us to wait, be it about another account; nothing was sent."""
+    """The provider asked us to wait, perhaps for another account; nothing was sent."""
 
     def __init__(self, wait: timedelta) -> None:
-        super().__init__("the provider has asked us to wait", may_be_done=False, retry_after=wait)
+        super().__init__("the provider asked us to wait", may_be_done=False, retry_after=wait)
         self.is_throttled = False  # it is the one wait, not one more
 
 
 class NotInCharge(Exception):
-    """This operator must not begin anything: it is ending, or another one works."""
+    """This operator must not begin anything: it is shutting down, or another operator works."""
 
 
 class CalledOff(Exception):
-    """Nobody wants it any more, and nothing was asked for; or it has come to its end in another way than by a token."""
+    """It is no longer wanted, and nothing was sent; or it ended some other way than with a token."""
 
 
 class GrantRejected(Exception):
-    """`invalid_grant` (RFC 6749 5.2), or what other words a provider has for it: the code or refresh token is dead; only a
-    new login helps."""
+    """`invalid_grant` (RFC 6749 5.2), or a provider's other error for it: the code or refresh token is dead; only a new
+    login helps."""
 
 
 class ExchangeRejected(Exception):
-    """Any other refusal of the token endpoint (RFC 6749 5.2): a configuration mistake, or a dead grant in words that
-    nobody knows (`may_be_the_grant`)."""
+    """Any other refusal by the token endpoint (RFC 6749 5.2): a configuration mistake, or a dead grant with an unknown
+    error (`may_be_the_grant`)."""
 
     def __init__(self, message: str, *, word: str = "") -> None:
         super().__init__(message)
@@ -75,7 +75,7 @@ class UnusableAnswer(ExchangeRejected):
 
 
 class AuthorizationPending(Exception):
-    """The person has not decided yet about a device's login (RFC 8628 3.5): ask again, later if `slow_down`."""
+    """The person has not yet decided about a device login (RFC 8628 3.5): ask again, less often if `slow_down`."""
 
     def __init__(self, *, slow_down: bool) -> None:
         super().__init__("slow_down" if slow_down else "authorization_pending")
@@ -83,7 +83,7 @@ class AuthorizationPending(Exception):
 
 
 class AuthorizationEnded(Exception):
-    """A device's login will come to nothing (RFC 8628 3.5): the person said no, or was not in time (`has_expired`)."""
+    """A device login has failed (RFC 8628 3.5): the person declined, or was too late (`has_expired`)."""
 
     def __init__(self, *, has_expired: bool) -> None:
         super().__init__("expired_token" if has_expired else "access_denied")
@@ -91,7 +91,7 @@ class AuthorizationEnded(Exception):
 
 
 class SubjectMismatch(Exception):
-    """Somebody logged in whom the account is not for; what they were granted is not used."""
+    """The wrong person logged in; their grant is not used."""
 
 
 class ServiceAccountTokenRefused(Exception):
@@ -115,7 +115,7 @@ class IndexFull(Exception):
 
 
 class TokensFull(Exception):
-    """The ConfigMaps have no room for an account's access token, sealed to every proxy. Some may have it all the same."""
+    """The ConfigMaps have no room for an account's access token, sealed to every proxy. Some proxies may still have it."""
 
     def __init__(self, message: str, *, nobody_has_it: bool) -> None:
         super().__init__(message)
@@ -123,7 +123,7 @@ class TokensFull(Exception):
 
 
 class ClusterUnavailable(Exception):
-    """The API server did not take the index or the status. Tokens are refreshed all the same: `next_check` says when."""
+    """The API server did not take the index or the status. Tokens are still refreshed: `next_check` says when."""
 
     def __init__(self, next_check: datetime) -> None:
         super().__init__("the API server did not take the index or the status")
@@ -142,5 +142,5 @@ _OURS = (
 
 
 def text_of(error: Exception) -> str:
-    """For a person. Our own errors' texts are made to be read; those of others may quote what was received."""
+    """For a person. Our own errors' texts are meant to be read; those of others may quote what was received."""
     return str(error) if isinstance(error, _OURS) else f"unexpected {type(error).__name__}"

@@ -1,4 +1,4 @@
-"""What is known of an account: the state volume, the rotation that is under way, and what is remembered of failures."""
+"""Gathers what is known about an account: the state volume, the rotation in progress, and past failures."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ class Gathering:
         self._clock = clock
 
     async def gather(self, account: Account, memory: Memory) -> Facts:
-        """What is known. Whether a rotation is under way is looked at first: what is read afterwards may be overtaken by it."""
+        """What is known. Checks for a rotation in progress first: it may overtake what is read afterwards."""
         is_rotating = self._rotations.of(account.uid) is not None
         facts = Facts(account, self._clock(), is_rotating=is_rotating)
         try:
@@ -62,14 +62,14 @@ class Gathering:
         return self._with_memory(facts, memory)
 
     async def remember(self, facts: Facts, memory: Memory) -> Facts:
-        """On the disk: a crash loop must not ask a provider that has told us to wait. Best effort."""
+        """Store it: a crash loop must not ask a provider that asked us to wait. Best effort."""
         if facts.is_unread or (waits := memory.waits()) == memory.saved:
             return facts
         if waits.says_something or (memory.saved is not None and memory.saved.says_something):
             try:
                 await in_thread(self._store.save_waits, facts.account.uid, waits)
             except StoreFailed as error:
-                log.debug("%s: what it waits for is not on the disk: %s", facts.account.name, error)
+                log.debug("%s: what it waits for is not on disk: %s", facts.account.name, error)
                 return facts
         memory.saved = waits
         return facts
@@ -82,7 +82,7 @@ class Gathering:
                 waits = await in_thread(self._store.waits, account.uid)
                 memory.restore(waits if waits is not None else Waits())
             except StoreCorrupt as error:
-                log.warning("%s: %s; what it says of waiting is forgotten", account.name, error)
+                log.warning("%s: %s; what it says about waiting is forgotten", account.name, error)
                 memory.saved = Waits()
             for trouble in memory.troubles().values():
                 if trouble.is_held:
@@ -148,7 +148,7 @@ class Gathering:
         try:
             return await in_thread(self._store.journal, facts.account.uid)
         except StoreCorrupt as error:
-            log.error("%s: %s; taken for a refresh of unknown outcome", facts.account.name, error)
+            log.error("%s: %s; treated as a refresh of unknown outcome", facts.account.name, error)
             return Journal.of(credential, facts.now)
 
     async def _take_rescued(
@@ -171,7 +171,7 @@ class Gathering:
         provider = account.spec.provider
         if account.spec_problem:
             what = f"this operator cannot read its spec: {account.spec_problem}"
-            message = f"{what}; correct it, or run the operator that belongs to the cluster's CRD"
+            message = f"{what}; correct it, or run the version of the operator that matches the cluster's CRD"
             return Trouble(c.INVALID_SPEC, message, NEVER, is_stalled=True)
         if (problem := self._broken_profiles.get(provider)) is not None:
             message = f"the operator cannot use its profile of provider {provider!r}: {problem}"
@@ -205,7 +205,7 @@ def _follows(kept: Credential, stored: Credential | None) -> bool:
 
 def _about_rescued(names: tuple[str, ...]) -> Trouble:
     message = (
-        f"a token that was granted could not take its place, because a newer credential was there; it is kept as "
-        f"{', '.join(names)}: remove that when the account works"
+        f"a granted token could not be stored in its place, because a newer credential was there; it is kept as "
+        f"{', '.join(names)}: remove that file when the account works"
     )
     return Trouble(c.TOKEN_RESCUED, message, NEVER, is_stalled=True)

@@ -89,6 +89,6 @@ class Keeper:
         try:
             await looking
         except (httpx2.HTTPError, TimeoutError) as error:
-            log.debug("%s: not looked at: %s", what, describe(error))
+            log.debug("%s: not checked: %s", what, describe(error))
         except Exception as error:  # noqa: BLE001 (a look that fails ends nothing: the next one is soon)
-            log.error("%s: not looked at: unexpected %s", what, type(error).__name__)
+            log.error("%s: not checked: unexpected %s", what, type(error).__name__)

@@ -88,7 +88,7 @@ class PoolCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         counts = self._count()
         yield _gauge("pool_logins_open", "Login sessions that wait for a person", counts.logins_open)
-        yield _gauge("pool_reconciles_due", "Accounts that are due and not yet looked at", counts.reconciles_due)
+        yield _gauge("pool_reconciles_due", "Accounts whose reconcile is due and has not begun", counts.reconciles_due)
         yield _gauge("pool_reconciles_in_flight", "Accounts that are being reconciled", counts.reconciles_in_flight)
         yield _gauge(
             "pool_token_requests_waiting", "Accounts that wait for their turn to ask", counts.token_requests_waiting
@@ -141,7 +141,7 @@ def _proxies(by_state: Mapping[str, int]) -> GaugeMetricFamily:
 def _held(until: Mapping[str, datetime | None]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "pool_provider_held_until_timestamp_seconds",
-        "Until when the provider is left alone, which has asked for that (Unix time); 0 when it is not",
+        "Until when the operator waits, because the provider asked for it (Unix time); 0 when it does not",
         labels=["provider"],
     )
     for provider, instant in until.items():
@@ -152,7 +152,7 @@ def _held(until: Mapping[str, datetime | None]) -> GaugeMetricFamily:
 def _volumes(unanswered: Mapping[str, float]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "pool_volume_unanswered_seconds",
-        "Age of the oldest call of the volume that has not returned",
+        "Age of the oldest call to the volume that has not returned",
         labels=["volume"],
     )
     for volume, seconds in unanswered.items():

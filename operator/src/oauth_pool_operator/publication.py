@@ -1,7 +1,7 @@
-"""What others hear of an account: access token and pool index for proxies, status and Events for people.
+"""Publishes an account: access token and pool index for proxies, status and Events for people.
 
-The only publisher, and only reconciles call it. Each is written only when it differs from what is there. What a proxy is sent
-to is there before it is sent.
+Only reconciles call it. It writes only what differs from what is there. A proxy is told of a token only after the token is
+there.
 """
 
 import logging

@@ -1,12 +1,11 @@
-"""One account, from what is there to what should be: the steps, in order.
+"""Reconciles one account: the steps, in order.
 
     finalizer -> gather -> settle -> import -> log out -> log in -> begin a rotation -> access token -> clear cooldown
         -> index -> status and Events -> remember
 
-Every step is safe to run twice, and a crash between any two leaves something that the next run completes. None of them waits
-for a provider: what has to be asked there is asked by a rotation (`rotation`), beside the reconciles, which begin it and go on.
-What goes wrong is a trouble of its subject and ends in a condition. A step that raises something else costs the others
-nothing: they have their turn, and the scheduler calls again.
+Every step is safe to run twice, and after a crash between any two, the next run completes the work. No step waits for a
+provider: a rotation (`rotation`) asks it, beside the reconciles, which begin it and go on. A failure becomes the trouble of its
+subject, and ends in a condition. If a step raises something else, the other steps still run, and the scheduler calls again.
 """
 
 import logging
@@ -141,7 +140,7 @@ class Reconciler:
         """What became of the last rotation: of a refresh, the disk and the memory say it; of a login, what the person reads."""
         uid = facts.account.uid
         if facts.refresh_is_wanted and self._has_nothing_to_refresh(facts):
-            log.warning("%s: a refresh was asked for, and there is nothing to refresh with", facts.account.name)
+            log.warning("%s: a refresh was requested, but there is nothing to refresh with", facts.account.name)
             memory.handled_refresh = facts.account.refresh_request
             facts = replace(facts, refreshed=memory.handled_refresh)
         if facts.is_rotating or (outcome := self.rotations.outcome(uid)) is None:
@@ -177,7 +176,7 @@ class Reconciler:
         if not account.logout_request or facts.is_rotating or facts.is_unread:
             return facts
         if not account.has_login:
-            log.warning("%s: a logout was asked for, but its grant stores no login", account.name)
+            log.warning("%s: a logout was requested, but its grant stores no login", account.name)
         elif credential is not None and credential.dead != c.LOGGED_OUT:
             lives = credential.dead is None and credential.refresh_token is not None
             left = (*credential.to_revoke, *((credential.refresh_token,) if lives and credential.refresh_token else ()))
@@ -188,7 +187,7 @@ class Reconciler:
                 await in_thread(self._store.save_credential, account.uid, credential, replaces=credential.generation)
             except (StoreFailed, StoreConflict) as error:
                 return self._storage_failed(facts, memory, error)
-            log.warning("%s: is logged out, as asked for", account.name)
+            log.warning("%s: logged out, as requested", account.name)
         return replace(facts, credential=credential, logged_out=account.logout_request)
 
     async def _log_in(self, facts: Facts, memory: Memory) -> Facts:
@@ -269,7 +268,7 @@ class Reconciler:
                 memory[subject].reset()
 
     def _nothing_due(self, facts: Facts, memory: Memory) -> Facts:
-        """What failed and is not wanted any more is no trouble; nor is a disk that works again."""
+        """A failure of something no longer wanted is no trouble; nor is a disk that works again."""
         if facts.is_unread:
             return facts
         over = [] if memory[Subject.STORAGE].is_on(facts.now) else [Subject.STORAGE]
@@ -284,7 +283,7 @@ class Reconciler:
     # --- publish -----------------------------------------------------------------------------------------------------
 
     async def _publish(self, facts: Facts, memory: Memory) -> Facts:
-        """Whoever is told of a token can have it by then: access token, then index, then status."""
+        """In an order in which nobody is told of a token that is not there yet: access token, index, status."""
         facts = await self._publication.deliver(facts, memory)
         facts = await self._clear_cooldown(facts)
         facts = await self._publication.update_index(facts)
@@ -298,11 +297,11 @@ class Reconciler:
             return facts
         while reporters := [report.reporter for report in account.reports if begins_cooldown(report)]:
             account = await self._cluster.remove_reports(account, reporters)
-        log.info("%s: its cooldown is cleared, as asked for", account.name)
+        log.info("%s: cooldown cleared, as requested", account.name)
         return replace(facts, account=account, cleared=request)
 
     async def _prune_reports(self, facts: Facts) -> Account:
-        """Remove reports that say nothing any more, so that those of replicas which are gone do not pile up."""
+        """Remove stale reports, so that those of replicas that are gone do not pile up."""
         if not (stale := policies.stale_reports(facts)):
             return facts.account
         log.debug("%s: removing old reports of %s", facts.account.name, ", ".join(stale))

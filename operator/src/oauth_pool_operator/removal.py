@@ -1,4 +1,4 @@
-"""A deleted account, from the first look until it may go: what is held of it, in the order in which it must go."""
+"""Removes what the operator holds for a deleted account, in the order in which it must go."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
 
-# After this time of trying, everything has one last try, and the object goes: within 30 s in all, whatever fails or hangs.
+# After this time, each step gets one last attempt, and the object goes: within 30 s in all, whatever fails or hangs.
 REMOVAL_SECONDS = 20.0
 REMOVAL_RETRY = timedelta(seconds=2)
 # No step may take all the time of the others.
@@ -32,7 +32,7 @@ STEP_SECONDS = 9.0
 
 
 class Step(NamedTuple):
-    """Something that has to go; `last_seconds` is how long its last try may take."""
+    """One thing to remove; `last_seconds` is how long its last attempt may take."""
 
     do: Callable[[Account], Awaitable[None]]
     last_seconds: float = 1.0
@@ -78,7 +78,7 @@ class Removal:
                 if left > 0:
                     log.warning("%s: its removal is not complete: %s", account.name, why)
                     return self._clock() + REMOVAL_RETRY
-                log.error("%s: let go although its removal is not complete: %s", account.name, why)
+                log.error("%s: released although its removal is not complete: %s", account.name, why)
         self._rotations.forget(account.uid)
         metrics.forget(account.name)
         await self._remove_finalizer(account)

@@ -1,4 +1,4 @@
-"""The life of a token: how one comes to be, and how it is replaced, so that nothing that is killed, raises or hangs loses one.
+"""Obtains and replaces a token, so that none is lost, whatever is killed, raises or hangs.
 
     idle ─────▶ reserved ─────▶ asked ─────▶ answered ─────▶ stored ─────▶ published
     waits for   a journal, and  the request  what came is    on the disk,  by the reconcile
@@ -13,9 +13,9 @@
     doubted      `invalid_grant`: asked once more, and dead only if that is answered the same
     rescued      somebody has stored a newer credential meanwhile: the answer is written beside it
 
-A rotation is a task of its account beside its reconciles, at most one at a time, and begun by them. It holds the turn at the
-endpoint until it is answered, which takes little more than `timeout_secs` at most. It raises nothing: what became of it is its `outcome`, the
-account's `Memory`, and the disk. What it begins with is in `beginnings`.
+A rotation is a task that runs beside its account's reconciles, which begin it; there is at most one per account. It holds its
+turn at the endpoint until it is answered, for little more than `timeout_secs` at most. It raises nothing: its result is in its
+`outcome`, the account's `Memory`, and on disk. `beginnings` has the ways to begin one.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ class Tools:
 
 
 async def put(store: Store, account: Account, credential: Credential, *, replaces: Credential | None) -> None:
-    """On the disk, with whose it is: for what has a copy elsewhere, and for what a rotation does not give up on."""
+    """Store a credential, with its owner: one that has a copy elsewhere, or that a rotation does not give up on."""
     generation = replaces.generation if replaces is not None else 0
     await in_thread(store.save_credential, account.uid, credential, replaces=generation)
     owner = Owner(account.name, account.namespace, account.spec.provider, account.spec.grant)
@@ -124,18 +124,18 @@ class Rotation:
         return self._task
 
     def call_off(self) -> None:
-        """Ask for nothing any more, if nothing was asked for yet."""
+        """Send nothing, if nothing was sent yet."""
         self._is_called_off = True
         if self._is_waiting and self._task is not None:
             self._task.cancel()
 
     def withdraw(self) -> None:
-        """Nobody wants it for now: call it off, if it still waits for its turn."""
+        """It is not wanted for now: call it off, if it still waits for its turn."""
         if self._is_waiting:
             self.call_off()
 
     def give_back(self) -> None:
-        """Nobody wants what comes of it: revoke it instead of storing it."""
+        """Its result is not wanted: revoke the token instead of storing it."""
         self.call_off()
         self._is_unwanted = True
 
@@ -245,7 +245,7 @@ class Rotation:
             self.stage = Stage.STORED
 
     def _has_a_new_token(self) -> None:
-        """What was known of the one before is of no use."""
+        """Forget what was known about the previous token."""
         memory, facts = self._memory, self.beginning.facts
         memory.reserved = memory.doubted = ""
         memory.refusals, memory.refused_since = 0, None
@@ -254,7 +254,7 @@ class Rotation:
             memory.last_forced_refresh = self.asked
 
     async def _store(self, credential: Credential) -> None:
-        """On the disk, with whose it is. Does not give up: what is to be stored may exist nowhere else."""
+        """Store it, with its owner. Does not give up: this credential may exist nowhere else."""
         rescued = ""
         while not self._is_unwanted:
             try:
@@ -291,7 +291,9 @@ class Rotation:
             name = await in_thread(self._tools.store.rescue, self._account.uid, credential, self.asked)
             log.error("%s: the new credential is kept as %s", self._account.name, name)
         except Exception as error:  # noqa: BLE001 (it is tried again)
-            log.error("%s: the new credential cannot be kept beside either: %s", self._account.name, text_of(error))
+            log.error(
+                "%s: the new credential cannot be kept in a file beside either: %s", self._account.name, text_of(error)
+            )
             return ""
         return name
 
@@ -307,14 +309,14 @@ class Rotation:
         try:
             await self._endpoint.revoke(credential.refresh_token or credential.access_token, self._account.spec.grant)
             self.was_given_back = True
-            log.info("%s: what came too late was given back", self._account.name)
+            log.info("%s: a token that came too late was revoked", self._account.name)
         except (TokenEndpointUnavailable, ExchangeRejected) as error:
-            log.warning("%s: what came too late was not given back: %s", self._account.name, error)
+            log.warning("%s: a token that came too late was not revoked: %s", self._account.name, error)
 
     async def _forget_revoked(self) -> None:
         credential = msgspec.structs.replace(self._credential, to_revoke=())
         await self._save(credential)
-        log.info("%s: a grant that nobody needs any more is given back", self._account.name)
+        log.info("%s: a grant that is no longer needed was revoked", self._account.name)
 
     # --- of whom -----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The rotations that are under way, at most one of an account; and what became of those that no reconcile has heard of yet."""
+"""The rotations in progress, at most one per account, and the outcomes that no reconcile has seen yet."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Rotations:
-    """Begins them. `on_news` is told the UID of an account at which a reconcile should look."""
+    """Begins them. Calls `on_news` with the UID of an account that a reconcile should look at."""
 
     def __init__(self, tools: Tools, *, on_news: Callable[[str], None] = lambda _: None) -> None:
         self.on_news = on_news
@@ -47,7 +47,7 @@ class Rotations:
         self._outcomes.pop(uid, None)
 
     def forget(self, uid: str) -> None:
-        """The account is gone. A rotation that still runs comes to its end by itself."""
+        """The account is gone. A rotation that still runs ends on its own."""
         self._outcomes.pop(uid, None)
 
     async def ended(self, uid: str) -> None:

@@ -1,8 +1,8 @@
-"""When each account is reconciled: at once when something happened, and again when it is due.
+"""Schedules the reconciles of all accounts: at once when something happened, and again when one is due.
 
-One task with a heap of due times for all accounts. An account is never reconciled twice at a time; what happens meanwhile
-is looked at once more afterwards. An unexpected failure is tried again, later each time. Due times are instants of the wall
-clock: when that is set back, everybody is looked at, so that nobody waits for a time that was meant to be now.
+One task has a heap of due times for all accounts. An account never has two reconciles at a time; if something happens
+meanwhile, it is reconciled once more afterwards. An unexpected failure is retried, later each time. Due times are wall-clock
+times: when the clock is set back, every account is checked, so that none waits for a time that has passed.
 """
 
 import asyncio
@@ -129,7 +129,7 @@ class Scheduler:
     def _notice_a_set_clock(self) -> None:
         started = self._clock().timestamp() - self._elapsed()
         if started < self._started - SET_BACK_SECONDS:
-            log.warning("the clock was set back by %.0f s; looking at all accounts", self._started - started)
+            log.warning("the clock was set back by %.0f s; checking all accounts", self._started - started)
             for uid in self._entries:
                 self.wake(uid)
         self._started = started

@@ -1,4 +1,4 @@
-"""Secrets that the configuration names by file. They are read anew for every use, so a file that is replaced counts at once."""
+"""Secrets that the configuration names by file. Each use reads the file again, so a replaced file counts at once."""
 
 import os
 from pathlib import Path

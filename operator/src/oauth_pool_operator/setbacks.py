@@ -1,6 +1,6 @@
-"""What follows when a rotation comes to nothing: when it is tried again, and what a person reads until then.
+"""What follows when a rotation fails: when it is tried again, and what a person reads until then.
 
-What became of a login's code is not decided here: the person reads of that, and the next reconcile says what.
+This module does not decide about a login's code: the next reconcile tells the person what happened to it.
 """
 
 import logging
@@ -37,14 +37,14 @@ from oauth_pool_operator.storage.store import Store, in_thread
 
 log = logging.getLogger(__name__)
 
-# After an `invalid_grant`: what was the provider's mistake has passed by then, or it has not.
+# After an `invalid_grant`: if it was the provider's mistake, it may be over by then.
 SECOND_OPINION = timedelta(seconds=15)
-MOST_REVOCATIONS = 8  # tries; afterwards a grant that nobody needs is left to the provider
+MOST_REVOCATIONS = 8  # attempts; then the operator gives up on revoking the grant
 
 
 @dataclass
 class Setbacks:
-    """Those of one rotation. `save` stores a credential in place of the one that it began with."""
+    """The setbacks of one rotation. `save` stores a credential in place of the one that it began with."""
 
     beginning: Beginning
     memory: Memory
@@ -54,7 +54,7 @@ class Setbacks:
     save: Callable[[Credential], Awaitable[None]]
 
     async def follow(self, error: Exception, subject: Subject, *, was_asked: bool) -> None:
-        """`subject` is what the error is about, if it does not say so itself."""
+        """`subject` says what failed, if the error does not."""
         if isinstance(error, NotInCharge | CalledOff):
             return
         if isinstance(self.beginning, CodeExchange) and _is_verdict(error):
@@ -79,12 +79,12 @@ class Setbacks:
         return error
 
     async def _rejected(self, error: GrantRejected) -> Exception:
-        """`invalid_grant`: dead only if what was sent is still what is stored, and if it is said twice."""
+        """`invalid_grant`: dead only if the token that was sent is still the stored one, and the provider says so twice."""
         facts, memory, sent = self.beginning.facts, self.memory, self._sent
         stored = await in_thread(self.store.credential, self.beginning.facts.account.uid)
         if stored is not None and stored.refresh_token != sent.refresh_token:
             log.warning(
-                "%s: the refresh token was replaced meanwhile; going on with the newer",
+                "%s: the refresh token was replaced meanwhile; going on with the newer one",
                 self.beginning.facts.account.name,
             )
             await in_thread(self.store.end_journal, self.beginning.facts.account.uid)
@@ -107,12 +107,12 @@ class Setbacks:
         return CalledOff()
 
     async def _revocation_failed(self, error: Exception) -> Exception:
-        """A refusal is not worth another try, nor is a provider that does not answer for long."""
+        """Neither a refusal nor a provider that has long been silent is worth another attempt."""
         is_refused = isinstance(error, ExchangeRejected | GrantRejected)
         if not is_refused and self.memory[Subject.REVOCATION].failures < MOST_REVOCATIONS:
             return error
         log.warning(
-            "%s: a grant that nobody needs is left to the provider: %s",
+            "%s: a grant that is no longer needed could not be revoked; giving up: %s",
             self.beginning.facts.account.name,
             text_of(error),
         )
@@ -143,7 +143,7 @@ class Setbacks:
         log.warning("%s: %s: %s", self.beginning.facts.account.name, what, trouble.message)
 
     def _kind_of(self, error: Exception, about: Subject) -> tuple[Subject, str, bool]:
-        """Whose trouble it is, its reason, and whether a person has to change something."""
+        """Which subject has the trouble, its reason, and whether a person has to change something."""
         if isinstance(error, _Doubted):
             return Subject.REFRESH, c.GRANT_DOUBTED, False
         if isinstance(error, TokenEndpointUnavailable):
@@ -156,9 +156,7 @@ class Setbacks:
             return Subject.STORAGE, c.STORAGE_UNAVAILABLE, True
         # the traceback names code, not data; the error's own text may quote what was received
         where = "".join(traceback.format_tb(error.__traceback__))
-        log.error(
-            "%s: an error that nobody expects: %s\n%s", self.beginning.facts.account.name, type(error).__name__, where
-        )
+        log.error("%s: unexpected error: %s\n%s", self.beginning.facts.account.name, type(error).__name__, where)
         return about, c.UNEXPECTED, True
 
     @property
@@ -171,11 +169,11 @@ class _Doubted(GrantRejected):
     """The provider has said once that the grant is dead."""
 
     def __init__(self, error: GrantRejected) -> None:
-        super().__init__(f"{error}, and is asked once more before anybody has to log in")
+        super().__init__(f"{error}; it is asked once more before anybody has to log in")
 
 
 def _is_verdict(error: Exception) -> bool:
-    """About a code: the provider, or we, have judged it, or the person has yet to decide."""
+    """For a code: the provider or we have judged it, or the person has yet to decide."""
     verdicts = GrantRejected | ExchangeRejected | AuthorizationPending | AuthorizationEnded | SubjectMismatch
     return isinstance(error, verdicts)
 

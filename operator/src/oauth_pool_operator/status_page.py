@@ -1,6 +1,6 @@
-"""What the operator last saw of its accounts, as cards of the status page, and the server that has it beside `/metrics`.
+"""Turns the accounts as last seen into cards of the status page, and serves the page beside `/metrics`.
 
-What is shown is what `kubectl get oauthaccounts` shows: no login link, and nothing that an object's reader would not see.
+It shows what `kubectl get oauthaccounts` shows: no login link, and nothing that a reader of the objects would not see.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What is looked at from time to time, whatever events say: the list of accounts, the access files, folders without an account."""
+"""Checks regularly, whatever events say: the list of accounts, the access files, folders without an account."""
 
 import asyncio
 import logging
@@ -83,30 +83,30 @@ class Upkeep:
         except (httpx2.HTTPError, TimeoutError) as error:
             log.debug("the accounts were not compared with the list: %s", describe(error))
         except StoreFailed as error:
-            log.warning("the folders of the state volume were not looked at: %s", error)
+            log.warning("the folders of the state volume were not checked: %s", error)
         except Exception as error:  # noqa: BLE001 (a look that fails ends nothing: the next one is soon)
-            log.error("the accounts and their folders were not looked at: unexpected %s", type(error).__name__)
+            log.error("the accounts and their folders were not checked: unexpected %s", type(error).__name__)
 
     async def look_at_access_files(self) -> None:
         """Have accounts looked at whose access files somebody touched."""
         try:
             touched = await in_thread(self._store.touched_access_files)
         except StoreFailed as error:
-            log.warning("the access files were not looked at: %s", error)
+            log.warning("the access files were not checked: %s", error)
             return
         except Exception as error:  # noqa: BLE001 (as above)
-            log.error("the access files were not looked at: unexpected %s", type(error).__name__)
+            log.error("the access files were not checked: unexpected %s", type(error).__name__)
             return
         for uid in touched:
             if (account := self._roll.known(uid)) is not None:
-                log.warning("%s: somebody else touched its access file; looking at it", account.name)
+                log.warning("%s: somebody else touched its access file; checking it", account.name)
                 self._roll.wake(uid)
 
     def _say_if_deaf(self) -> None:
         deaf = self._roll.why_deaf()
         if deaf and not self._said:
             log.error(
-                "%s: new accounts and pasted codes are seen late; the Role needs list and watch on %s", deaf, PLURAL
+                "%s: new accounts and pasted codes are noticed late; the Role needs list and watch on %s", deaf, PLURAL
             )
         self._said = deaf
 
@@ -116,7 +116,7 @@ class Upkeep:
         listed = {body["metadata"]["uid"]: body for body in await self._cluster.listed()}
         for uid in before - listed.keys():
             if (account := self._roll.known(uid)) is not None:
-                log.warning("%s: it is gone, and the watch has not told", account.name)
+                log.warning("%s: it is gone, but the watch did not say so", account.name)
                 self._roll.observe_gone(uid)
         for uid, body in listed.items():
             account = self._roll.known(uid)
@@ -135,7 +135,7 @@ class Upkeep:
             if one.since is None and one.is_of(namespace):
                 log.warning(
                     "folder %s: no account owns it (%s); it is removed in %d days unless somebody adopts it",
-                    *(uid, f"it was {one.name}'s" if one.name else "nobody knows whose it was", RETENTION.days),
+                    *(uid, f"it was {one.name}'s" if one.name else "its owner is unknown", RETENTION.days),
                 )
                 await in_thread(self._store.retain, uid, one.retained(namespace, self._clock()))
         if self._elapsed() >= self._next_sweep and self._clock_is_believed():

@@ -298,7 +298,7 @@ async def test_who_lost_the_lock_stops_before_anything_else(
     assert "holds the Lease" in second.why_not
     await operator.look()
     assert not operator.leads
-    assert "another file" in operator.why_not
+    assert "is not the file that was locked" in operator.why_not
     await operator.look()
     assert "another operator holds the lock" in operator.why_not
 

@@ -94,11 +94,13 @@ POD = {"apiVersion": "v1", "kind": "Pod", "name": "bad", "uid": "some"}
 @pytest.mark.parametrize(
     ("hostile", "why"),
     [
-        pytest.param(changed("owner", []), "not owned by the pod of its name", id="no owner"),
-        pytest.param(changed("owner", [POD, POD]), "not owned by the pod of its name", id="two owners"),
-        pytest.param(changed("owner", [POD | {"name": "other"}]), "not owned by", id="another pod"),
-        pytest.param(changed("owner", [POD | {"kind": "Node"}]), "not owned by", id="another kind"),
-        pytest.param(changed("owner", [POD | {"apiVersion": "evil/v1"}]), "not owned by", id="another group"),
+        pytest.param(changed("owner", []), "its only owner has to be the pod of its name", id="no owner"),
+        pytest.param(changed("owner", [POD, POD]), "its only owner has to be the pod of its name", id="two owners"),
+        pytest.param(changed("owner", [POD | {"name": "other"}]), "its only owner has to be", id="another pod"),
+        pytest.param(changed("owner", [POD | {"kind": "Node"}]), "its only owner has to be", id="another kind"),
+        pytest.param(
+            changed("owner", [POD | {"apiVersion": "evil/v1"}]), "its only owner has to be", id="another group"
+        ),
         pytest.param(changed("owner", ["x"]), "Expected `object`, got `str`", id="owner of another type"),
         pytest.param(changed("publicKey", "!" * 44), "is not base64", id="not base64"),
         pytest.param(changed("publicKey", "é" * 44), "is not base64", id="not ASCII"),

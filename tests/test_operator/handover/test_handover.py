@@ -46,7 +46,7 @@ async def test_a_request_that_could_not_be_made_leaves_no_credential_behind(
 ) -> None:
     asked = handing_over(tmp_path, OneAccount(KEPT, refuses=True))
     assert await asked.import_one("claude-1", None, FOUND) == FAILED
-    assert "could not be written on the object" in capsys.readouterr().err
+    assert "could not be written to the object" in capsys.readouterr().err
     assert asked.store.imported(UID) is None
 
 

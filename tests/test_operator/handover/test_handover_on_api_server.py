@@ -130,7 +130,7 @@ def test_a_live_credential_is_replaced_by_name_and_never_by_one_that_was_spent(s
     before = stored(stack, "alice")
     ended = stack.command("import", "alice", stdin=document(alice=entry(first)))
     assert (ended.returncode, stored(stack, "alice")) == (1, before)
-    assert "it has used this refresh token itself" in ended.stderr
+    assert "it has already used this refresh token" in ended.stderr
 
     assert stack.command("import", "alice", stdin=document(alice=entry(second))).returncode == 0
     assert stored(stack, "alice")["refresh_token"] == second["refresh_token"]
@@ -144,7 +144,7 @@ def test_a_credential_that_the_provider_does_not_take_is_said_to_be_so(stack: St
     unknown = {"refresh_token": "never-issued", "access_token": "never-issued-either", "expires_in": -60}
     ended = stack.command("import", "alice", stdin=document(alice=entry(unknown)))
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert "the provider does not take it (Disabled: " in ended.stderr
+    assert "the provider does not accept it (Disabled: " in ended.stderr
     assert "never-issued" not in ended.stderr
     assert stack.condition("alice", "LoginRequired")["reason"] == "GrantRevoked"
 
@@ -179,8 +179,8 @@ def test_an_object_that_no_operator_has_seen_is_given_nothing(stack: Stack) -> N
 @pytest.mark.parametrize(
     ("arguments", "given", "code", "says"),
     [
-        pytest.param(["import"], b"", 2, "give NAME or --all, and not both", id="nothing named"),
-        pytest.param(["import", "alice", "--all"], b"", 2, "give NAME or --all, and not both", id="both"),
+        pytest.param(["import"], b"", 2, "give NAME or --all, but not both", id="nothing named"),
+        pytest.param(["import", "alice", "--all"], b"", 2, "give NAME or --all, but not both", id="both"),
         pytest.param(["import", "--all", "--entry", "a"], b"", 2, "--entry goes with NAME", id="entry of all"),
         pytest.param(["import", "a", "--create"], b"", 2, "--create goes with --all and --provider", id="create one"),
         pytest.param(["import", "a", "--provider", "p"], b"", 2, "--provider goes with --create", id="provider alone"),
@@ -233,7 +233,7 @@ def test_a_whole_file_is_imported_and_what_is_not_is_named(stack: Stack) -> None
     ended = stack.command("import", "--all", stdin=given)
     assert ended.returncode == 1
     assert ended.stdout.startswith("alice: Available")
-    assert "bob: left out, because it is Ready" in ended.stderr
+    assert "bob: skipped, because it is Ready" in ended.stderr
     assert "carol: there is no OAuthAccount of this name" in ended.stderr
     assert "dora: not imported: it has no type" in ended.stderr
     assert "secret" not in ended.stderr
@@ -312,7 +312,7 @@ def test_of_several_one_has_to_be_chosen(stack: Stack) -> None:
     ended = stack.command("adopt", "alice")
     assert (ended.returncode, ended.stdout) == (1, "")
     listed = f"{first} (since 2026-11-20T12:00:00Z), {second} (since 2026-11-21T12:00:00Z)"
-    assert f"more than one is left behind of alice, say which with --from: {listed}" in ended.stderr
+    assert f"there is more than one for alice; say which with --from: {listed}" in ended.stderr
     assert stack.command("adopt", "alice", "--from", second).returncode == 0
     assert (stack.state_dir / first).exists()
     again = stack.command("adopt", "alice")
@@ -323,7 +323,7 @@ def test_of_several_one_has_to_be_chosen(stack: Stack) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        pytest.param({"name": "bob"}, "is of another account", id="another name"),
+        pytest.param({"name": "bob"}, "belongs to another account", id="another name"),
         pytest.param({"provider": "other"}, "provider other", id="another provider"),
         pytest.param({"grant": "DeviceCode"}, "grant DeviceCode", id="another grant"),
     ],
@@ -333,7 +333,7 @@ def test_what_is_of_another_account_is_not_adopted(stack: Stack, changes: dict[s
     stack.apply(stack.account("alice"))
     ended = stack.command("adopt", "alice", "--from", old)
     assert (ended.returncode, says in ended.stderr) == (1, True), ended.stderr
-    assert "nothing is left behind of an account alice" in stack.command("adopt", "alice").stderr
+    assert "nothing was left behind by an account alice" in stack.command("adopt", "alice").stderr
     assert (stack.state_dir / old / "credential.json").exists()
 
 

@@ -193,7 +193,7 @@ async def test_a_rotated_refresh_token_is_taken_from_any_2xx_whatever_else_it_ho
     [
         pytest.param({"access_token": "t", "token_type": "mac"}, "a token_type that is not Bearer", id="mac"),
         pytest.param({"access_token": "t", "token_type": "DPoP"}, "a token_type that is not Bearer", id="DPoP"),
-        pytest.param({"access_token": "t\r\nx: y"}, "an access token that no header can hold", id="two lines"),
+        pytest.param({"access_token": "t\r\nx: y"}, "an access token that does not fit into a header", id="two lines"),
         pytest.param({"access_token": ""}, "without an access token", id="none"),
     ],
 )

@@ -47,7 +47,7 @@ def test_a_grant_that_the_profile_has_not_is_refused_with_those_that_it_has() ->
     profile = msgspec.structs.replace(profile_at("https://provider.example/token"), device_code=None)
     problem = why_not(account(grant="DeviceCode").spec, profile)
     assert problem == (
-        "provider 'anthropic' is not configured for grant DeviceCode; it is for AuthorizationCode, WorkloadIdentity"
+        "provider 'anthropic' is not configured for grant DeviceCode; it offers AuthorizationCode, WorkloadIdentity"
     )
 
 

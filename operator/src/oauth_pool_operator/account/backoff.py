@@ -1,7 +1,7 @@
-"""Trying again, later each time: the one rule for all that waits after a failure.
+"""Retries, later each time: the one rule for everything that waits after a failure.
 
-A wait is remembered with its beginning. A clock that steps back behind that ends the wait, so that nothing is held for
-longer than the longest delay that there is.
+A wait is remembered with its beginning. If the clock is set back to before that, the wait ends, so nothing waits longer than
+the longest delay.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """Condition types and reasons, and the rule for changing them.
 
 `Ready` and `QuotaAvailable` are always present. `LoginRequired`, `Reconciling`, `Stalled` and `TokenAnswerOdd` are
-abnormal-true (kstatus): the first is False when nothing is asked of a person, the others are absent when there is nothing to
-say. `Reconciling` and `Stalled` sum up what the conditions `…Failing` say one by one, which are there only while something fails.
+abnormal-true (kstatus): the first is False when nobody has to act, the others are absent when there is nothing to say.
+`Reconciling` and `Stalled` summarise the conditions `…Failing`, which are present only while something fails.
 """
 
 from datetime import datetime
@@ -16,7 +16,7 @@ LOGIN_REQUIRED = "LoginRequired"
 QUOTA_AVAILABLE = "QuotaAvailable"
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
-PROVIDER_HELD = "ProviderHeld"  # the provider has asked us to wait, and this account waits
+PROVIDER_HELD = "ProviderHeld"  # the provider asked us to wait, and this account waits
 TOKEN_ANSWER_ODD = "TokenAnswerOdd"
 FAILING = {
     Subject.STORAGE: "StorageFailing",
@@ -93,7 +93,7 @@ INDEX_FULL = "IndexFull"  # there are more accounts than the pool index has room
 def condition(
     previous: list[dict[str, Any]], kind: str, is_true: bool, reason: str, message: str, generation: int, now: datetime
 ) -> dict[str, Any]:
-    """A condition as it belongs into status; `lastTransitionTime` moves only when `status` does."""
+    """A condition for `status`; `lastTransitionTime` changes only when the condition's `status` does."""
     status = "True" if is_true else "False"
     before = find(previous, kind)
     since = rfc3339(now)
@@ -110,22 +110,22 @@ def condition(
 
 
 def of_others(conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that are no business of ours."""
+    """The conditions of other controllers."""
     return [entry for entry in conditions if entry.get("type") not in OURS]
 
 
 def find(conditions: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
-    """The condition of that type, if it is there."""
+    """The condition of that type, if present."""
     return next((entry for entry in conditions if entry.get("type") == kind), None)
 
 
 def is_true(conditions: list[dict[str, Any]], kind: str) -> bool:
-    """True when the condition of that type is there and True."""
+    """True when the condition of that type is present and True."""
     found = find(conditions, kind)
     return found is not None and found.get("status") == "True"
 
 
 def reason_of(conditions: list[dict[str, Any]], kind: str) -> str | None:
-    """The reason of the condition of that type, if it is there."""
+    """The reason of the condition of that type, if present."""
     found = find(conditions, kind)
     return found.get("reason") if found is not None else None

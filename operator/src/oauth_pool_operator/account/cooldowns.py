@@ -1,11 +1,11 @@
-"""What proxies' reports add up to: cooldowns, probes, quota windows, and which reports say nothing any more.
+"""What proxies' reports add up to: cooldowns, probes, quota windows, and which reports are stale.
 
 Pure functions of the account as observed; the clock is a value. A cooldown, as proxies see it:
 
     refused ──────── 6 h ────────┬─ probe ─┬──── 6 h ────┬─ probe ─┬── … ── until ─┬─ probe ─┬── full traffic
                                  └ 1 min ──┘             └ 1 min ──┘              └ 1 min ──┘
 
-    A probe is one request at a time. Refused again: the cooldown goes on from there. Answered: it is over.
+    A probe is one request at a time. If it is refused, the cooldown continues from there. If it is answered, it is over.
 """
 
 import math
@@ -20,26 +20,26 @@ from oauth_pool_operator.account.spec import Account, Report, Window, parse_dura
 # A report's `untilTime` further away than this is not believed: it would bench an account for good.
 LONGEST_COOLDOWN = timedelta(days=8)
 
-# An account that was benched for longer than this comes back with one request at a time, for a while or until it works.
+# After a cooldown longer than this, an account gets one request at a time, for a while or until it works.
 LONG_COOLDOWN = timedelta(hours=1)
 PROBE = timedelta(minutes=1)
-# A window may be reset early: while a cooldown lasts, one request at a time is let through for a while this often.
+# A window may reset early, so this often during a cooldown, one request at a time is let through for a while.
 PROBE_INTERVAL = timedelta(hours=6)
-# A good answer that comes this much later than a refusal proves it wrong. Earlier ones may be to requests from before,
-# and clocks of proxies may differ by some minutes.
+# A good answer this long after a refusal proves the refusal wrong. An earlier one may answer an older request, and proxies'
+# clocks may differ by some minutes.
 PROVEN_AFTER = timedelta(minutes=15)
 
-# A report that says nothing any more is removed when it is this old.
+# A stale report is removed when it is this old.
 STALE_AFTER = timedelta(hours=1)
 
-# What a person is told of a cooldown: that it passes by itself, or that somebody has to look at the provider's console.
+# What a person reads about a cooldown: that it will pass, or that somebody has to check the provider's console.
 LIMITS = (c.QUOTA_EXHAUSTED, c.RATE_LIMITED)
 REFUSALS = (c.BILLING, c.FORBIDDEN)
 
 
 @dataclass(frozen=True)
 class Cooldown:
-    """From when until when proxies leave the account alone, and why."""
+    """When proxies do not use the account, and why."""
 
     since: datetime
     until: datetime
@@ -55,7 +55,7 @@ class Probe:
 
 
 def begins_cooldown(report: Report) -> bool:
-    """It is about the account, not about its token: a limit, or a refusal that no newer token cures, which has an end."""
+    """The report concerns the account, not its token: a limit, or a refusal that no newer token cures and that has an end."""
     return report.reason in LIMITS or (report.reason in REFUSALS and report.until_time is not None)
 
 
@@ -67,13 +67,13 @@ def is_of_token(report: Report) -> bool:
 def longest_cooldown(
     account: Account, now: datetime, reasons: Collection[str] = (*LIMITS, *REFUSALS)
 ) -> Cooldown | None:
-    """The longest cooldown that any proxy reports and that still lasts."""
+    """The current cooldown that ends last, of all that proxies report."""
     lasting = [cooldown for cooldown in _cooldowns(account) if cooldown.until > now and cooldown.reason in reasons]
     return max(lasting, key=lambda cooldown: cooldown.until, default=None)
 
 
 def _cooldowns(account: Account) -> list[Cooldown]:
-    """All that proxies report, also those that are over, but none that was proven wrong."""
+    """All cooldowns that proxies report, including past ones, except those that were proven wrong."""
     return [
         Cooldown(report.observed_time, _ends(report, account), report.reason)
         for report in account.reports
@@ -91,10 +91,10 @@ def _is_proven_wrong(report: Report, reports: Sequence[Report]) -> bool:
 
 
 def next_probe(account: Account, now: datetime) -> Probe | None:
-    """The probe that is on or comes next: regularly during a long cooldown, and once when it is over.
+    """The current or next probe: regularly during a long cooldown, and once after it.
 
-    During a cooldown the times count from the last refusal, so that a probe that is refused ends at once and the next
-    one is an interval later; they are spread, so that accounts which were exhausted together are not probed together.
+    During a cooldown the times count from the last refusal, so a refused probe ends at once and the next one is an
+    interval later. They are spread, so that accounts that were exhausted together are not probed together.
     """
     cooldowns = _cooldowns(account)
     lasting = [cooldown for cooldown in cooldowns if cooldown.until > now]
@@ -110,7 +110,7 @@ def next_probe(account: Account, now: datetime) -> Probe | None:
 
 
 def latest_windows(account: Account, now: datetime) -> tuple[list[Window], datetime | None]:
-    """The quota windows as last seen by any proxy, and when that was; one that has started anew says nothing any more."""
+    """The quota windows as any proxy last saw them, and when that was; windows that have reset since are left out."""
     seen = [report for report in account.reports if _live_windows(report, now)]
     if not seen:
         return [], None
@@ -123,7 +123,7 @@ def _live_windows(report: Report, now: datetime) -> list[Window]:
 
 
 def stale_at(report: Report, account: Account, token_generation: int | None, now: datetime) -> datetime | None:
-    """From when on the report says nothing any more, if that is known now; as of replicas that are gone."""
+    """When the report becomes stale, if that is known now; reports of replicas that are gone become stale, too."""
     oldest = report.observed_time + STALE_AFTER
     if is_of_token(report):
         return oldest if report.token_generation != token_generation else None

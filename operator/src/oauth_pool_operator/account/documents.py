@@ -1,4 +1,4 @@
-"""What stands in the files of the two volumes, and in nothing else: no document's `repr` shows a secret."""
+"""The documents in the files of the two volumes. No document's `repr` shows a secret."""
 
 import hashlib
 from datetime import datetime
@@ -7,19 +7,19 @@ import msgspec
 
 
 def fingerprint(secret: str) -> str:
-    """The first 16 hex digits of the SHA-256: enough to tell two tokens apart, nothing to use one with."""
+    """The first 16 hex digits of the SHA-256: enough to tell two tokens apart, useless for anything else."""
     return hashlib.sha256(secret.encode()).hexdigest()[:16]
 
 
 class Remark(msgspec.Struct, frozen=True):
-    """What is odd about the answer that a credential is from: a reason, and what a person reads."""
+    """Something odd about the answer that a credential came from: a reason, and a message for a person."""
 
     reason: str
     message: str
 
 
 class Credential(msgspec.Struct, frozen=True):
-    """What the operator holds of one account. Lost, only a new login brings it back."""
+    """What the operator holds for one account. If it is lost, only a new login replaces it."""
 
     generation: int
     access_token: str
@@ -30,12 +30,12 @@ class Credential(msgspec.Struct, frozen=True):
     subject: str | None = None
     # SHA-256 of the code that the grant came from: it must not be sent again (RFC 6749 4.1.2)
     code_digest: str | None = None
-    # fingerprint of the spec.workloadIdentity that the token was exchanged for: with another, it is another's token
+    # fingerprint of the spec.workloadIdentity that the token was exchanged for: if that changes, the token is not the account's
     workload: str | None = None
     # why the grant is dead (GrantRevoked, RefreshOutcomeUnknown, LoggedOut), for as long as no new login replaces it
     dead: str | None = None
     remarks: tuple[Remark, ...] = ()
-    # refresh tokens of grants that nobody needs any more, for as long as the provider has not been told
+    # refresh tokens of grants that are no longer needed, until they are revoked
     to_revoke: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -43,7 +43,7 @@ class Credential(msgspec.Struct, frozen=True):
 
 
 class Journal(msgspec.Struct, frozen=True):
-    """A refresh that was begun; while it is there, nobody knows what became of it."""
+    """A refresh that has begun; while the journal exists, its outcome is unknown."""
 
     started: datetime
     generation: int

@@ -1,4 +1,4 @@
-"""All that is known of one account while it is reconciled, gathered once and then replaced step by step."""
+"""All that is known about one account during a reconcile: gathered once, then replaced step by step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -62,12 +62,12 @@ class Facts:
 
     @property
     def limit(self) -> Cooldown | None:
-        """The cooldown because of a limit, if one is on, whatever else is."""
+        """The current cooldown because of a limit, if there is one."""
         return longest_cooldown(self.account, self.now, LIMITS)
 
     @property
     def probe(self) -> Probe | None:
-        """The probe that is on, if one is."""
+        """The current probe, if there is one."""
         probe = next_probe(self.account, self.now)
         return probe if probe is not None and probe.start <= self.now else None
 
@@ -119,5 +119,5 @@ class Facts:
         return self.refusals >= MOST_REFUSALS and is_long and has_expired
 
 
-# From then on a person is asked to choose: mend the profile, or log in again.
+# From then on a person has to choose: fix the profile, or log in again.
 MOST_REFUSALS, REFUSED_FOR = 3, timedelta(minutes=2)

@@ -1,4 +1,4 @@
-"""What is asked of a person: whether an account needs a login, and whether one is to be opened now.
+"""Decides whether an account needs a login, and whether to open one now.
 
 Pure functions of what was gathered (`Facts`), as in `policies`.
 """
@@ -12,7 +12,7 @@ HOW_TO_ASK_AGAIN = f"kubectl annotate oauthaccount {{name}} {LOGIN_ANNOTATION}=$
 
 
 def login_is_due(facts: Facts) -> bool:
-    """True when a login session should be opened now: for an account that has nothing yet, or when somebody asked."""
+    """True when a login session should be opened now: for a new account, or because somebody asked."""
     session, request = facts.session, facts.account.login_request
     is_lost = facts.damaged is not None
     if (facts.credential is None or is_lost) and (session is None or not session.session_id):
@@ -24,7 +24,7 @@ def login_is_due(facts: Facts) -> bool:
 
 
 def login_required(facts: Facts) -> tuple[bool, str, str]:
-    """Condition LoginRequired: whether, why, and what the person should do."""
+    """The condition LoginRequired: its status, its reason, and what the person should do."""
     account, credential, session = facts.account, facts.credential, facts.session
     if not account.has_login or account.spec.suspend or facts.login_is_impossible:
         return False, c.NOT_REQUIRED, ""
@@ -33,11 +33,11 @@ def login_required(facts: Facts) -> tuple[bool, str, str]:
     ask_again, trouble = HOW_TO_ASK_AGAIN.format(name=account.name), facts.login_trouble
     if session is not None and session.problem is not None:
         has_expired = not session.is_over and not facts.session_is_open and session.problem != c.LOGIN_EXPIRED
-        but = f"; that login has expired meanwhile: ask for a new one: {ask_again}" if has_expired else ""
+        but = f"; that login has since expired; ask for a new one: {ask_again}" if has_expired else ""
         return True, session.problem, session.problem_message + but
     if facts.damaged is not None:
         how = _how_to_log_in(account) if facts.session_is_open else ask_again
-        what = f"the stored credential was damaged; it is set aside as {facts.damaged}"
+        what = f"the stored credential was damaged and set aside as {facts.damaged}"
         return True, c.STATE_CORRUPT, f"{what}. Log in: {how}"
     if facts.session_is_open:
         but = f" ({trouble.message})" if trouble is not None else ""
@@ -51,26 +51,26 @@ def login_required(facts: Facts) -> tuple[bool, str, str]:
 
 
 def _about_refusals(facts: Facts) -> tuple[bool, str, str]:
-    """The grant may be dead, which the provider says in no words that anybody knows; or the profile is wrong."""
+    """Either the grant is dead, and the provider says so with an unknown error; or the profile is wrong."""
     trouble = facts.troubles.get(Subject.REFRESH)
     ask_again = HOW_TO_ASK_AGAIN.format(name=facts.account.name)
     how = _how_to_log_in(facts.account) if facts.session_is_open else ask_again
     why = f" ({trouble.message})" if trouble is not None else ""
     message = (
-        f"the provider has refused {facts.refusals} refreshes in a row in no known words{why}: either log in again: {how}; "
-        f"or mend the profile of provider {facts.account.spec.provider} in the operator's configuration"
+        f"the provider has refused {facts.refusals} refreshes in a row with unknown errors{why}: either log in again: {how}; "
+        f"or fix the profile of provider {facts.account.spec.provider} in the operator's configuration"
     )
     return True, c.REFRESH_REFUSED, message
 
 
 def _about_second_login(facts: Facts) -> tuple[str, str]:
-    """Of an account that works: what became of the new login, if there is one."""
+    """For an account that works: what happened to the new login, if there is one."""
     session = facts.session
     if session is not None and session.problem is not None:
-        return session.problem, f"{session.problem_message} (the present login goes on working)"
+        return session.problem, f"{session.problem_message} (the current login keeps working)"
     why = f" ({facts.login_trouble.message})" if facts.login_trouble is not None else ""
     if facts.session_is_open or why:
-        return c.NOT_REQUIRED, f"a new login was asked for; the present one goes on working until it is completed{why}"
+        return c.NOT_REQUIRED, f"a new login was requested; the current one keeps working until it is completed{why}"
     return c.NOT_REQUIRED, ""
 
 
@@ -94,5 +94,5 @@ _DEAD = {
     c.REFRESH_OUTCOME_UNKNOWN: (
         "the answer to a refresh was lost, and the provider no longer accepts the refresh token that was sent"
     ),
-    c.LOGGED_OUT: "somebody has logged the account out (oauthpool.dev/logout-requested)",
+    c.LOGGED_OUT: "somebody logged the account out (oauthpool.dev/logout-requested)",
 }

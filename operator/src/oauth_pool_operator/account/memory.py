@@ -1,4 +1,4 @@
-"""What the operator remembers of an account between reconciles. `Waits` of it survives a restart, the rest may be lost."""
+"""What the operator remembers about an account between reconciles. `Waits` survives a restart, the rest may be lost."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -97,7 +97,7 @@ class Memory:
         )
 
     def restore(self, waits: Waits) -> None:
-        """Go on as the operator's life before this one would have."""
+        """Continue where the operator stood before the restart."""
         self.saved, self.generation = waits, waits.generation
         self.last_forced_refresh, self.doubted = waits.last_forced_refresh, waits.doubted
         self.refusals, self.refused_since = waits.refusals, waits.refused_since

@@ -1,4 +1,4 @@
-"""The decisions about one account: should we refresh, is it ready, when to look again.
+"""Decides for one account: refresh now? ready? when to look again?
 
 Pure functions of what was gathered (`Facts`); the clock is a value. The account's life:
 
@@ -16,8 +16,8 @@ Pure functions of what was gathered (`Facts`); the clock is a value. The account
               used by proxies             │  still used     │  Refreshing: not used
                                           └─ margin: max(10 min, 20 % of the lifetime), at most half of it
 
-    What becomes of it on the way, step by step, is drawn in `rotation`. A token whose grant is dead is used up, too: until it
-    expires or is refused.
+    `rotation` draws what happens to it on the way, step by step. A token whose grant is dead is still used, until it expires
+    or is refused.
 """
 
 import zlib
@@ -36,11 +36,11 @@ from oauth_pool_operator.account.trouble import Subject, Trouble
 # A provider that refuses even fresh tokens must not be asked for another with every request.
 FORCED_REFRESH_INTERVAL = timedelta(minutes=5)
 
-# More than clocks may differ: a proxy whose clock is 5 minutes ahead has a new token before it takes the old for expired.
+# More than clocks may differ: a proxy whose clock is 5 minutes ahead gets a new token before it considers the old expired.
 REFRESH_MARGIN = timedelta(minutes=10)
-# What failed is tried once more at this time before expiry, if not before, whatever the provider has asked for.
+# After a failure, the last attempt is this long before expiry, whatever the provider has asked for.
 LAST_CALL = timedelta(seconds=30)
-# A token that was obtained so much later than now was obtained by a clock that was wrong, and nobody knows its end.
+# If a token was obtained this much later than now, the clock was wrong then, and nobody knows when the token expires.
 MOST_SKEW = timedelta(minutes=5)
 # However short a token lives, the token endpoint is not asked more often than this.
 SHORTEST_PAUSE = timedelta(seconds=1)
@@ -56,7 +56,7 @@ class Readiness:
 
 
 def next_refresh(credential: Credential, account: Account) -> datetime:
-    """When the access token is due: a margin before it expires, spread a little so that accounts do not come at once."""
+    """When the access token is due: a margin before it expires, spread a little so that accounts do not refresh all at once."""
     lifetime = credential.expires - credential.obtained
     margin = min(max(REFRESH_MARGIN, lifetime * 0.2), lifetime / 2)
     # the same for every look at the same token, different for every account and token
@@ -76,32 +76,32 @@ def last_call(facts: Facts) -> datetime | None:
 
 
 def is_last_call(facts: Facts) -> bool:
-    """The token is about to expire, and has to have its try also while the provider is left alone."""
+    """The token is about to expire, so it gets an attempt even while the provider has asked us to wait."""
     credential = facts.credential
     return credential is not None and last_call(facts) is None and facts.now < credential.expires
 
 
 def refresh_is_due(facts: Facts) -> bool:
-    """True when a new access token should be obtained now, be it by refresh or by exchanging an assertion."""
+    """True when a new access token should be obtained now, by a refresh or by exchanging an assertion."""
     account, credential = facts.account, facts.credential
     if account.spec.suspend or facts.spec_is_wrong or facts.is_unread:
         return False
     if credential is None or facts.damaged is not None:
         return not account.has_login
     if facts.refresh_is_wanted and (credential.refresh_token is not None or not account.has_login):
-        return True  # also of a grant that is dead: it may have been the provider's bad hour
+        return True  # even if the grant is dead: the provider may have been wrong
     if credential.dead is not None:
         return False
     if account.has_login and credential.refresh_token is None:
-        return credential.expires <= facts.now  # nothing to refresh with: used up to its end
+        return credential.expires <= facts.now  # nothing to refresh with: used until it expires
     if facts.is_doubted:
-        return True  # nobody is sent to log in by one answer
+        return True  # one answer is not enough to ask anybody to log in
     if facts.outcome_is_unknown:
         return True  # at once: a provider that repeats its answer does so for a while only
     if _is_of_another_workload(account, credential) or credential.obtained > facts.now + MOST_SKEW:
         return True
     if facts.troubles.get(Subject.REFRESH) is not None:
-        return True  # what has failed is tried until it succeeds, also when nobody asks for it any more
+        return True  # a failed refresh is retried until it succeeds, even if the reason for it is gone
     return next_refresh(credential, account) <= facts.now or forced_refresh(facts) == facts.now
 
 
@@ -114,7 +114,7 @@ def _is_of_another_workload(account: Account, credential: Credential) -> bool:
 
 
 def salvaged(access: AccessFile | None, facts: Facts) -> Credential | None:
-    """What is left of a credential that was lost: its access token serves until it expires, or is refused."""
+    """What is left of a lost credential: its access token is used until it expires or is refused."""
     try:
         expires = datetime.fromisoformat(access.expires).astimezone(UTC) if access is not None else facts.now
     except (ValueError, OverflowError):
@@ -131,13 +131,13 @@ def forced_refresh(facts: Facts) -> datetime | None:
     if facts.credential is None or not token_was_refused(facts.account.reports, facts.credential):
         return None
     last = facts.last_forced_refresh
-    if last is None or last > facts.now:  # later than now: by a clock that was wrong
+    if last is None or last > facts.now:  # later than now: the clock was wrong then
         return facts.now
     return max(facts.now, last + FORCED_REFRESH_INTERVAL)
 
 
 def is_used(credential: Credential | None, facts: Facts) -> bool:
-    """Proxies may use the access token: it is not known to be refused, and it was not given back. It may have expired."""
+    """Proxies may use the access token: it is not known to be refused, and was not revoked. It may have expired."""
     if credential is None:
         return False
     if credential.dead is None:
@@ -147,12 +147,12 @@ def is_used(credential: Credential | None, facts: Facts) -> bool:
 
 
 def token_was_refused(reports: Sequence[Report], credential: Credential) -> bool:
-    """A proxy was refused with the very token that is stored; a report about an older one says nothing any more."""
+    """A proxy was refused with the very token that is stored; a report about an older token no longer matters."""
     return any(is_of_token(report) and report.token_generation == credential.generation for report in reports)
 
 
 def stale_reports(facts: Facts) -> list[str]:
-    """Whose reports are to be removed."""
+    """The reporters whose reports should be removed."""
     return [report.reporter for report in facts.account.reports if _stale_at(report, facts) <= facts.now]
 
 
@@ -195,18 +195,16 @@ def _cooling_down(facts: Facts, cooldown: Cooldown) -> Readiness:
     if cooldown.reason not in REFUSALS:
         return Readiness(False, c.COOLING_DOWN, f"{cooldown.reason} {until}")
     end_it = f"kubectl annotate oauthaccount {facts.account.name} {CLEAR_ANNOTATION}=$(date +%s) --overwrite"
-    message = (
-        f"{_REFUSED[cooldown.reason]}. Left alone {until}, then tried again; at once, when that is settled: {end_it}"
-    )
+    message = f"{_REFUSED[cooldown.reason]}. Not used {until}, then tried again. To try it now, when that is settled: {end_it}"
     return Readiness(False, cooldown.reason, message)
 
 
 _REFUSED = {
     c.BILLING: (
-        "the provider says that the account cannot pay; look at its plan, credit and spending limits in the provider's console"
+        "the provider says that the account cannot pay; check its plan, credit and spending limits in the provider's console"
     ),
     c.FORBIDDEN: (
-        "the provider refuses the account, whatever access token it has; look in the provider's console whether the account "
+        "the provider refuses the account, whatever access token it has; check in the provider's console whether the account "
         "and its organization may use the API"
     ),
 }
@@ -220,7 +218,7 @@ def _expired(facts: Facts, worse: Trouble | None) -> Readiness:
 
 
 def _but(facts: Facts) -> str:
-    """What will keep an account that works now from working later, or keeps it from working with some proxies."""
+    """What will stop an account that works now, or keeps some proxies from using it."""
     credential, access = facts.credential, facts.troubles.get(Subject.ACCESS)
     if facts.account.has_login and facts.damaged is not None:
         return "; a login is needed before that, because the stored credential was damaged"
@@ -247,14 +245,14 @@ def _without_grant(facts: Facts) -> Readiness:
 
 
 def next_generation(facts: Facts) -> int:
-    """The number of the next access token: also when the credential is lost, an old number must not mean another token."""
+    """The number of the next access token. Even if the credential is lost, no two tokens may have the same number."""
     stored = facts.credential.generation if facts.credential is not None else 0
     published = facts.account.status.get("token", {}).get("generation", 0)
     return max(stored, int(published)) + 1
 
 
 def next_check(facts: Facts) -> datetime:
-    """The next instant at which something changes by itself."""
+    """The next instant at which something changes without an event."""
     account, credential, session = facts.account, facts.credential, facts.session
     instants = [trouble.retry_at for trouble in facts.troubles.values()]
     instants += [instant for instant in (facts.next_poll, facts.retry_begin) if instant is not None]

@@ -1,4 +1,4 @@
-"""What the operator writes into `status`, rendered from the facts, and the Events that follow from a change of it."""
+"""Renders the operator's part of `status` from the facts, and the Events that a change of it causes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from oauth_pool_operator.account.login_policy import login_required
 from oauth_pool_operator.account.spec import REFRESH_ANNOTATION, Window, rfc3339
 from oauth_pool_operator.account.trouble import Subject, Trouble
 
-# What the operator owns below `status`. `reports` is the proxies'.
+# What the operator owns below `status`. Proxies own `reports`.
 OWNED = (
     "observedGeneration",
     "subject",
@@ -31,17 +31,17 @@ OWNED = (
 )
 
 
-# What is rendered of what stands on the state volume.
+# What is rendered from the state volume.
 _OF_THE_DISK = ("subject", "token", "login", "lastHandledLoginRequest")
 
 
 def render_status(facts: Facts, authorization_url: str | None) -> dict[str, Any]:
-    """All of the operator's part of status; a member that has nothing to say is left out."""
+    """The operator's whole part of status; empty members are left out."""
     account, credential, session, cooldown = facts.account, facts.credential, facts.session, facts.cooldown
     windows, observed = latest_windows(account, facts.now)
     conditions = [*render_conditions(facts), *c.of_others(account.conditions)]
     status: dict[str, Any] = {"observedGeneration": account.generation, "conditions": conditions}
-    if facts.is_unread:  # what was said before is still the best that anybody knows
+    if facts.is_unread:  # the previous status is still the best information there is
         status |= {name: account.status[name] for name in _OF_THE_DISK if name in account.status}
     elif credential is not None:
         if credential.subject:
@@ -124,7 +124,7 @@ def render_conditions(facts: Facts) -> list[dict[str, Any]]:
 
 
 def _summary(facts: Facts) -> Trouble | None:
-    """For those who read one condition (kstatus): what a person has to change before what passes by itself."""
+    """For readers of one condition (kstatus): trouble that a person has to fix comes before trouble that passes."""
     troubles = [one for subject, one in sorted(facts.troubles.items(), key=_rank) if subject in _SUMMED_UP]
     return next((one for one in troubles if one.is_stalled), troubles[0] if troubles else None)
 
@@ -139,13 +139,13 @@ def _rank(item: tuple[Subject, Trouble]) -> int:
 
 def _held(facts: Facts, held: Trouble) -> str:
     return (
-        f"provider {facts.account.spec.provider} is held until {rfc3339(held.retry_at)}, because it has asked us to wait; "
-        f"kubectl annotate oauthaccount {facts.account.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite ends that"
+        f"provider {facts.account.spec.provider} is held until {rfc3339(held.retry_at)}, because it asked us to wait; to end that: "
+        f"kubectl annotate oauthaccount {facts.account.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
     )
 
 
 def render_columns(facts: Facts, windows: list[Window]) -> dict[str, str]:
-    """What `kubectl get` prints; instants in the future are strings, because kubectl prints such dates as <invalid>."""
+    """What `kubectl get` prints. Future instants are strings, because kubectl prints such dates as <invalid>."""
     columns = {}
     for name, column in (("5h", "fiveHour"), ("7d", "sevenDay")):
         window = next((window for window in windows if window.name == name), None)
@@ -186,7 +186,7 @@ class Happening:
 
 
 def happenings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Happening]:
-    """What a person would want to know of the change from one status to the next; nothing for routine."""
+    """What a person would want to know about the change from one status to the next; nothing for routine."""
     was, now = before.get("conditions") or [], after["conditions"]
     ready, was_ready = c.find(now, c.READY), c.reason_of(was, c.READY)
     yield from _login_changed(before, after)
@@ -202,7 +202,7 @@ def happenings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Happen
 
 
 def _login_changed(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Happening]:
-    """What is asked of a person, or went wrong with it. A login that is refused leaves a new one, and is one Event."""
+    """What a person has to do, or what went wrong with it. A refused login and the new one that follows are one Event."""
     login = c.find(after["conditions"], c.LOGIN_REQUIRED)
     if login is None:
         return
@@ -217,13 +217,13 @@ def _login_changed(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Ha
 
 
 def _has_logged_in_again(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """The login that was open is over, and there is a token that was not there: what the word of Ready does not tell of
-    an account that worked all the time."""
+    """The open login is over, and there is a new token. The reason of Ready does not show that for an account that kept
+    working."""
     return bool(_session_id(before) and not _session_id(after)) and _has_new_token(before, after)
 
 
 def _has_recovered(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Refreshes failed, and there is a new token after all."""
+    """Refreshes failed, but now there is a new token."""
     was, now = before.get("conditions") or [], after["conditions"]
     is_well = c.reason_of(now, c.READY) == c.AVAILABLE and not _is_failing(now)
     return is_well and _is_failing(was) and _has_new_token(before, after)

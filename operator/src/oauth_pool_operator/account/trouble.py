@@ -1,4 +1,4 @@
-"""What is wrong with an account, by what it is about. Each subject fails, waits and recovers by itself."""
+"""What is wrong with an account, by subject. Each subject fails, waits and recovers on its own."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,4 +30,4 @@ class Trouble:
     message: str
     retry_at: datetime
     is_stalled: bool  # True: a person has to change something. False: it passes by itself
-    is_held: bool = False  # True: the provider has asked us to wait
+    is_held: bool = False  # True: the provider asked us to wait

@@ -1,4 +1,4 @@
-"""What the API server's answers, and the lack of one, mean: in a few words for people, and as claims for the code."""
+"""Interprets the API server's answers, and missing ones: in a few words for people, as booleans for the code."""
 
 from http import HTTPStatus
 
@@ -7,7 +7,7 @@ from lightkube.core.exceptions import ApiError
 
 
 class GarbledAnswer(httpx2.HTTPError):
-    """What came is no answer of an API server, or one of a version that we do not know."""
+    """The answer is not from an API server, or from a version that we do not know."""
 
 
 def describe(error: BaseException) -> str:
@@ -15,19 +15,19 @@ def describe(error: BaseException) -> str:
     if isinstance(error, httpx2.HTTPStatusError):  # lightkube's ApiError is one
         return f"the API server answered {error.response.status_code}"
     if isinstance(error, GarbledAnswer):
-        return f"the API server's answer is none that can be used ({error})"
+        return f"the API server's answer cannot be used ({error})"
     # "connection refused", or what is wrong with its certificate
     why = str(error) if isinstance(error, httpx2.ConnectError) else ""
     return f"the API server cannot be reached ({why or type(error).__name__})"
 
 
 def is_gone(error: BaseException) -> bool:
-    """True when the API server itself said that the object does not exist; a gateway's 404 says nothing of the object."""
+    """True when the API server itself said that the object does not exist; a gateway's 404 says nothing about the object."""
     return isinstance(error, ApiError) and error.status.code == HTTPStatus.NOT_FOUND
 
 
 def is_not_served(error: BaseException) -> bool:
-    """True when there is nothing at the address: the kind is not known (yet), or it is none of an API server."""
+    """True when nothing is served at the address: the kind is not known (yet), or this is not an API server."""
     return isinstance(error, httpx2.HTTPStatusError) and error.response.status_code == HTTPStatus.NOT_FOUND
 
 

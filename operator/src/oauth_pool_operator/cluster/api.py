@@ -1,7 +1,7 @@
 """The only module that talks to the API server, except for the watch, which is Kopf's.
 
 Whatever it raises is an `httpx2.HTTPError` (an answer of the API server, or none), a time-out, or one of `errors`; callers
-try again later. That holds for answers that are none of the API server's, too: gateways stand before some of them.
+try again later. That includes answers that are not the API server's: some clusters have a gateway in front of it.
 """
 
 import os
@@ -48,7 +48,7 @@ NAMESPACE_TERMINATING = "NamespaceTerminating"
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# Objects of one answer: the memory that a list takes has an end.
+# Objects per answer, so that a list takes a bounded amount of memory.
 LIST_CHUNK = 500
 
 # The shortest life that the API server grants (TokenRequest: at least 10 minutes); it is used once, at once.
@@ -56,10 +56,10 @@ _ASSERTION_SECONDS = 600
 
 
 def _translated(call: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
-    """Have the call raise nothing that callers do not expect.
+    """Make the call raise only what callers expect.
 
-    lightkube takes every answer for a well-formed one of the API server, and raises `KeyError`, `JSONDecodeError` and more
-    for those of a gateway.
+    lightkube assumes that every answer is a well-formed one of the API server, and raises `KeyError`, `JSONDecodeError` and
+    more for a gateway's.
     """
 
     @wraps(call)
@@ -101,7 +101,7 @@ class Cluster:
 
     @_translated
     async def is_being_deleted(self) -> bool:
-        """True when the namespace is going, which is for good: the API server lets nobody make anything new in it."""
+        """True when the namespace is being deleted, which is final: the API server lets nobody create anything in it."""
         probe = ConfigMap(metadata=ObjectMeta(generateName="is-the-namespace-going-"))
         try:
             await self._client.create(probe, dry_run=True)
@@ -109,7 +109,7 @@ class Cluster:
             if any(cause.reason == NAMESPACE_TERMINATING for cause in _causes(error)):
                 return True
             if is_forbidden(error):
-                raise  # whoever may do nothing is not told why
+                raise  # without permission, the answer does not say why
         return False
 
     @_translated
@@ -120,7 +120,7 @@ class Cluster:
 
     @_translated
     async def listed(self) -> list[dict[str, Any]]:
-        """All accounts as the API server has them now, those that this operator does not understand included."""
+        """All accounts as the API server has them now, including those that this operator does not understand."""
         return [item async for item in self._client.list(OAuthAccount, chunk_size=LIST_CHUNK)]
 
     @_translated
@@ -130,7 +130,7 @@ class Cluster:
 
     @_translated
     async def accounts(self) -> list[Account]:
-        """All that this operator understands."""
+        """All accounts that this operator understands."""
         found = []
         async for item in self._client.list(OAuthAccount):
             with suppress(msgspec.ValidationError):
@@ -197,10 +197,10 @@ class Cluster:
 
     @_translated
     async def patch_status(self, account: Account, changes: dict[str, Any]) -> Account:
-        """Merge into status; reports, which belong to proxies, are never part of it.
+        """Merge into status, never into reports, which belong to proxies.
 
-        A merge replaces all conditions. Where some are another controller's, it is refused (409) when the object has changed
-        since `account` was observed: theirs may have.
+        A merge replaces all conditions. If some are another controller's, it is refused (409) when the object has changed
+        since `account` was observed: theirs may have changed.
         """
         metadata = {"uid": account.uid}
         if "conditions" in changes and of_others(account.conditions):
@@ -303,13 +303,13 @@ class Cluster:
             return ServiceAccountTokenRefused(f"there is no {where}; create it, or correct spec.workloadIdentity")
         if error.response.status_code == HTTPStatus.FORBIDDEN:
             return ServiceAccountTokenRefused(
-                f"the operator may not ask for a token of {where}; its Role needs the verb create on "
+                f"the operator may not create a token for {where}; its Role needs the verb create on "
                 f"serviceaccounts/token with resourceNames [{name}]"
             )
         passes = error.response.status_code in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.CONFLICT)
         if error.response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR and not passes:
             return ServiceAccountTokenRefused(
-                f"the API server refused a token of {where} ({error.response.status_code} {error.status.reason})"
+                f"the API server refused a token for {where} ({error.response.status_code} {error.status.reason})"
             )
         return error
 

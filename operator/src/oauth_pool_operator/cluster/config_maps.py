@@ -1,7 +1,7 @@
 """Documents that are kept in several ConfigMaps: the pool index, and the sealed tokens.
 
-The first has the family's name, further ones a number behind it. All have the family's label, for people. How many there are
-stands on the first, because readers may not list them.
+The first has the family's name, the others have a number after it. All have the family's label, for people. The first one says
+how many there are, because readers may not list them.
 """
 
 import re
@@ -39,7 +39,7 @@ def shard_name(family: str, shard: int) -> str:
 
 
 async def read(client: AsyncClient, family: str, label: str, shard: int) -> SharedMap:
-    """As it stands; one that is not there, or has lost its label, is as good as empty."""
+    """As it is now; a missing one, or one without its label, counts as empty."""
     try:
         found = await client.get(ConfigMap, shard_name(family, shard))
     except ApiError as error:
@@ -63,7 +63,7 @@ async def write(
     whole: Mapping[str, str],
     shards: int,
 ) -> None:
-    """Merge the changes into the ConfigMap; when it is not there, make it with all of `whole`.
+    """Merge the changes into the ConfigMap; if it does not exist, create it with all of `whole`.
 
     The first one says that there are `shards` in all.
     """

@@ -1,4 +1,4 @@
-"""The pool index, as reconciles speak of it: one entry per account, under its name. `publisher` writes the ConfigMaps."""
+"""The pool index as reconciles see it: one entry per account, under its name. `publisher` writes the ConfigMaps."""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,17 +1,17 @@
-"""Whether this operator may work. There should be one in a namespace; this is for the day on which there are two.
+"""Decides whether this operator may work. A namespace should have one operator; this is for the day when it has two.
 
-Two things have to be held: the lock on the state volume, which no two processes on one node can hold, and a Lease, which
-covers what the lock cannot see (another node, another volume). What happens when:
+An operator has to hold two things: the lock on the state volume, which no two processes on one node can hold, and a Lease,
+which covers what the lock cannot see (another node, another volume). What happens when:
 
     the lock is somebody else's        wait
     the Lease is somebody else's       wait; if it was ours, stop: a request in flight ends, nothing new begins
     the Lease has expired              take it. Expired means: not renewed for its whole length while we watched, so that
                                        clocks do not matter; or its holder held this very lock file, which is now ours
-    the API server does not answer     go on if the Lease was ours. The lock is still held, and whoever has another
+    the API server does not answer     go on if the Lease was ours. The lock is still held, and an operator on another
                                        volume has other tokens, so nobody can spend what we spend
     we have not looked for too long    stop until we have (the process was stopped, the machine slept, or the volume hangs)
 
-The volume is asked at each look, in a thread of its own and not for longer than `LOOK_SECONDS`.
+Each look asks the volume, in its own thread and for at most `LOOK_SECONDS`.
 """
 
 import asyncio
@@ -39,12 +39,12 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS = 15.0
 RENEW_SECONDS = 5.0
 WAIT_SECONDS = 1.0
-# A look that takes longer is one that was not answered.
+# A look that takes longer counts as unanswered.
 LOOK_SECONDS = 4.0
 
 
 def boot_seconds() -> float:
-    """Seconds since the machine started, those in which it slept included: others' clocks went on meanwhile."""
+    """Seconds since the machine started, including those it slept: others' clocks went on meanwhile."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -112,7 +112,7 @@ class Leadership:
             await asyncio.sleep(RENEW_SECONDS if self._lease is not None else WAIT_SECONDS)
 
     async def release(self) -> None:
-        """Let the next operator begin at once; for when nothing is in flight any more. Best effort."""
+        """Let the next operator begin at once; call it when nothing is in flight any more. Best effort."""
         lease, self._lease = self._lease, None
         metrics.LEASE_HELD.set(0)
         if lease is not None:
@@ -120,7 +120,7 @@ class Leadership:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._leases.write_lease(lease.released())
             except (httpx2.HTTPError, TimeoutError) as error:
-                log.debug("the Lease was not released (%s); it expires by itself", describe(error))
+                log.debug("the Lease was not released (%s); it will expire", describe(error))
         with suppress(StoreFailed):
             await self.volume.call("", self._lock.release)
 
@@ -165,10 +165,10 @@ class Leadership:
         except httpx2.HTTPStatusError as error:
             if error.response.status_code != HTTPStatus.CONFLICT:
                 raise
-            self._follow("another operator was faster in taking the Lease")
+            self._follow("another operator took the Lease first")
 
     def _may_take(self, found: Lease) -> bool:
-        """Free, ours, or left behind by somebody who no longer lives."""
+        """Free, ours, or left behind by an operator that is dead."""
         if not found.holder or found.holder == self._name or found.holder.endswith(f"_{self._lock.identity}"):
             return True
         look = (found.holder, found.renewed, found.version)
@@ -199,16 +199,16 @@ class Leadership:
 
     def _follow(self, why: str) -> None:
         if self._lease is not None:
-            log.error("this operator leads no more and begins nothing new: %s", why)
+            log.error("this operator no longer leads and begins nothing new: %s", why)
         elif why != self.why_not:
             log.warning("this operator waits: %s", why)
         self._lease, self.why_not = None, why
         metrics.LEASE_HELD.set(0)
 
     def _did_not_look(self, error: VolumeSilent) -> None:
-        """Nobody knows whether the lock is held: for a while that is no reason to stop, and then `leads` says so."""
+        """It is not known whether the lock is held. For a while that is no reason to stop; then `leads` becomes False."""
         if str(error) != self.why_not:
-            log.warning("the lock was not looked at: %s", error)
+            log.warning("the lock was not checked: %s", error)
         self.why_not = str(error)
 
     def _went_unanswered(self, error: Exception) -> None:

@@ -11,7 +11,7 @@ LEASE_NAME = "oauth-pool-operator"
 
 @dataclass(frozen=True)
 class Lease:
-    """As it stands; `version` is empty for one that does not exist yet."""
+    """As it is now; `version` is empty if it does not exist yet."""
 
     holder: str
     acquired: datetime

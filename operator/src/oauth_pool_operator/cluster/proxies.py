@@ -1,6 +1,6 @@
-"""The proxies that access tokens are sealed to: what they say of themselves in OAuthProxy objects, and who of them is served.
+"""The proxies that access tokens are sealed to: what their OAuthProxy objects say, and which of them are served.
 
-Proxies write these objects, so nothing in them is believed: one that is not as it should be gets nothing and harms nobody.
+Proxies write these objects, so nothing in them is trusted: an invalid one gets nothing and harms nobody.
 """
 
 import base64
@@ -14,7 +14,7 @@ import msgspec
 log = logging.getLogger(__name__)
 
 PROXY_KIND, PROXY_PLURAL = "OAuthProxy", "oauthproxies"
-# Whoever can make these objects could make any number, and each costs a box for every account.
+# Anyone who can create these objects could create any number, and each costs a box per account.
 MOST_PROXIES = 100
 KEY_BYTES = 32
 
@@ -73,7 +73,7 @@ class Proxies:
         return set(self._declared)
 
     def counts(self) -> dict[str, int]:
-        """Objects by what becomes of them; may be called from any thread."""
+        """Counts of objects: served, refused, over the limit; may be called from any thread."""
         declared = list(self._declared.values())
         refused = sum(one.proxy is None for one in declared)
         served = len(self.served)
@@ -85,7 +85,7 @@ class Proxies:
             self._decide()
 
     def compare(self, before: set[str], listed: Sequence[dict[str, Any]]) -> None:
-        """With a list that was asked for when there were the objects `before`: what is not in it is gone."""
+        """Compare with a list that was requested when the objects were `before`: those that are not in it are gone."""
         uids = {body["metadata"]["uid"] for body in listed}
         for uid in before - uids:
             self._declared.pop(uid, None)
@@ -114,7 +114,7 @@ class Proxies:
         return before is None or before.proxy != proxy
 
     def _decide(self) -> None:
-        """Who is served. Of two objects of one pod, one of which is gone or about to go, the newer counts."""
+        """The proxies that are served. If a pod has two objects, one of which is about to go, the newer counts."""
         by_pod: dict[str, Proxy] = {}
         for proxy in sorted((one.proxy for one in self._declared.values() if one.proxy is not None), key=_age):
             by_pod[proxy.pod] = proxy
@@ -122,7 +122,7 @@ class Proxies:
         left_out = len(oldest_first) - MOST_PROXIES
         if left_out > 0 >= self._left_out:
             log.warning(
-                "there are %d proxies, and %d are served at most: the newest get no tokens",
+                "there are %d proxies, but at most %d are served: the newest get no tokens",
                 *(len(oldest_first), MOST_PROXIES),
             )
         self._left_out = left_out
@@ -138,7 +138,7 @@ def _parsed(body: dict[str, Any]) -> Proxy:
     metadata = found.metadata
     owners = [(owner.api_version, owner.kind, owner.name) for owner in metadata.owner_references]
     if owners != [("v1", "Pod", metadata.name)]:
-        raise ValueError("it is not owned by the pod of its name, and by nothing else")
+        raise ValueError("its only owner has to be the pod of its name")
     try:
         public_key = base64.b64decode(found.spec.public_key, validate=True)
     except ValueError:

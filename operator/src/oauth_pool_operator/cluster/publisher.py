@@ -1,8 +1,8 @@
 """The one task that writes the ConfigMaps of a family: the pool index, or the sealed tokens.
 
-Whoever publishes awaits the write that carries its key; all keys of a ConfigMap that became dirty meanwhile travel in one
-patch, because the API server serialises writes of one object. Which entry is in which ConfigMap is decided in `shards`. Readers,
-which may not list them, hear from the first how many there are, and hear it before there is anything in a further one.
+A caller awaits the write that carries its key. All keys of a ConfigMap that became dirty meanwhile go into one patch, because
+the API server serialises writes of one object. `shards` decides which entry is in which ConfigMap. Readers may not list them:
+the first one says how many there are, before another has any content.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ class Writing(Protocol):
 class Publisher:
     """Keeps the ConfigMaps equal to what was put. Start it with `run`. `what` names the family in log lines.
 
-    After each batch it rests `rest` times as long as that took, 0.5 s at most, so that more travels in the next: where entries
-    are long, each patch costs the API server much. Whoever publishes while nothing is under way does not wait for that.
+    After each batch it rests `rest` times as long as the batch took, at most 0.5 s, so that more goes into the next: with long
+    entries, each patch costs the API server a lot. A caller that publishes while nothing is in progress does not wait.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Publisher:
         self._loaded.set()
         for number, shard in enumerate(self._shards):
             for key in shard.written.keys() - shard.wanted.keys():
-                why = "which is there twice" if key in keys else "of which there is no account"
+                why = "which is there twice" if key in keys else "for which there is no account"
                 log.info("%s: removing %s, %s", self._what, key, why)
                 self._mark(Slot(number, key))
 
     def unload(self) -> None:
-        """Somebody else may write from now on: publish nothing before the next `load`."""
+        """Another operator may write from now on: publish nothing before the next `load`."""
         self._loaded.clear()
 
     @property
@@ -82,7 +82,7 @@ class Publisher:
         return self._loaded.is_set()
 
     async def be_loaded(self) -> None:
-        """Wait for `load`, not for ever: whoever publishes has tokens to refresh, whether this can be read or not.
+        """Wait for `load`, but not forever: the caller has tokens to refresh, whether this can be read or not.
 
         Raises `TimeoutError`.
         """
@@ -164,7 +164,7 @@ class Publisher:
         self._announced, self._shards.total = announced, max(announced, self._shards.total)
         if announced < self._shards.total:
             log.warning(
-                "%s: readers hear of %d ConfigMaps only, and there are %d; saying so",
+                "%s: readers know of only %d ConfigMaps, but there are %d; telling them",
                 *(self._what, announced, self._shards.total),
             )
             await self._announce()
@@ -175,7 +175,7 @@ class Publisher:
             await asyncio.gather(*(asyncio.shield(self._mark(slot)) for slot in changed))
 
     def _changed(self, number: int, found: Mapping[str, str]) -> list[Slot]:
-        """What is not as it should be; from now on it is known what is there instead."""
+        """What differs from what we wrote; afterwards, we know what is there instead."""
         shard = self._shards[number]
         shard.written = dict(found)
         return [Slot(number, key) for key in shard.changes(found.keys() | shard.wanted.keys())]
@@ -215,7 +215,7 @@ class Publisher:
         await self._patch(number, changes)
         size = self._shards[number].bytes_written
         self._sizes.labels(str(number)).set(size)
-        log.debug("%s: wrote %d keys of ConfigMap %d, which has %d bytes now", self._what, len(changes), number, size)
+        log.debug("%s: wrote %d keys of ConfigMap %d, which now has %d bytes", self._what, len(changes), number, size)
 
     async def _announce(self) -> None:
         """Have the first ConfigMap say how many there are; every write of it does."""

@@ -1,7 +1,7 @@
-"""Access tokens for the proxies, sealed to each: who has to have which, and when that is written.
+"""Seals access tokens to each proxy: which proxy needs which token, and when that is written.
 
-The tokens of all accounts are in memory, so that a proxy that joins has them without a look at any account. What is published
-already for the same token, proxy and key stays as it is: at rest, and after a restart, there is nothing to write.
+The tokens of all accounts are in memory, so a proxy that joins gets them without a look at any account. What is already
+published for the same token, proxy and key stays as it is: while nothing changes, and after a restart, nothing is written.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from oauth_pool_operator.errors import TokensFull
 
 log = logging.getLogger(__name__)
 
-# A rollout brings proxies one by one and so do nodes that come back: what joins within this time is one write.
+# A rollout brings proxies one by one, and so do nodes that come back: those that join within this time share one write.
 JOIN_SECONDS = 0.1
 # Nobody waits for what a proxy that is gone leaves behind.
 LEAVE_SECONDS = 1.0
@@ -129,7 +129,7 @@ class SealedTokens:
                 await self._seal_all()
                 backoff.reset()
             except (httpx2.HTTPError, TimeoutError) as error:
-                log.warning("tokens: not every proxy has all of them: %s", describe(error))
+                log.warning("tokens: some proxies lack some of them: %s", describe(error))
                 await asyncio.sleep(backoff.pause().total_seconds())
                 self._proxies_change(True)
 

@@ -57,7 +57,7 @@ class Token(msgspec.Struct, frozen=True):
 
 
 def read(value: str | None) -> TokenEntry | None:
-    """What was published; None for nothing, and for what is no entry of ours."""
+    """What was published; None for nothing, and for anything that is not an entry of ours."""
     try:
         entry = msgspec.json.decode(value or "", type=TokenEntry)
     except (msgspec.DecodeError, RecursionError):

@@ -1,7 +1,7 @@
-"""Kopf's connection to the API server, and when its watch has last said anything.
+"""Kopf's connection to the API server, and when its watch last showed a sign of life.
 
-Kopf hands events on but keeps bookmarks, which say that a watch lives on which nothing happens, to itself. So we listen at
-the connection: every piece of the watch of accounts, and every list of them, is a sign of life.
+Kopf passes events on but not bookmarks, which show that a quiet watch is alive. So we listen at the connection: every piece
+of the watch of accounts, and every list of them, is a sign of life.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ import kopf
 from oauth_pool_operator.account.spec import PLURAL
 from oauth_pool_operator.certificates import as_others_verify
 
-# The API server sends a bookmark every 60 to 75 s. A watch that is silent for longer is begun anew.
+# The API server sends a bookmark every 60 to 75 s. A watch that is silent for longer is restarted.
 BOOKMARK_SECONDS = 90.0
-# Silent for that long, although the API server answers others: beginning anew does not help, only a new process may.
+# Silent for this long although the API server answers other requests: restarting the watch does not help, a new process may.
 SILENT_SECONDS = 240.0
 FIRST_LOGIN_WAIT, LAST_LOGIN_WAIT = 1.0, 15.0
 

@@ -21,7 +21,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands for a running operator's pod")
     importing = commands.add_parser(
         "import",
-        help="take credentials from standard input into accounts",
+        help="import credentials from standard input into accounts",
         description="Reads credentials on standard input: an entry or a whole credentials.json, or an SDK profile's file.",
     )
     importing.add_argument("name", metavar="NAME", nargs="?", help="the account")
@@ -34,18 +34,18 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     importing.add_argument("--provider", metavar="P", help="with --create: their provider")
     adopting = commands.add_parser(
         "adopt",
-        help="give an account the credential that is left behind of one that is gone",
-        description="Gives an account the credential of one of its name, provider and grant that is gone: kept by "
-        "deletionPolicy Retain, orphaned, or of a restored backup.",
+        help="give an account the credential of a deleted one",
+        description="Gives an account the credential of a deleted one of the same name, provider and grant: kept by "
+        "deletionPolicy Retain, orphaned, or restored from a backup.",
     )
     adopting.add_argument("name", metavar="NAME", help="the account")
     adopting.add_argument(
-        "--from", dest="uid", metavar="UID", help="the UID of the one that is gone (default: the only one there is)"
+        "--from", dest="uid", metavar="UID", help="the deleted account's UID (default: the only one there is)"
     )
     orphans = commands.add_parser(
         "orphans",
         help="list the folders on the state volume that no account owns",
-        description="Lists the folders on the state volume that no account owns, with whose they were.",
+        description="Lists the folders on the state volume that no account owns, and says whose they were.",
     )
     orphans.set_defaults(name=None, timeout=60.0)
     for command in (importing, adopting):
@@ -58,7 +58,7 @@ def check_usage(options: argparse.Namespace) -> None:
     if options.command != "import":
         return
     if (options.name is None) is not options.all:
-        options.usage_error("give NAME or --all, and not both")
+        options.usage_error("give NAME or --all, but not both")
     if options.all and options.entry is not None:
         options.usage_error("--entry goes with NAME, not with --all")
     if options.create and not (options.all and options.provider):

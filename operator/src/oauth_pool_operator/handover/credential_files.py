@@ -49,8 +49,8 @@ def parse(content: bytes) -> Found:
     document = _document(content)
     if CLAUDE_CODE in document:
         raise CredentialFileInvalid(
-            "it is Claude Code's own login (claudeAiOauth), which is not taken: Claude Code goes on refreshing it, and each of "
-            "its refresh tokens is good for one use; log the account in instead (kubectl oauthaccount login NAME)"
+            "it is Claude Code's own login (claudeAiOauth), which cannot be imported: Claude Code keeps refreshing "
+            "it, and each of its refresh tokens works only once; log the account in instead (kubectl oauthaccount login NAME)"
         )
     if "access_token" in document or document.get("type") == "oauth_token":
         candidates, read = {"": document}, _sdk_entry
@@ -103,7 +103,7 @@ def _sdk_entry(raw: Any) -> Entry:
     if raw.get("type", "oauth_token") != "oauth_token":
         raise _BadEntry("its type is not oauth_token")
     if raw.get("refresh_token") is None:
-        raise _BadEntry("it has no refresh_token: something else keeps its access token fresh, and must go on doing so")
+        raise _BadEntry("it has no refresh_token: something else keeps its access token fresh, and must keep doing so")
     return Entry(_text(raw, "refresh_token"), _text(raw, "access_token"), _instant(raw, "expires_at", 1))
 
 

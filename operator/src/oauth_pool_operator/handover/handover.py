@@ -1,7 +1,7 @@
-"""A person hands a credential to the running operator: what the commands `import`, `adopt` and `orphans` do.
+"""Hands a person's credential to the running operator: what the commands `import`, `adopt` and `orphans` do.
 
-They run beside it, in its pod, and never write what it owns: they leave the credential in a file of its own on the state volume,
-say so on the object, and wait for what becomes of it. Results go to standard output, all else to standard error.
+They run beside it, in its pod, and never write its files: they leave the credential in a separate file on the state volume,
+annotate the object, and wait for the outcome. Results go to standard output, everything else to standard error.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ class Handover:
         return await self._hand_over([(name, _as_import(entry))])
 
     async def import_all(self, found: Found, *, replace: bool, create_for: str | None) -> int:
-        """Every entry into the account of its name; those of accounts that work are left out unless `replace`."""
+        """Import every entry into the account of its name; accounts that work are skipped unless `replace`."""
         if "" in found.entries or "" in found.problems:
             raise NotDone("the entry has no id to find its account by: name the account instead of --all")
         accounts = {account.name: account for account in await self.cluster.accounts()}
@@ -96,7 +96,7 @@ class Handover:
             if name not in accounts:
                 continue
             if not replace and _works(accounts[name]):
-                say(f"{name}: left out, because it is Ready (--replace takes it all the same)")
+                say(f"{name}: skipped, because it is Ready (--replace imports it anyway)")
                 continue
             wanted.append((name, _as_import(entry)))
         is_complete = self._account_for(unknown, create_for) and not found.problems
@@ -109,14 +109,14 @@ class Handover:
         left = await self._left_behind()
         fitting = {folder: one for folder, one in left.items() if _fits(one, account)}
         if uid is None and _works(account):
-            raise NotDone("it is Ready; to replace its credential all the same, say which one to take with --from")
+            raise NotDone("it is Ready; to replace its credential anyway, say which one to adopt with --from")
         if uid is None:
             usable = {folder: one for folder, one in fitting.items() if one.has_credential}
             uid = _only(name, usable or fitting)
         elif uid not in left:
             raise NotDone(f"no folder {uid} is without an account; there are for {name}: {_listed(fitting)}")
         elif not _fits(left[uid], account):
-            raise NotDone(f"what is left behind under {uid} is of another account: {_described(left[uid])}")
+            raise NotDone(f"folder {uid} belongs to another account: {_described(left[uid])}")
         credential = await in_thread(self.store.credential, uid)
         return await self._hand_over([(name, _as_adoption(uid, credential))])
 
@@ -124,11 +124,11 @@ class Handover:
         """List the folders that no account owns: what `adopt` can take, and what goes one day."""
         left = await self._left_behind()
         for uid, one in sorted(left.items()):
-            held = "a credential" if one.has_credential else "no credential that could be used"
+            held = "a credential" if one.has_credential else "no usable credential"
             kept = f"kept since {one.since:%Y-%m-%dT%H:%M:%SZ}" if one.since else "not noticed by the operator yet"
             _print(f"{uid}: {_described(one)}; {held}; {kept}")
         if not left:
-            say("every folder is an account's")
+            say("every folder belongs to an account")
         return DONE
 
     async def _left_behind(self) -> dict[str, LeftBehind]:
@@ -152,9 +152,9 @@ class Handover:
             try:
                 await self.cluster.annotate(account, IMPORT_ANNOTATION, datetime.now(UTC).isoformat())
             except httpx2.HTTPError as error:
-                # without the object, nobody would ever take it
+                # without the annotation, nobody would ever take it
                 await in_thread(self.store.end_import, account.uid, given)
-                raise NotDone(f"the request could not be written on the object: {describe(error)}") from error
+                raise NotDone(f"the request could not be written to the object: {describe(error)}") from error
             say(f"{name}: handed over; waiting for the operator")
             return await self._follow(account, deadline, out)
         except (NotDone, StoreFailed) as error:
@@ -193,11 +193,11 @@ class Handover:
         if stored is None or stored.dead is not None:
             return True
         if given.refresh_token == stored.previous_refresh_token:
-            raise NotDone("it has used this refresh token itself and holds the newer one; nothing is changed")
+            raise NotDone("it has already used this refresh token and holds the newer one; nothing was changed")
         return given.refresh_token != stored.refresh_token
 
     async def _follow(self, before: Account, deadline: float, out: Say) -> int:
-        """Tell what the account says of itself until it is in order, or the time is over."""
+        """Print the account's status until it is in order, or time is up."""
         generation, last_said = _generation(before), ""
         while time.monotonic() < deadline:
             await asyncio.sleep(LOOK_SECONDS)
@@ -216,11 +216,11 @@ class Handover:
                         out(f"{before.name}: {message}")
                         return DONE
                     if reason in (c.DISABLED, c.LOGIN_REQUIRED):
-                        raise NotDone(f"the provider does not take it ({message})")
+                        raise NotDone(f"the provider does not accept it ({message})")
             if message != last_said:
                 say(f"{before.name}: {message}")
                 last_said = message
-        say(f"{before.name}: handed over, but not in use after {self.timeout:g} s; the operator goes on trying")
+        say(f"{before.name}: handed over, but not in use after {self.timeout:g} s; the operator keeps trying")
         return TOO_LATE
 
     def _account_for(self, unknown: Sequence[str], create_for: str | None) -> bool:
@@ -268,9 +268,9 @@ def _as_import(entry: Entry) -> Import:
 
 def _as_adoption(uid: str, credential: Credential | None) -> Import:
     if credential is None or credential.refresh_token is None:
-        raise NotDone(f"what is left behind under {uid} holds no refresh token")
+        raise NotDone(f"folder {uid} holds no refresh token")
     if credential.dead is not None:
-        raise NotDone(f"what is left behind under {uid} is of no use: its grant was dead ({credential.dead})")
+        raise NotDone(f"the credential in folder {uid} is useless: its grant was dead ({credential.dead})")
     return Import(
         request=secrets.token_hex(8),
         refresh_token=credential.refresh_token,
@@ -289,9 +289,9 @@ def _fits(one: LeftBehind, account: Account) -> bool:
 
 def _only(name: str, fitting: dict[str, LeftBehind]) -> str:
     if not fitting:
-        raise NotDone(f"nothing is left behind of an account {name} of this provider and grant")
+        raise NotDone(f"nothing was left behind by an account {name} of this provider and grant")
     if len(fitting) > 1:
-        raise NotDone(f"more than one is left behind of {name}, say which with --from: {_listed(fitting)}")
+        raise NotDone(f"there is more than one for {name}; say which with --from: {_listed(fitting)}")
     return next(iter(fitting))
 
 

@@ -1,7 +1,7 @@
-"""Credentials that a person handed over with `oauth-pool-operator import` or `adopt`, and what becomes of them.
+"""Takes credentials that a person handed over with `oauth-pool-operator import` or `adopt`.
 
-They wait in a file of their own on the state volume until the operator takes them, whenever that is. Nothing is lost on
-the way: the file goes last, and what is done twice is the same as done once.
+They wait in a separate file on the state volume until the operator takes them. Nothing is lost on the way: the file is removed
+last, and every step is safe to repeat.
 """
 
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Imports:
-    """Takes them."""
+    """Takes what was handed over."""
 
     def __init__(self, *, store: Store, cluster: Cluster) -> None:
         self._store = store

@@ -1,8 +1,8 @@
-"""What an answer of a provider's endpoint means: tokens, or which of the errors of `errors`.
+"""Reads an answer of a provider's endpoint: tokens, or one of the errors in `errors`.
 
-A 2xx with an access token is tokens, whatever else is in it: a refresh token that was rotated must reach the disk. An OAuth
-error is a verdict, whatever the status. Everything else is the network. Texts hold a status and words that are known,
-never anything else that was received.
+A 2xx with an access token means tokens, whatever else is in it: a rotated refresh token must reach the disk. An OAuth error
+is a verdict, whatever the status. Everything else counts as a network failure. Messages hold a status and known error
+words, never anything else that was received.
 """
 
 import json
@@ -32,7 +32,7 @@ DEFAULT_INTERVAL, SHORTEST_INTERVAL, LONGEST_INTERVAL = 5.0, 1.0, 300.0
 LONGEST_DEVICE_LOGIN = timedelta(hours=1)
 LONGEST_USER_CODE, LONGEST_URI = 64, 2048
 
-# "This refresh token is dead", in the words of the standard and of those who do not keep to it.
+# "This refresh token is dead", in the standard's words and in others that providers use.
 DEAD_REFRESH_TOKEN = frozenset(
     (
         *("invalid_grant", "bad_refresh_token", "invalid_refresh_token"),
@@ -41,9 +41,9 @@ DEAD_REFRESH_TOKEN = frozenset(
 )
 DEAD_CODE = frozenset(("invalid_grant", "bad_verification_code"))
 _THROTTLING = frozenset(("rate_limit_error", "rate_limited", "ratelimited"))
-# RFC 6749 4.1.2.1 and the API's own envelope: it passes
+# RFC 6749 4.1.2.1 and the API's own envelope: transient
 _PASSING = frozenset(("server_error", "temporarily_unavailable", "api_error", "overloaded_error", "timeout_error"))
-# RFC 6749 5.2, RFC 7523 3.1, RFC 8628 3.5 and what is near them: words that may be repeated to a person
+# RFC 6749 5.2, RFC 7523 3.1, RFC 8628 3.5 and similar: words that may be repeated to a person
 _SAYABLE = frozenset(
     (
         *("invalid_request", "invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"),
@@ -116,7 +116,7 @@ def _usable_access_token(document: dict[str, Any], refresh_token: str | None) ->
         what = "the token endpoint answered with a token_type that is not Bearer, which no proxy can use"
         raise UnusableAnswer(f"{what}: set the client up for bearer tokens", refresh_token=refresh_token)
     if not re.fullmatch(r"[\x21-\x7e]+", access_token):
-        what = "the token endpoint answered with an access token that no header can hold"
+        what = "the token endpoint answered with an access token that does not fit into a header"
         raise UnusableAnswer(what, refresh_token=refresh_token)
     return access_token
 
@@ -139,7 +139,7 @@ def _remarks(
 
 
 def read_device_authorization(answer: Answer) -> DeviceAuthorization:
-    """The answer of a device authorization endpoint, if it is one; lengths are those that status can hold."""
+    """The answer of a device authorization endpoint; texts longer than status can hold are refused."""
     document = _document(answer)
     device_code, user_code = _text(document, "device_code", 4096), _text(document, "user_code", LONGEST_USER_CODE)
     verification_uri = _text(document, "verification_uri", LONGEST_URI)
@@ -159,7 +159,7 @@ def read_device_authorization(answer: Answer) -> DeviceAuthorization:
 
 
 def demand_success(answer: Answer, endpoint: str) -> None:
-    """For an endpoint that only says whether it has done as asked (RFC 7009 2.2)."""
+    """For an endpoint that only reports success or failure (RFC 7009 2.2)."""
     if answer.status >= 300:
         raise _refusal(answer, _document(answer), endpoint, "", frozenset())
 
@@ -167,7 +167,7 @@ def demand_success(answer: Answer, endpoint: str) -> None:
 def _refusal(
     answer: Answer, document: dict[str, Any], endpoint: str, wanted: str, dead_words: frozenset[str]
 ) -> Exception:
-    """The error that an answer amounts to which does not hold what was wanted."""
+    """The error that an answer without the wanted members amounts to."""
     words, status = _error_words(document, answer.status), answer.status
     known = next((word for word in words if word in dead_words or word in _SAYABLE), "")
     retry_after = _retry_after(answer.headers)
@@ -196,7 +196,7 @@ def _refusal(
 
 
 def _document(answer: Answer) -> dict[str, Any]:
-    """The members of a JSON object, else none. No number in it, however long, and no stray byte makes it unreadable."""
+    """The members of a JSON object, else none. Neither a long number nor a stray byte makes it unreadable."""
     try:
         document = json.loads(answer.body.decode("utf-8-sig", "replace"), parse_int=_integer)
     except (ValueError, RecursionError):
@@ -217,7 +217,7 @@ def _text(document: dict[str, Any], name: str, longest: int | None = None) -> st
 
 
 def _error_words(document: dict[str, Any], status: int) -> dict[str, None]:
-    """The words for what is wrong, in order; none where the document has no OAuth error (RFC 6749 5.2).
+    """The error words, in order; none if the document has no OAuth error (RFC 6749 5.2).
 
     `error` may be an object with `type` and `code`, and some say `error_code` instead. The status in words, such as
     `{"error": "Forbidden"}`, is what gateways write.
@@ -236,7 +236,7 @@ def _interval(value: Any) -> timedelta:
 
 
 def _retry_after(headers: httpx2.Headers) -> timedelta | None:
-    """How long the server wants to be left alone (RFC 9110 10.2.3): seconds, or a date, which is one of its own clock."""
+    """How long the server asks us to wait (RFC 9110 10.2.3): seconds, or a date by its own clock."""
     value = headers.get("retry-after", "")
     if re.fullmatch(r"[0-9]+", value):
         return min(timedelta(seconds=int(value[:9])), LONGEST_WAIT)

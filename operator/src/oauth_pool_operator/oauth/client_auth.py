@@ -1,4 +1,4 @@
-"""How a registered client proves to the provider that it is the client: a secret, or a signed assertion, or not at all.
+"""Proves to the provider who the registered client is: with a secret, a signed assertion, or not at all.
 
 Secret and key are read from their files for every request, so that they can be rotated without a restart.
 """
@@ -24,7 +24,7 @@ _CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 
 @dataclass(frozen=True)
 class Proof:
-    """What goes into a request beside its own members."""
+    """What a proof adds to a request."""
 
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     members: dict[str, str] = field(default_factory=dict, repr=False)

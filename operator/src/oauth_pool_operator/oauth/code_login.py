@@ -43,7 +43,7 @@ class CodeLogins:
         try:
             session = await self._keep(facts, account.pasted_code)
         except StoreFailed:
-            log.warning("%s: the code could not be kept on the state volume: give it again later", account.name)
+            log.warning("%s: the code could not be stored on the state volume: hand it over again later", account.name)
             raise
         finally:
             account = await self._cluster.remove_annotation(account, CODE_ANNOTATION)
@@ -66,7 +66,7 @@ class CodeLogins:
             ended = login.end_session(session)
         elif session.expires <= facts.now:
             ask_again = HOW_TO_ASK_AGAIN.format(name=facts.account.name)
-            what = f"the provider did not take the code before the login had expired; ask for a new one: {ask_again}"
+            what = f"the provider did not accept the code before the login expired; ask for a new one: {ask_again}"
             ended = msgspec.structs.replace(login.end_session(session), problem=c.LOGIN_EXPIRED, problem_message=what)
             log.warning("%s: %s", facts.account.name, what)
         else:
@@ -94,10 +94,13 @@ class CodeLogins:
     async def _keep(self, facts: Facts, pasted: str) -> LoginSession | None:
         account, session = facts.account, facts.session
         if account.spec.grant != "AuthorizationCode":
-            log.warning("%s: a code was given, but grant %s needs none", account.name, account.spec.grant)
+            log.warning("%s: a code was handed over, but grant %s needs none", account.name, account.spec.grant)
             return session
         if facts.is_unread:
-            log.warning("%s: a code was given, but the state volume cannot be read: give it again later", account.name)
+            log.warning(
+                "%s: a code was handed over, but the state volume cannot be read: hand it over again later",
+                account.name,
+            )
             return session
         if session is not None and session.handled_code == login.digest(pasted):
             return session

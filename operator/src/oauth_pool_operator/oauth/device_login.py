@@ -70,7 +70,7 @@ class DeviceLogins:
         if isinstance(error, SubjectMismatch):
             return await self._end(facts, session, c.SUBJECT_MISMATCH, str(error))
         if isinstance(error, GrantRejected | ExchangeRejected):
-            return await self._end(facts, session, c.CODE_REJECTED, f"the login came to nothing: {error}")
+            return await self._end(facts, session, c.CODE_REJECTED, f"the login failed: {error}")
         return facts
 
     async def _wait(self, facts: Facts, memory: Memory, session: LoginSession, pending: AuthorizationPending) -> Facts:

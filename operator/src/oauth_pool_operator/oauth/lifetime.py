@@ -24,15 +24,15 @@ def lifetime_of(value: Any) -> tuple[timedelta, Remark | None]:
         return DEFAULT_LIFETIME, None
     seconds = _number(value)
     if seconds is None or not 0 < seconds < math.inf:
-        return DEFAULT_LIFETIME, _odd("is not a number of seconds above 0; the token is taken to live for an hour")
+        return DEFAULT_LIFETIME, _odd("is not a number of seconds above 0; the token counts as valid for an hour")
     if seconds > _LONG_SECONDS and seconds % _MINUTE_IN_MILLISECONDS == 0:
         lifetime = timedelta(seconds=min(seconds / 1000, LONGEST_LIFETIME.total_seconds()))
-        return lifetime, _odd(f"seems to be in milliseconds; the token is taken to live for {lifetime}")
+        return lifetime, _odd(f"seems to be in milliseconds; the token counts as valid for {lifetime}")
     lifetime = timedelta(seconds=min(seconds, LONGEST_LIFETIME.total_seconds()))
     if lifetime < SHORT_LIFETIME:
         return lifetime, _odd(f"is {lifetime.total_seconds():g} s; a token that short is refreshed all the time")
     if isinstance(value, str) and not value.isdecimal():
-        return lifetime, _odd(f"is a text; the token is taken to live for {lifetime}")
+        return lifetime, _odd(f"is a text; the token counts as valid for {lifetime}")
     return lifetime, None
 
 

@@ -130,25 +130,25 @@ def judge(
     ask_again = HOW_TO_ASK_AGAIN.format(name=name)
     if session is None or session.is_over:
         blank = LoginSession(session_id="", start=now, expires=now) if session is None else session
-        message = f"a code was given, but no login is open; ask for one: {ask_again}"
+        message = f"a code was handed over, but no login is open; ask for one: {ask_again}"
         return _with_problem(blank, text, CODE_REJECTED, message)
     if session.expires <= now:
         message = f"the code came after the login had expired; ask for a new login: {ask_again}"
         return _with_problem(session, text, LOGIN_EXPIRED, message)
     pasted = parse_pasted(text)
     if issuer is not None and pasted.issuer is not None and pasted.issuer != issuer:
-        message = "the redirect URL is of another provider than the login; do not use the page that it came from"
+        message = "the redirect URL is from another provider than the login; do not use the page that it came from"
         return _with_problem(session, text, CODE_REJECTED, message)
     if pasted.refused:
         message = "the provider's page refused the login; open status.login.authorizationURL and try again"
         return _with_problem(session, text, CODE_REJECTED, message)
     is_complete = bool(pasted.code and (pasted.state or allow_without_state))
     if not is_complete:
-        message = "what was given is not <code>#<state> nor the whole redirect URL; copy all of what the page shows"
+        message = "this is neither <code>#<state> nor the whole redirect URL; copy everything that the page shows"
         return _with_problem(session, text, CODE_REJECTED, message)
     # constant time: how far a guess of `state` was right must not be measurable
     if pasted.state and not hmac.compare_digest(pasted.state.encode(), session.state.encode()):
-        message = "the code belongs to another login; open the present status.login.authorizationURL and use its code"
+        message = "the code belongs to another login; open the current status.login.authorizationURL and use its code"
         return _with_problem(session, text, CODE_REJECTED, message)
     return msgspec.structs.replace(
         session, code=pasted.code, handled_code=digest(text), problem=None, problem_message=""

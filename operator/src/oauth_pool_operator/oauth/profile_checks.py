@@ -55,7 +55,7 @@ def check_proxy(where: str, url: str | None, password_file: Path | None) -> None
     """`http(s)://[user@]host:port`; the password only ever stands in a file."""
     if not url:
         if password_file is not None:
-            raise ConfigError(f"{where}.proxy_password_file: there is no proxy_url that it is for")
+            raise ConfigError(f"{where}.proxy_password_file: has no effect without proxy_url")
         return
     try:
         parts = urlsplit(url)
@@ -71,7 +71,7 @@ def check_proxy(where: str, url: str | None, password_file: Path | None) -> None
     if password_file is not None:
         if not user:
             raise ConfigError(
-                f"{where}.proxy_url: names no user whom proxy_password_file is for (http://user@host:port)"
+                f"{where}.proxy_url: must name the user whose password is in proxy_password_file (http://user@host:port)"
             )
         try:
             read_secret(password_file)
@@ -126,7 +126,7 @@ def _check_authentication(where: str, client: ClientProfile) -> None:
     for key in ("client_secret_file", "private_key_file", "key_id", "signing_algorithm", "assertion_audience"):
         is_wanted = needed.get(key, method == "private_key_jwt")
         if getattr(client, key) is not None and not is_wanted:
-            raise ConfigError(f"{where}.{key}: is of no use with client_authentication {method}")
+            raise ConfigError(f"{where}.{key}: has no effect with client_authentication {method}")
     if method == "client_secret_basic" and "authorization" in {name.lower() for name in client.token_headers}:
         raise ConfigError(f"{where}.token_headers: 'authorization' is set by client_authentication {method}")
     try:

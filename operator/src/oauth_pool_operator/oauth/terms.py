@@ -1,4 +1,4 @@
-"""What a provider profile lets an account ask for. Pure; the answers are sentences for whoever wrote the account."""
+"""What a provider profile lets an account ask for. Pure; the answers are sentences for the account's author."""
 
 from fnmatch import fnmatchcase
 
@@ -10,12 +10,12 @@ def why_not(spec: Spec, profile: Profile) -> str | None:
     """Why the account cannot be used at all under this profile; None when it can."""
     if spec.grant not in profile.grants:
         offered = ", ".join(sorted(profile.grants))
-        return f"provider {spec.provider!r} is not configured for grant {spec.grant}; it is for {offered}"
+        return f"provider {spec.provider!r} is not configured for grant {spec.grant}; it offers {offered}"
     return _foreign_tenant(spec, profile)
 
 
 def why_no_login(spec: Spec, profile: Profile) -> str | None:
-    """Why nobody can log the account in; None when somebody can. One that works goes on working."""
+    """Why nobody can log the account in; None when somebody can. An account that works keeps working."""
     client = profile.client(spec.grant)
     if spec.expected_subject is None or client is None or client.names_subjects:
         return None
@@ -28,7 +28,7 @@ def why_no_login(spec: Spec, profile: Profile) -> str | None:
 
 
 def _foreign_tenant(spec: Spec, profile: Profile) -> str | None:
-    """Whose tokens the pool sends people's requests with is for the operator's configuration to say, not for the account."""
+    """The operator's configuration, not the account, says whose tokens the pool may use for people's requests."""
     workload, pins = spec.workload_identity, profile.workload_identity
     if spec.grant != "WorkloadIdentity" or workload is None or pins is None:
         return None

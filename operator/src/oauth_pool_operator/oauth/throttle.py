@@ -1,5 +1,4 @@
-"""How hard token endpoints are asked, and whether at all: a few requests at once to each, and none to a provider that has
-told us to wait."""
+"""Limits requests to token endpoints: a few at once per provider, and none to a provider that asked us to wait."""
 
 import asyncio
 import zlib
@@ -10,15 +9,14 @@ from datetime import datetime, timedelta
 
 from oauth_pool_operator.errors import NotInCharge, ProviderHeld
 
-# When a wait is over, the accounts of the provider come back spread over this time.
+# After a wait, the provider's accounts come back spread over this time.
 JITTER = timedelta(seconds=10)
-# However long one account is told to wait, the others of its provider ask for themselves after this time.
+# However long one account has to wait, its provider's other accounts ask again after this time.
 LONGEST_HOLD = timedelta(minutes=5)
 
 
 class Throttle:
-    """One for all accounts; a provider that is slow holds up no other. `may_spend` says whether this operator is the one
-    that may spend tokens."""
+    """One for all accounts; a slow provider delays no other. `may_spend` says whether this operator may spend tokens."""
 
     def __init__(
         self, at_once: int, *, clock: Callable[[], datetime], may_spend: Callable[[], bool] = lambda: True
@@ -32,7 +30,7 @@ class Throttle:
 
     @asynccontextmanager
     async def turn(self, provider: str, uid: str, *, is_last_call: bool = False) -> AsyncIterator[None]:
-        """One request. Raises `ProviderHeld` when it has to wait longer, `NotInCharge` when it must not be made at all."""
+        """One request. Raises `ProviderHeld` if it has to wait longer, `NotInCharge` if it must not be made at all."""
         self.waiting += 1
         try:
             await self._turns[provider].acquire()
@@ -52,27 +50,27 @@ class Throttle:
             raise NotInCharge
 
     def hold(self, provider: str, until: datetime) -> None:
-        """The provider has told one of its accounts to wait: all of them do, for a while."""
+        """The provider asked one account to wait: all its accounts do, for a while."""
         now = self._clock()
         until = min(until, now + LONGEST_HOLD)
         self._held[provider] = now, max(until, self.held_until(provider) or until)
 
     def release(self, provider: str) -> None:
-        """Somebody knows better."""
+        """End the provider's wait, because a person asked for a refresh."""
         self._held.pop(provider, None)
 
     def held_until(self, provider: str) -> datetime | None:
-        """None when nobody has to wait. A hold that began later than now did so by a clock that was wrong, and is none."""
+        """None when nobody has to wait. A hold that began later than now was set by a wrong clock, and does not count."""
         since, until = self._held.get(provider, (None, None))
         now = self._clock()
         return until if since is not None and until is not None and since <= now < until else None
 
     def holds(self) -> dict[str, datetime | None]:
-        """The providers that were asked so far, and until when they are held; may be called from any thread."""
+        """The providers asked so far, and until when they are held; may be called from any thread."""
         return {provider: self.held_until(provider) for provider in [*self._turns, *self._held]}
 
     def close(self) -> None:
-        """Let nobody begin any more; who has begun goes on."""
+        """Let no request begin; those in flight continue."""
         self._is_closed = True
 
     def _wait(self, provider: str, uid: str) -> timedelta:

@@ -1,7 +1,7 @@
 """One HTTP request to a provider: bounded in time and size, through the profile's proxy or directly, and typed when it fails.
 
-The environment's HTTPS_PROXY is not looked at: an operator sends refresh tokens through nothing that its configuration
-does not name. Nothing but connections is kept from one request to the next, no cookie either.
+The environment's HTTPS_PROXY is ignored: an operator sends refresh tokens only through a proxy that its configuration
+names. Requests share connections and nothing else, not even cookies.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Transport:
         """
         limit = self._profile.timeout_secs if seconds is None else min(seconds, self._profile.timeout_secs)
         progress = _Progress()
-        # TCP and TLS each have a third of it, and so end by themselves: a handshake that is cancelled leaks its socket.
+        # TCP and TLS each get a third of it, so that they time out on their own: a cancelled handshake leaks its socket.
         extensions = {"trace": progress.note, "timeout": {"connect": limit / 3}}
         try:
             request = httpx2.Request("POST", url, content=body, headers=dict(headers), extensions=extensions)
@@ -85,7 +85,7 @@ class Transport:
 
 
 class _Progress:
-    """How far a request has come: what was not sent cannot have been carried out."""
+    """How far a request got: what was not sent cannot have been carried out."""
 
     is_sent = False
 

@@ -1,5 +1,5 @@
-"""Folders on the state volume that no account owns: kept of deleted ones, orphaned by a finalizer that somebody took off, or
-of a backup that was restored. All of it blocks; the store's methods of the same names are for others.
+"""Folders on the state volume that no account owns: kept from deleted accounts, orphaned when somebody removed a finalizer, or
+restored from a backup. All of it blocks; other modules use the store's methods of the same names.
 """
 
 import re
@@ -19,7 +19,7 @@ UID = re.compile(r"[0-9A-Za-z-]{1,64}")
 
 @dataclass(frozen=True)
 class LeftBehind:
-    """What a folder says of itself. Nobody knows whose it is when `owner` is None."""
+    """What a folder says about itself. If `owner` is None, its owner is unknown."""
 
     owner: Owner | None
     since: datetime | None  # from when on it is kept for a while; None: nobody has noticed yet
@@ -30,7 +30,7 @@ class LeftBehind:
         return self.owner.name if self.owner is not None else ""
 
     def is_of(self, namespace: str) -> bool:
-        """False when it is another namespace's: whoever reads this may have been given the wrong volume."""
+        """False when it belongs to another namespace: this may be the wrong volume."""
         return self.owner is None or self.owner.namespace == namespace
 
     def retained(self, namespace: str, now: datetime) -> Retained:
@@ -49,7 +49,7 @@ def left_behind(state: Path, owned: Collection[str]) -> dict[str, LeftBehind]:
 
 
 def end_retention(state: Path, owned: Collection[str]) -> None:
-    """Take the note off the folders of accounts that are there (again)."""
+    """Remove the note from the folders of accounts that exist (again)."""
     for path in list(state.glob("*/retained.json")):
         if path.parent.name in owned:
             unlink(path)

@@ -1,4 +1,4 @@
-"""The lock on the state volume: one process at a time, and the kernel lets go of it however that process ends."""
+"""The lock on the state volume: one process at a time, and the kernel releases it however that process ends."""
 
 import errno
 import fcntl
@@ -19,8 +19,8 @@ class VolumeLock:
         self._path = folder / LOCK_FILE
         self._descriptor: int | None = None
         self.identity = ""
-        """Names this very file to this very kernel: who holds the lock knows that no other process of that identity lives.
-        Empty before the lock was held for the first time."""
+        """Identifies this very file on this very kernel: the holder of the lock knows that no other process with this identity
+        is alive. Empty until the lock is first held."""
 
     def acquire(self) -> bool:
         """True when this process holds the lock, which the volume itself is asked each time.
@@ -56,11 +56,11 @@ class VolumeLock:
         return True
 
     def _look_again(self, descriptor: int) -> bool:
-        """To lock what is locked already changes nothing, and is refused when somebody else has got it meanwhile."""
+        """Locking again changes nothing, and is refused if somebody else has the lock by now."""
         ours, there = os.fstat(descriptor), self._path.stat(follow_symlinks=False)
         if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
             self.release()
-            raise StoreFailed(f"{self._path} is another file than the one that was locked")
+            raise StoreFailed(f"{self._path} is not the file that was locked")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -75,7 +75,7 @@ class VolumeLock:
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-            # read-only for now, but there from better times: it can be locked all the same
+            # read-only for now, but the file exists: it can still be locked
             return os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 

@@ -1,8 +1,8 @@
 """The only module that reads or writes the state and access volumes.
 
 State, mode 0600: `<uid>/credential.json`, `journal.json`, `waits.json`, `login.json`, `import.json`, `account.json`, and
-`retained.json` once the account is deleted but its credential is kept. Access, mode 0640: `<uid>.json`. What stands in them is in
-`documents`. Names are the object's UID, never user input.
+`retained.json` once the account is deleted but its credential is kept. Access, mode 0640: `<uid>.json`. `documents` defines
+their contents. Names are the object's UID, never user input.
 
 All of it blocks for as long as the volume does: call it with `in_thread`. Each method is about one volume, not both.
 """
@@ -54,7 +54,7 @@ _T = TypeVar("_T")
 
 
 class Store:
-    """Both volumes. Every method raises `StoreFailed` when the volume does not do as asked."""
+    """Both volumes. Every method raises `StoreFailed` if the volume fails."""
 
     def __init__(self, state: Path, access: Path) -> None:
         self._state = state
@@ -71,11 +71,11 @@ class Store:
         _check(self._access)
 
     def probe_state(self) -> None:
-        """Prove that the state volume takes a file."""
+        """Check that the state volume accepts a file."""
         _probe(self._state)
 
     def probe_access(self) -> None:
-        """Prove that the access volume takes a file."""
+        """Check that the access volume accepts a file."""
         _probe(self._access)
 
     def credential(self, uid: str) -> Credential | None:
@@ -169,7 +169,7 @@ class Store:
     def save_credential(self, uid: str, credential: Credential, *, replaces: int) -> None:
         """Replace the credential and end the journal; `StoreConflict` when one newer than `replaces` is stored.
 
-        To save the same once more is no conflict: a call that was given up may have come to its end after all.
+        Saving the same credential again is not a conflict: a call that was given up may have succeeded after all.
         """
         current, is_damaged = None, False
         try:
@@ -208,7 +208,7 @@ class Store:
         return found
 
     def end_rescue(self, uid: str, name: str) -> None:
-        """It has found its place after all."""
+        """Remove a rescued file, because its credential is stored now."""
         guarded(f"remove {name}", lambda: unlink(self._folder(uid) / name))
 
     def end_journal(self, uid: str) -> None:
@@ -291,7 +291,7 @@ def _guarded_result(what: str, action: Callable[[], _T]) -> _T:
 
 def _checked(uid: str) -> str:
     if not UID.fullmatch(uid):
-        raise StoreFailed("the object's UID is not one")
+        raise StoreFailed("the object's UID is not valid")
     return uid
 
 

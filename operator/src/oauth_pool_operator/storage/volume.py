@@ -1,7 +1,7 @@
-"""The threads of one volume, and a time limit for every call: a volume that hangs holds up nobody who does not need it.
+"""The threads of one volume, and a time limit for every call: a volume that hangs blocks only those who need it.
 
-A call that hangs cannot be ended, only left alone. It may still come to its end one day, so no other call with the same key
-begins before that: what was given up must not overwrite what came later.
+A call that hangs cannot be stopped, only abandoned. It may still finish one day, so no other call with the same key begins
+before that: an abandoned call must not overwrite what came later.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ _Jobs = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
 
 
 class VolumeSilent(StoreFailed):
-    """A call of the volume did not return in time; nobody knows what it has done or will do."""
+    """A call to the volume did not return in time; what it has done or will do is unknown."""
 
 
 class Volume:
-    """Calls of one volume. `name` is what people read."""
+    """Calls to one volume. People read `name`."""
 
     def __init__(self, name: str, *, seconds: float | None = None, threads: int = THREADS) -> None:
         self.name = name
@@ -73,7 +73,7 @@ class Volume:
         return time.monotonic() - self._unanswered.get(future, time.monotonic()) > self._seconds
 
     def _refuse_if(self, hangs: bool) -> None:
-        """Whoever would have to wait for a call that hangs hears so at once."""
+        """Fail at once instead of waiting for a call that hangs."""
         if hangs:
             raise VolumeSilent(self.why_silent or f"the {self.name} volume does not answer")
 

@@ -72,7 +72,7 @@ def _accounts(table: Table, *, has_pool: bool) -> Selector | None:
     if text is None:
         return None
     if not has_pool:
-        table.refuse("is of no use in passthrough mode, which has no accounts", "accounts")
+        table.refuse("has no effect in passthrough mode, which has no accounts", "accounts")
     try:
         return parse_selector(text)
     except ValueError as error:

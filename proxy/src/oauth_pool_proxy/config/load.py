@@ -47,7 +47,7 @@ _ADMIN_IS_GONE = (
     "kubectl get oauthaccounts (list), kubectl delete oauthaccount NAME (remove), and delete this table"
 )
 _OPERATOR_OWNS = {
-    "credential_file": "the operator holds credentials; log each account in anew (kubectl get oauthaccounts says which)",
+    "credential_file": "the operator holds credentials; log each account in again (kubectl get oauthaccounts says which)",
     "refresh_interval_secs": "the operator decides when to look at a token",
     "refresh_threshold_secs": "the operator decides when to refresh a token",
     "providers": "provider profiles are in the operator's configuration",
@@ -88,7 +88,7 @@ def parse_config(values: Mapping[str, object], environment: Mapping[str, str], f
     clients_table = top.table("clients")
     clients = _clients(clients_table, environment, proxy, oauth) if clients_table else None
     if clients and not proxy.metrics:
-        warnings.append("/metrics and the detailed /health are nowhere: with [clients] they need metrics_addr")
+        warnings.append("/metrics and the detailed /health are not served: with [clients] they need metrics_addr")
     return Config(proxy, headers, oauth, tuple(warnings), clients)
 
 
@@ -165,7 +165,7 @@ def _client_certificate(table: Table) -> ClientCertificate | None:
     certificate, key = table.path("upstream_client_certificate"), table.path("upstream_client_key")
     if certificate is None:
         if key is not None:
-            table.refuse("is of no use without upstream_client_certificate", "upstream_client_key")
+            table.refuse("has no effect without upstream_client_certificate", "upstream_client_key")
         return None
     pair = ClientCertificate(certificate, key or certificate)
     try:
@@ -199,7 +199,7 @@ def _upstream_proxy(table: Table, key: str) -> UpstreamProxy | None:
     text, password_file = table.text(key), table.path("upstream_proxy_password_file")
     if text is None:
         if password_file is not None:
-            table.refuse("is of no use without upstream_proxy", "upstream_proxy_password_file")
+            table.refuse("has no effect without upstream_proxy", "upstream_proxy_password_file")
         return None
     try:
         url = urlsplit(text)
@@ -284,7 +284,7 @@ def _clients(
     )
     if not (clients.kubernetes or clients.tailscale or clients.keys):
         table.refuse(
-            "nobody could prove who he is: there are no keys, no tailscale_listen_addr and no service_accounts"
+            "no client could prove who it is: there are no keys, no tailscale_listen_addr and no service_accounts"
         )
     return clients
 

@@ -53,5 +53,5 @@ def _header(table: Table) -> bytes | None:
 def _with(key: str, values_key: str, table: Table) -> tuple[str, ...]:
     values = table.texts(values_key, ())
     if values and not table.has(key):
-        table.refuse(f"is of no use without {key}", values_key)
+        table.refuse(f"has no effect without {key}", values_key)
     return values

@@ -115,7 +115,7 @@ class Table:
         paths = self.texts(key, default)
         for path in paths:
             if not re.fullmatch(r"/[\x21-\x22\x24-\x3e\x40-\x7e]*", path):
-                self.refuse(f'must be beginnings of paths, such as "/v1/", without a query; "{path}" is not', key)
+                self.refuse(f'must be prefixes of paths, such as "/v1/", without a query; "{path}" is not', key)
         return paths
 
     def instant(self, key: str) -> float | None:

@@ -130,7 +130,7 @@ def test_what_is_known_to_be_vulnerable_is_looked_for_also_when_nothing_changes(
 def test_the_product_runs_on_the_oldest_kubernetes_and_on_the_newest() -> None:
     oldest, newest = JOBS["e2e"]["strategy"]["matrix"]["node"]
     assert newest == ""
-    (supported,) = re.findall(r"You need Kubernetes (1\.\d+) or newer", (ROOT / "README.md").read_text())
+    (supported,) = re.findall(r"Kubernetes (1\.\d+) or newer", (ROOT / "README.md").read_text())
     assert oldest.startswith(f"kindest/node:v{supported}.") and "@sha256:" in oldest
     namespace = (ROOT / "k8s/base/proxy/namespace.yaml").read_text()
     assert f"enforce-version: v{supported}\n" in namespace

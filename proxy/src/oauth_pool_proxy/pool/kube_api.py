@@ -96,7 +96,8 @@ class KubeApi:
     async def _send(
         self, method: str, path: str, params: Mapping[str, str], content: bytes, content_type: str
     ) -> Answer:
-        headers = [(b"accept", b"application/json"), (b"user-agent", b"oauth-pool-proxy")]
+        # JSON is the API server's first choice. Its keys have a type of their own, which who asks for JSON alone does not get.
+        headers = [(b"accept", b"*/*"), (b"user-agent", b"oauth-pool-proxy")]
         if content_type:
             headers.append((b"content-type", content_type.encode()))
         try:

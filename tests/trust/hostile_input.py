@@ -28,14 +28,18 @@ GUIDED_SECONDS = 600
 """Of all targets together."""
 
 
-def check(target: Target, examples: int) -> None:
-    """Its seeds, and so many inputs that are nearly good. Raises, with the smallest input, when a promise is broken."""
+def check(target: Target, examples: int, *, is_short: bool) -> None:
+    """Its seeds, and so many inputs that are nearly good. Raises, with the smallest input, when a promise is broken.
+
+    The short form is a test of every change, and throws the same inputs each time. The long form looks for new ones.
+    """
     for seed in target.seeds:
         target.run(seed)
 
     @settings(
         max_examples=examples,
         database=None,
+        derandomize=is_short,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         phases=(Phase.generate, Phase.shrink),
@@ -56,7 +60,7 @@ def run(short: bool, say: Say) -> Report:
         say(target.name)
         began, found = time.monotonic(), []
         try:
-            check(target, examples)
+            check(target, examples, is_short=short)
         except Exception as error:  # noqa: BLE001 (whatever it is, the target did not keep its promise)
             notes = " ".join(getattr(error, "__notes__", []))
             found.append(f"{target.name}: {target.promise}: {type(error).__name__}: {error} {notes}")

@@ -160,6 +160,7 @@ def test_keys_that_nobody_signs_with_are_left_out() -> None:
         {"kty": "oct", "kid": "secret", "k": "c2VjcmV0"},
         {"kty": "RSA", "kid": "broken", "n": "!", "e": "AQAB"},
         {"kty": "RSA", "n": document["keys"][0]["n"], "e": "AQAB"},
+        {"kty": "RSA", "kid": "short", "n": document["keys"][0]["n"][:-4], "e": "AQAB"},  # RFC 7518 3.3: 2048 bits
     ]
     assert list(keys_of(json.dumps(document).encode())) == ["first"]
     with pytest.raises(ValueError, match="no key"):

@@ -5,6 +5,7 @@ Two steps, since a signature is what costs: `read` refuses what can be refused w
 """
 
 import re
+import warnings
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 from joserfc import jws
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, RSAKey
 
 from oauth_pool_proxy.downstream.identity.known import MOST_CREDENTIAL_BYTES
@@ -175,7 +176,11 @@ def keys_of(document: bytes) -> dict[str, Key]:
     """The public keys of a JWK set (RFC 7517) that API servers sign with; others are left out. `ValueError` if it has none."""
     keys: dict[str, Key] = {}
     for raw in _keys_in(document):
-        with suppress(JoseError, ValueError, TypeError, RecursionError):  # one that cannot be read costs no other
+        # One that cannot be read costs no other. A warning is of a key that is too short (RFC 7518 3.3: MUST).
+        with (
+            suppress(JoseError, ValueError, TypeError, RecursionError, SecurityWarning),
+            warnings.catch_warnings(action="error", category=SecurityWarning),
+        ):
             jwk = _jwk.decode(raw)
             if jwk.kid and jwk.kty == "RSA":
                 keys[jwk.kid] = RSAKey.import_key(_members.decode(raw))

@@ -76,6 +76,17 @@ def test_without_a_terminal_it_prints_once(objects: Objects, plugin: Plugin) -> 
     assert "\x1b" not in outcome.out
 
 
+def test_who_forces_colours_without_a_terminal_gets_one_picture_in_colours(
+    objects: Objects, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects.create("alice", ready("CoolingDown"))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    outcome = plugin("top")
+    assert outcome.code == 0
+    assert "\x1b[33m" in outcome.out
+
+
 def test_json_is_for_one_picture_only(objects: Objects, plugin: Plugin) -> None:
     objects.create("alice", ready("Available"))
     assert [row["name"] for row in plugin("top", "--once", "-o", "json").json] == ["alice"]

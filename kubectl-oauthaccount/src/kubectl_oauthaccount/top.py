@@ -62,7 +62,7 @@ def top(
         if clients:
             _print_clients(cluster, terminal, as_json=output == "json")
             return
-        if once or not terminal.out.is_terminal:
+        if once or not terminal.out.file.isatty():  # FORCE_COLOR asks for colors, not for a picture without an end
             _print_once(cluster, terminal, selector, everywhere=everywhere, as_json=output == "json")
             return
         from kubectl_oauthaccount.pool import Pool

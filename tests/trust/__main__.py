@@ -9,7 +9,7 @@ import traceback
 from . import data_plane, endurance, hostile_actors, hostile_input, hygiene, streams
 from .program import Program
 
-OUTAGE_SECONDS, MINUTES = 240.0, 15.0
+OUTAGE_SECONDS, MINUTES = 240.0, 10.0
 
 
 def programs(outage: float = OUTAGE_SECONDS, minutes: float = MINUTES) -> tuple[Program, ...]:

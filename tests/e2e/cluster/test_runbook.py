@@ -336,7 +336,7 @@ def test_more_proxies_and_none(on_call: OnCall, product: Product) -> None:
     compare = {"--replicas=1": lambda: (on_call.run("PoolProxiesDisagree"), on_call.run("PoolAccessTokenLate"))}
     on_call.run("Scale", before=compare)
     product.kubectl("scale", f"deployment/{PROXY}", "--replicas=0")
-    wait_until(lambda: not product.pods(PROXY), "no proxy")
+    wait_until(lambda: product.has_gone(PROXY), "no proxy")
     on_call.run("PoolProxyAbsent")
     on_call.run("Autoscale")
 

@@ -45,7 +45,7 @@ def test_the_operator_is_killed_and_the_next_one_goes_on_with_the_same_credentia
 def test_requests_go_on_while_there_is_no_operator(product: Product, provider: Provider, clients: Loader) -> None:
     product.kubectl("scale", f"deployment/{OPERATOR}", "--replicas=0")
     try:
-        wait_until(lambda: not product.pods(OPERATOR), "the operator to go")
+        wait_until(lambda: product.has_gone(OPERATOR), "the operator to go")
         provider.simulator.call("DELETE", "requests")
         with clients("messages", at_once=4) as load:
             wait_until(lambda: load_is_running(provider, 20), "some requests")
@@ -62,7 +62,7 @@ def test_a_proxy_whose_container_restarts_needs_no_operator(
     (name,) = product.pod_names(PROXY)
     product.kubectl("scale", f"deployment/{OPERATOR}", "--replicas=0")
     try:
-        wait_until(lambda: not product.pods(OPERATOR), "the operator to go")
+        wait_until(lambda: product.has_gone(OPERATOR), "the operator to go")
         product.kubectl("exec", name, "--", "python3", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
         wait_until(lambda: restarts(product, name) == 1, "the container to restart", seconds=60)
         product.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
@@ -83,7 +83,7 @@ def test_a_rollout_stops_while_there_is_no_operator_and_ends_when_there_is_one(
     (before,) = product.pod_names(PROXY)
     product.kubectl("scale", f"deployment/{OPERATOR}", "--replicas=0")
     try:
-        wait_until(lambda: not product.pods(OPERATOR), "the operator to go")
+        wait_until(lambda: product.has_gone(OPERATOR), "the operator to go")
         with clients("messages", at_once=4, pause=0.2) as load:
             product.kubectl("rollout", "restart", f"deployment/{PROXY}")
             with pytest.raises(KubectlError, match="timed out"):

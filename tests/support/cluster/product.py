@@ -136,8 +136,15 @@ class Product:
 
     def pods(self, app: str) -> list[dict[str, Any]]:
         """Those that were not told to end."""
-        found = self.kubectl.json("get", "pods", "-l", f"app={app}")["items"]
-        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        return [pod for pod in self._all_pods(app) if "deletionTimestamp" not in pod["metadata"]]
+
+    def has_gone(self, app: str) -> bool:
+        """Whether none is left that does anything: one that was told to end works on until it has."""
+        return not self._all_pods(app)
+
+    def _all_pods(self, app: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.kubectl.json("get", "pods", "-l", f"app={app}")["items"]
+        return found
 
     def pod_names(self, app: str) -> list[str]:
         return sorted(pod["metadata"]["name"] for pod in self.pods(app))

@@ -114,18 +114,17 @@ class App:
         task = self.service.begin()
         try:
             error = await self._forward(request, client)
-            has_started = request.progress.has_started
-            if error and not has_started:
+            is_cut = error is not None and request.progress.has_started
+            if error and not is_cut:
                 _answer(error, request, client)
             self._finished(request, error)
+            if is_cut and not isinstance(error, ClientGone):
+                client.break_off()
         except Exception:
-            has_started, error = True, None
             log.exception("unexpected error", extra={"fields": {"request_id": request.id}})
             client.break_off()
         finally:
             self.service.end(task)
-        if error and has_started and not isinstance(error, ClientGone):
-            client.break_off()
 
     def _count_tokens(self, request: Request, reader: UsageReader, client: str) -> None:
         model = reader.model

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_PAUSE = 0.1
-MOST_MODELS = 100
-"""Of which each rule remembers that it allows them."""
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))  # RFC 9110 9.2.2
 
 
@@ -116,14 +114,14 @@ class Forwarder:
     def _admit_models(self, request: Request, allowance: "Allowance") -> None:
         members = request.members
         written = only_model(members)
-        if written is not None and bytes(written) in allowance.allowed_as_written:
+        if written is not None and allowance.has_allowed(bytes(written)):
             return
         models = asked_models(request.path, members) if request.body else ()
         if models and request.model is None:
             request.model = models[0]  # so that the log says which was refused
         allowance.check_models(models)
-        if written is not None and len(allowance.allowed_as_written) < MOST_MODELS:
-            allowance.allowed_as_written.add(bytes(written))
+        if written is not None:
+            allowance.note_allowed(bytes(written))
 
     async def _pass_through(self, request: Request, client: Client) -> None:
         answer = await self._ask(request, request_headers(request.headers, request.fields, self._contract))

@@ -256,8 +256,7 @@ def _url(table: Table, key: str, text: str) -> UpstreamUrl:
         table.refuse("must not have a user name, a query or a fragment", key)
     if not re.fullmatch(r"[\x21-\x7e]*", url.path):
         table.refuse("has a path with characters that must be percent-encoded", key)
-    is_tls = url.scheme == "https"
-    return UpstreamUrl(is_tls, host, port or (443 if is_tls else 80), url.path.rstrip("/").encode())
+    return UpstreamUrl.of(url)
 
 
 def _clients(

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+from urllib.parse import SplitResult
 
 if TYPE_CHECKING:
     from oauth_pool_proxy.config.client_settings import ClientsConfig
@@ -33,6 +34,13 @@ class UpstreamUrl:
     port: int
     base_path: bytes
     """Put in front of every path, without a slash at its end; empty for most."""
+
+    @classmethod
+    def of(cls, url: SplitResult) -> Self:
+        """Of one that is known to be http or https, with a host."""
+        is_tls = url.scheme == "https"
+        path = url.path.rstrip("/").encode()
+        return cls(is_tls, url.hostname or "", url.port or (443 if is_tls else 80), path)
 
     def __str__(self) -> str:
         return f"{'https' if self.is_tls else 'http'}://{self.authority.decode()}{self.base_path.decode()}"

@@ -118,14 +118,14 @@ class Admission:
 
     def room_at_once(self, size: int) -> Share:
         """For a body that is there: at most `READ_AHEAD` bytes."""
-        self.memory.free -= size
+        self.memory.take_anyway(size)
         return Share(self.memory, size)
 
     async def room(self, size: int, client: Watched, turn: Turn = ANYBODY) -> Share:
         """Room for a body. `Overloaded` if too many wait already, `ClientGone` if the client leaves the line."""
         if size <= READ_AHEAD:
-            self.memory.take_anyway(size)
-        elif not self.memory.take_now(size):
+            return self.room_at_once(size)
+        if not self.memory.take_now(size):
             await self._wait(self.memory, size, client, turn)
         return Share(self.memory, size)
 

@@ -112,10 +112,9 @@ class KubeApi:
     def _client(self) -> Upstream:
         """Our own: it is here anyway. It knows of no proxy in the environment, which would not be the way to this API server."""
         if self._http is None:
-            timeout = self._read_timeout
-            ca_file = self._config.ca_file
+            url, timeout = UpstreamUrl.of(urlsplit(self._config.server)), self._read_timeout
             try:
-                self._http = Upstream(_url(self._config.server), timeout=timeout, idle_timeout=timeout, ca_file=ca_file)
+                self._http = Upstream(url, timeout=timeout, idle_timeout=timeout, ca_file=self._config.ca_file)
             except OSError as error:
                 raise KubeApiError(f"the API server's CA cannot be read ({error.strerror})") from error
         return self._http
@@ -128,15 +127,8 @@ class KubeApi:
         return self._token
 
 
-def _url(server: str) -> UpstreamUrl:
-    """The configuration has found it valid."""
-    url = urlsplit(server)
-    is_tls = url.scheme == "https"
-    return UpstreamUrl(is_tls, url.hostname or "", url.port or (443 if is_tls else 80), url.path.rstrip("/").encode())
-
-
 def _why(error: Exception) -> str:
-    """ "connection refused", or what is wrong with its certificate."""
+    """Such as "Connection refused", or what is wrong with its certificate."""
     cause = error.__cause__
     if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.strerror:
         return cause.strerror

@@ -12,6 +12,7 @@ from oauth_pool_proxy.errors import ClientLimited, NotPermitted
 
 _EVERYTHING = ClientRule(("*",))
 _MOST_MODEL_CHARACTERS = 200
+_MOST_WRITTEN = 100
 _ROUNDING = 1e-6
 """Seconds that sums of fractions of a minute may be off."""
 
@@ -25,14 +26,22 @@ class Allowance:
         self.admits_path = Paths(rule.denied_paths, rule.paths).admit if not rule.deny else _nothing
         self._models, self._denied_models = _pattern(rule.models), _pattern(rule.denied_models)
         self._allows_model = lru_cache(256)(self._look_at_model)
-        self.allowed_as_written: set[bytes] = set()
-        """Values of `model`, as JSON writes them, that have been found to be allowed: some, for clients ask for few models."""
+        self._allowed_as_written: set[bytes] = set()
+        """Some of the values of `model`, as JSON writes them, that have been found to be allowed. Clients ask for few models."""
 
     def refusal(self) -> NotPermitted:
         """For a path that is not admitted."""
         if self.rule.deny:
             return NotPermitted("A rule of the proxy's configuration keeps this client out")
         return NotPermitted("This client may not ask for this path: a rule of the proxy's configuration leaves it out")
+
+    def has_allowed(self, written: bytes) -> bool:
+        """Whether this value of `model`, as JSON writes it, is known to be allowed."""
+        return written in self._allowed_as_written
+
+    def note_allowed(self, written: bytes) -> None:
+        if len(self._allowed_as_written) < _MOST_WRITTEN:
+            self._allowed_as_written.add(written)
 
     def check_models(self, models: Iterable[str] | None) -> None:
         """Raises `NotPermitted`. None: the models cannot be read from the request."""

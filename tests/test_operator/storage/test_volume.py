@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,9 +67,8 @@ async def test_a_call_that_hangs_is_a_failure_in_time_and_says_which_volume(gate
 async def test_a_call_that_hangs_holds_up_no_other_account_and_one_more_than_there_are_threads_all_of_them(
     gate: Gate,
 ) -> None:
-    volume = Volume("state", seconds=LIMIT)
-    for number in range(THREADS - 1):
-        await hang(volume, f"account-{number}", gate)
+    volume = Volume("state", seconds=1)
+    await asyncio.gather(*(hang(volume, f"account-{number}", gate) for number in range(THREADS - 1)))
     assert await volume.call("another", lambda: "at once") == "at once"
     await hang(volume, "one-more", gate)
     with pytest.raises(VolumeSilent):
@@ -76,6 +76,17 @@ async def test_a_call_that_hangs_holds_up_no_other_account_and_one_more_than_the
     gate.open()
     await until_answered(volume)
     assert await volume.call("another", lambda: "again") == "again"
+
+
+async def test_who_was_told_that_the_volume_is_silent_finds_it_silent_whatever_the_clocks_say(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume("state", seconds=LIMIT)
+    monkeypatch.setattr(volume_module, "time", SimpleNamespace(monotonic=lambda: 7.0))  # the event loop's goes on
+    await hang(volume, "a", gate)
+    assert volume.why_silent == "the state volume has not answered for 0 s"
+    gate.open()
+    await asyncio.to_thread(wait_until, lambda: volume.why_silent == "", "the volume to answer")
 
 
 async def test_nothing_of_an_account_begins_before_what_hangs_of_it_has_ended(gate: Gate) -> None:

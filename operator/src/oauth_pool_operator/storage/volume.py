@@ -38,10 +38,12 @@ class Volume:
         self._jobs: _Jobs = SimpleQueue()
         self._latest: dict[str, Future[Any]] = {}  # by key
         self._unanswered: dict[Future[Any], float] = {}  # since when
+        self._given_up = weakref.WeakSet[Future[Any]]()  # their callers were told that the volume is silent
         weakref.finalize(self, _end, self._jobs, threads)
 
     async def call(self, key: str, function: Callable[[], _T]) -> _T:
         """What the function returns or raises; `VolumeSilent` when that takes too long. Those of one key take turns."""
+        future: Future[_T] | None = None
         try:
             async with asyncio.timeout(self._seconds):
                 while (before := self._latest.get(key)) is not None and not before.done():
@@ -55,6 +57,8 @@ class Volume:
                     if future.done() and self._latest.get(key) is future:
                         del self._latest[key]
         except TimeoutError:
+            if future is not None:
+                self._given_up.add(future)  # by the event loop's clock, which may be ahead of ours
             raise VolumeSilent(f"the {self.name} volume has not answered for {self._seconds:g} s") from None
 
     @property
@@ -66,10 +70,13 @@ class Volume:
     @property
     def why_silent(self) -> str:
         """That it hangs, in a few words; empty when it does not. May be read from any thread."""
-        seconds = self.unanswered_for
-        return f"the {self.name} volume has not answered for {seconds:.0f} s" if seconds > self._seconds else ""
+        if not any(map(self._hangs, self._unanswered.copy())):
+            return ""
+        return f"the {self.name} volume has not answered for {self.unanswered_for:.0f} s"
 
     def _hangs(self, future: Future[Any]) -> bool:
+        if future in self._given_up:
+            return True
         return time.monotonic() - self._unanswered.get(future, time.monotonic()) > self._seconds
 
     def _refuse_if(self, hangs: bool) -> None:

@@ -52,13 +52,24 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """By file: a worker that has begun with one would wait in the middle of it.
 
-    Files of many tests come first for xdist, as by itself (`--no-loadscope-reorder` leaves the order to us).
+    Files of many tests come first for xdist, as by itself (`--no-loadscope-reorder` leaves the order to us), but so do those
+    that need time: one that begins when the other workers are almost done is waited for.
     """
-    sizes = Counter(item.path for item in items) if hasattr(config, "workerinput") else Counter[Path]()
+    sizes: Counter[Path] = Counter()
+    if hasattr(config, "workerinput"):
+        sizes.update(item.path for item in items)
+        for item in items:
+            sizes[item.path] = max(sizes[item.path], _seconds(item) // 4)
     waits: Counter[Path] = Counter()
     for item in items:
         waits[item.path] = max([waits[item.path], *(1 + FIXTURES.index(name) for name in _wanted(item))])
     items.sort(key=lambda item: (waits[item.path], -sizes[item.path]))
+
+
+def _seconds(item: pytest.Item) -> int:
+    """The time limit that the test has of its own; 0 if it has none."""
+    mark = item.get_closest_marker("timeout")
+    return int(mark.args[0]) if mark and mark.args else 0
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -49,8 +49,7 @@ demo: setup ## Run the whole system on this machine and show it work (ARGS=--onc
 	@$(BIN)/python -m tests.e2e.demo $(ARGS)
 
 test: setup $(TYPESCRIPT)/node_modules/.installed ## Run all tests (ARGS="-k name" for some)
-	@$(BIN)/python -m tests.support.control_plane build >/dev/null
-	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 e2e: setup ## Run everything on a cluster: KUBECONFIG's, or one made with kind (ARGS=--help; LOAD=… brings images to its nodes)
 	@$(BIN)/python -m tests.e2e.cluster --engine "$(ENGINE)" --base $(BASE) --uv-version $(UV_VERSION) --load "$(LOAD)" --inside "$(INSIDE)" --node-image "$(NODE_IMAGE)" $(ARGS)

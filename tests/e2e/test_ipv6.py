@@ -1,6 +1,7 @@
 """A cluster without IPv4: the API server is on ::1 only, and so is whatever listens there."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import anthropic
 import httpx2
@@ -11,8 +12,8 @@ from tests.support.stack import Stack, running_stack, serve_accounts
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with ControlPlane(is_ipv6=True) as control_plane:
+def stack(control_plane_binaries: Path) -> Iterator[Stack]:
+    with ControlPlane(assets=control_plane_binaries, is_ipv6=True) as control_plane:
         serve_accounts(control_plane)
         with running_stack(control_plane, tokens="sealed", host="[::1]") as stack:
             yield stack

@@ -230,20 +230,34 @@ class Stack:
 
     def prepare_cluster(self) -> None:
         """ServiceAccounts and Roles as shipped, the workload's ServiceAccount, and leave to ask for its tokens."""
-        for document in yaml.safe_load_all((ROOT / "k8s/base/rbac.yaml").read_text()):
+        shipped = list(yaml.safe_load_all((ROOT / "k8s/base/rbac.yaml").read_text()))
+        for document in shipped:
             document["metadata"]["namespace"] = self.namespace
             for subject in document.get("subjects", ()):
                 subject["namespace"] = self.namespace
-            self.control_plane.apply(document)
-        self.kubectl("create", "serviceaccount", WORKLOAD)
-        self.kubectl(
-            *("create", "role", "inference-token", "--verb=create"),
-            *("--resource=serviceaccounts/token", f"--resource-name={WORKLOAD}"),
-        )
-        self.kubectl(
-            *("create", "rolebinding", "inference-token", "--role=inference-token"),
-            f"--serviceaccount={self.namespace}:oauth-pool-operator",
-        )
+        self.control_plane.apply(yaml.safe_dump_all([*shipped, *self._workload()]))
+
+    def _workload(self) -> list[dict[str, Any]]:
+        named, group = {"name": "inference-token", "namespace": self.namespace}, "rbac.authorization.k8s.io"
+        rule = {
+            "apiGroups": [""],
+            "resources": ["serviceaccounts/token"],
+            "resourceNames": [WORKLOAD],
+            "verbs": ["create"],
+        }
+        operator = {"kind": "ServiceAccount", "name": "oauth-pool-operator", "namespace": self.namespace}
+        of_role = {"apiGroup": group, "kind": "Role", "name": named["name"]}
+        return [
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named | {"name": WORKLOAD}},
+            {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": named, "rules": [rule]},
+            {
+                "apiVersion": f"{group}/v1",
+                "kind": "RoleBinding",
+                "metadata": named,
+                "roleRef": of_role,
+                "subjects": [operator],
+            },
+        ]
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return self.control_plane.kubectl("-n", self.namespace, *arguments, input=stdin)

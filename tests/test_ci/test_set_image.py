@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_ci.repository import IMAGES, ROOT, Repository
-from tests.test_manifests.manifests import OVERLAYS, POOLS, container, kustomize, pod_templates
+from tests.test_manifests.manifests import OVERLAYS, POOLS, WITH_KUSTOMIZE, container, kustomize, pod_templates
 
 BEFORE = """\
 # A comment that names newTag: dev
@@ -71,6 +71,7 @@ def test_an_image_that_cannot_be_set_is_refused_and_nothing_is_written(
     assert file.read_text() == BEFORE
 
 
+@WITH_KUSTOMIZE
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_cluster_gets_what_was_set_whichever_overlay_it_runs(
     repository: Repository, tmp_path: Path, overlay: str

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.support.control_plane import binaries
@@ -32,6 +33,9 @@ PROXY, OPERATOR = "anthropic-oauth-proxy", "oauth-pool-operator"
 CONFIGS = {PROXY: "proxy-config", OPERATOR: "operator-config"}
 
 Manifest = dict[str, Any]
+
+WITH_KUSTOMIZE = pytest.mark.usefixtures("control_plane_binaries")
+"""For `pytestmark` of tests that call what is below: kubectl may still have to be built."""
 
 
 def kustomize(folder: Path) -> list[Manifest]:

@@ -16,7 +16,20 @@ from lupa.lua51 import LuaRuntime
 from oauth_pool_operator.account import conditions as c
 from tests.test_manifests.account_health import CASES, HEALTH_KEY, Case
 from tests.test_manifests.documentation import localised
-from tests.test_manifests.manifests import K8S, POOLS, ROOT, Manifest, cluster_part, kustomize, of_kind, one, overlay
+from tests.test_manifests.manifests import (
+    K8S,
+    POOLS,
+    ROOT,
+    WITH_KUSTOMIZE,
+    Manifest,
+    cluster_part,
+    kustomize,
+    of_kind,
+    one,
+    overlay,
+)
+
+pytestmark = WITH_KUSTOMIZE
 
 ARGOCD = K8S / "argocd"
 LUA: dict[str, str] = yaml.safe_load((ARGOCD / "argocd-cm.yaml").read_text())["data"]

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from oauth_pool_proxy.config import ClientsConfig, parse_config
-from tests.test_manifests.manifests import K8S, Manifest, of_kind, one, variant
+from tests.test_manifests.manifests import K8S, WITH_KUSTOMIZE, Manifest, of_kind, one, variant
+
+pytestmark = WITH_KUSTOMIZE
 
 APP = "anthropic-oauth-proxy"
 TAILNET = "anthropic-oauth-proxy-tailnet"

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
-from tests.test_manifests.manifests import ROOT, overlay, pod_templates
+from tests.test_manifests.manifests import ROOT, WITH_KUSTOMIZE, overlay, pod_templates
+
+pytestmark = WITH_KUSTOMIZE
 
 DOCKERFILES = ["Dockerfile.proxy", "Dockerfile.operator"]
 every_dockerfile = pytest.mark.parametrize("name", DOCKERFILES)

@@ -12,6 +12,7 @@ from tests.test_manifests.manifests import (
     IMAGES,
     PROXY,
     ROOT,
+    WITH_KUSTOMIZE,
     Manifest,
     container,
     kustomize,
@@ -20,6 +21,8 @@ from tests.test_manifests.manifests import (
     overlay,
     pod_templates,
 )
+
+pytestmark = WITH_KUSTOMIZE
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 COMMAND = re.compile(r"kubectl (?:[\w=-]+ )*?(apply|delete|diff) -k (?:'([^']+)'|([\w./:<>-]+))")

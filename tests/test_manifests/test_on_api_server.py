@@ -12,6 +12,7 @@ from tests.test_manifests.manifests import (
     K8S,
     NAMESPACE,
     OVERLAYS,
+    WITH_KUSTOMIZE,
     Manifest,
     cluster_part,
     container,
@@ -20,6 +21,8 @@ from tests.test_manifests.manifests import (
     pod_templates,
     variant,
 )
+
+pytestmark = WITH_KUSTOMIZE
 
 CONFIG_MAPS = [
     name

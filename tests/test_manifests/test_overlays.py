@@ -17,6 +17,7 @@ from tests.test_manifests.manifests import (
     POOLS,
     PROXY,
     ROOT,
+    WITH_KUSTOMIZE,
     Manifest,
     cluster_part,
     container,
@@ -29,6 +30,8 @@ from tests.test_manifests.manifests import (
     toml_of,
     variant,
 )
+
+pytestmark = WITH_KUSTOMIZE
 
 PART_OF = "app.kubernetes.io/part-of"
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)

@@ -18,6 +18,7 @@ from tests.test_manifests.manifests import (
     POOLS,
     PROXY,
     ROOT,
+    WITH_KUSTOMIZE,
     Manifest,
     container,
     of_kind,
@@ -27,6 +28,8 @@ from tests.test_manifests.manifests import (
     toml_of,
     variant,
 )
+
+pytestmark = WITH_KUSTOMIZE
 
 DNS, HTTPS = (53, 5353), (443, 6443, 6444, 8443, 16443)
 """Where resolvers and API servers listen: OpenShift's DNS at 5353; minikube, MicroK8s and k3s each have a port of their own."""

@@ -15,7 +15,16 @@ import yaml
 
 from tests.support.control_plane import ControlPlane, wait_until
 from tests.test_manifests.conftest import POOL, PROXIES, REPORTS
-from tests.test_manifests.manifests import K8S, PROXY, cluster_part, kustomize, of_kind, one, pod_templates
+from tests.test_manifests.manifests import (
+    K8S,
+    PROXY,
+    WITH_KUSTOMIZE,
+    cluster_part,
+    kustomize,
+    of_kind,
+    one,
+    pod_templates,
+)
 from tests.test_manifests.proxies import (
     API,
     APPLY,
@@ -280,6 +289,7 @@ def test_the_api_server_finds_no_mistake_in_the_policy(cluster: ControlPlane, po
     assert not found.get("status", {}).get("typeChecking", {}).get("expressionWarnings")
 
 
+@WITH_KUSTOMIZE
 def test_no_policy_matches_a_kind_that_is_not_ours() -> None:
     """One that errs denies everything that it matches."""
     for policy in of_kind(cluster_part(), "ValidatingAdmissionPolicy"):

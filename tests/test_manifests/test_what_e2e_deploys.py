@@ -8,8 +8,20 @@ import yaml
 
 from tests.support.cluster.git import Repository
 from tests.support.cluster.product import Images, Manifests
-from tests.test_manifests.manifests import POOLS, PROXY, Manifest, cluster_part, container, kustomize, one, overlay
+from tests.test_manifests.manifests import (
+    POOLS,
+    PROXY,
+    WITH_KUSTOMIZE,
+    Manifest,
+    cluster_part,
+    container,
+    kustomize,
+    one,
+    overlay,
+)
 from tests.test_manifests.manifests import pod_templates as templates
+
+pytestmark = WITH_KUSTOMIZE
 
 SETTINGS = {
     "images": Images("localhost/", "e2e"),

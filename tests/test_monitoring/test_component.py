@@ -15,6 +15,7 @@ from tests.test_manifests.manifests import (
     POOLS,
     PROXY,
     ROOT,
+    WITH_KUSTOMIZE,
     Manifest,
     container,
     mappings,
@@ -24,6 +25,8 @@ from tests.test_manifests.manifests import (
     pod_templates,
 )
 from tests.test_monitoring.component import NAMESPACE, dashboard, overlay_with_monitoring, rule_file
+
+pytestmark = WITH_KUSTOMIZE
 
 KINDS = {"PodMonitor": "podmonitors", "PrometheusRule": "prometheusrules"}
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)

@@ -8,9 +8,9 @@
 `python -m tests.support.control_plane --help` lists what a person can do with it.
 """
 
-from tests.support.control_plane.binaries import binaries
+from tests.support.control_plane.binaries import binaries, binaries_are_there
 from tests.support.control_plane.errors import ControlPlaneError, KubectlError
 from tests.support.control_plane.plane import ControlPlane
 from tests.support.control_plane.waiting import wait_until
 
-__all__ = ["ControlPlane", "ControlPlaneError", "KubectlError", "binaries", "wait_until"]
+__all__ = ["ControlPlane", "ControlPlaneError", "KubectlError", "binaries", "binaries_are_there", "wait_until"]

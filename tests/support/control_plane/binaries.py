@@ -44,6 +44,11 @@ def binaries(say: Say = say_on_stderr) -> Path:
     return folder
 
 
+def binaries_are_there() -> bool:
+    """Whether nobody would have to wait for them."""
+    return bool(os.environ.get("KUBEBUILDER_ASSETS")) or not _missing(cache_folder())
+
+
 def kubectl_in(folder: Path) -> Path:
     """The kubectl beside the other binaries, or the one on PATH: setup-envtest ships one, other folders may not."""
     if (folder / "kubectl").is_file():

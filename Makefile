@@ -2,8 +2,8 @@
 #
 # Needs GNU make, a POSIX shell and Python 3.11 or newer with venv (PYTHON=… chooses one). Everything else is installed below the
 # repository, in .tools/, .venv/ and tests/e2e/typescript/node_modules/, on the first use of a target that needs it. `make test`
-# leaves out the tests of programs that are not there (bash, chromium, curl, fish, git, zsh, Node.js 20 or newer with npm), and
-# its last line says which those are; ALL_TESTS=1 makes it fail then.
+# leaves out the tests of programs that are not there (bash, chromium, curl, fish, git, Prometheus, promtool, zsh, Node.js 20 or
+# newer with npm), and its last line says which those are. ALL_TESTS=1 builds those of Prometheus, and makes it fail if any is left out.
 
 SHELL := /bin/sh
 UV_VERSION := 0.13.8

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from tests.support.control_plane import ControlPlane
 
-pytest_plugins = ["tests.support.builds", "tests.support.left_out"]
+pytest_plugins = ["tests.support.left_out", "tests.support.builds"]
 
 # How long something takes says how busy the machine is, and nothing about the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -57,11 +57,13 @@ def prometheus(pytestconfig: pytest.Config) -> Path:
 
 
 def _of_prometheus(name: str, config: pytest.Config) -> Path:
-    """Tests with it are left out where it could not be built."""
-    from tests.support.builds import built
-    from tests.support.prometheus_programs import HOW_TO_GET_IT, ProgramNotBuilt
+    """Tests with it are left out where it is not there and is not built, or could not be."""
+    from tests.support.builds import built, has_to_be_built
+    from tests.support.prometheus_programs import HOW_TO_GET_IT, PROGRAMS, ProgramNotBuilt
     from tests.support.tools import leave_out
 
+    if not PROGRAMS[name].is_there() and not has_to_be_built(name):
+        leave_out(f"no {name}", f"{HOW_TO_GET_IT}, or ALL_TESTS=1, which builds it")
     try:
         return built(name, config)
     except ProgramNotBuilt:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.left_out import all_are_wanted
+
 if TYPE_CHECKING:
     from tests.support.control_plane.building import Say
 
@@ -26,6 +28,16 @@ FIXTURES = ("control_plane_binaries", "promtool", "prometheus")
 MISSING = pytest.StashKey[frozenset[str]]()
 ERRORS = pytest.StashKey[dict[str, Exception | None]]()
 _background: list[subprocess.Popen[bytes]] = []  # named until the end: Python warns of processes that are forgotten
+
+
+def has_to_be_built(fixture: str) -> bool:
+    """Whether it is missing and so much wanted: Prometheus takes minutes, for few tests, so only with ALL_TESTS."""
+    from tests.support.control_plane import binaries_are_there
+    from tests.support.prometheus_programs import PROGRAMS
+
+    if fixture in PROGRAMS:
+        return all_are_wanted() and not PROGRAMS[fixture].is_there()
+    return not binaries_are_there()
 
 
 def built(fixture: str, config: pytest.Config) -> Path:
@@ -38,7 +50,7 @@ def built(fixture: str, config: pytest.Config) -> Path:
 def pytest_configure(config: pytest.Config) -> None:
     """What is missing is found out once per run: workers that looked for themselves could differ in the order of tests."""
     told: dict[str, Any] | None = getattr(config, "workerinput", None)
-    missing = told["missing"] if told else [fixture for fixture in FIXTURES if not _is_there(fixture)]
+    missing = told["missing"] if told else [fixture for fixture in FIXTURES if has_to_be_built(fixture)]
     config.stash[MISSING], config.stash[ERRORS] = frozenset(missing), {}
 
 
@@ -115,13 +127,6 @@ def _wait_for(fixture: str, config: pytest.Config) -> Exception | None:
 
 # The modules that know the programs are imported where they are used: most tests need none of them, and the proxy's own
 # tests also run where nothing but the proxy's dependencies is installed.
-
-
-def _is_there(fixture: str) -> bool:
-    from tests.support.control_plane import binaries_are_there
-    from tests.support.prometheus_programs import PROGRAMS
-
-    return PROGRAMS[fixture].is_there() if fixture in PROGRAMS else binaries_are_there()
 
 
 def _get(fixture: str, say: Say | None = None) -> Path:

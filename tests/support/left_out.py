@@ -21,10 +21,14 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]
     if terminal is None or not terminal.stats.get("skipped"):  # xdist's workers have none
         return
     line = what_was_left_out(terminal.stats["skipped"])
-    if os.environ.get(ALL_TESTS, "") not in ("", "0"):
+    if all_are_wanted():
         line = f"FAILED, since {ALL_TESTS} is set: {line}"
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
     terminal.write_line(line)
+
+
+def all_are_wanted() -> bool:
+    return os.environ.get(ALL_TESTS, "") not in ("", "0")
 
 
 def what_was_left_out(skipped: Iterable[Report]) -> str:

@@ -102,16 +102,3 @@ def test_a_build_that_fails_fails_the_tests_that_need_it_and_is_not_tried_for_ea
     assert (
         len((tmp_path / "built.log").read_text().splitlines()) <= 2
     )  # the process beside the tests, and who waits for it
-
-
-def test_prometheus_s_programs_are_built_for_all_tests_only(tmp_path: Path) -> None:
-    unset = ("PROMTOOL", "PROMETHEUS", "ALL_TESTS", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS")
-    environment = {name: value for name, value in os.environ.items() if name not in unset} | {
-        "PATH": "/usr/bin/nothing:/bin",
-        "XDG_CACHE_HOME": str(tmp_path),
-    }
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_monitoring/test_alerts.py"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
-    assert (done.returncode, list(tmp_path.rglob("promtool"))) == (0, []), done.stdout + done.stderr
-    last_line = done.stdout.splitlines()[-1]
-    assert last_line.startswith("Not run: no promtool (apt-get install prometheus, or ALL_TESTS=1, which builds it): ")

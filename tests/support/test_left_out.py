@@ -92,15 +92,37 @@ def test_what_fails_besides_is_still_a_failure(tmp_path: Path) -> None:
     assert run(TESTS | failing, tmp_path) == (1, LEFT_OUT)
 
 
-def test_alerts_are_left_out_where_promtool_cannot_be_built(
-    control_plane_binaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+ALERTS = "tests/test_monitoring/test_alerts.py::test_prometheus_takes_the_rules"
+
+
+@pytest.mark.parametrize(
+    ("environment", "code", "last_line"),
+    [
+        pytest.param(
+            {}, 0, f"Not run: no promtool ({HOW_TO_GET_IT}, or ALL_TESTS=1, which builds it): {ALERTS}", id="as it is"
+        ),
+        pytest.param(
+            {ALL_TESTS: "1"},
+            1,
+            f"FAILED, since ALL_TESTS is set: Not run: no promtool, and none could be built ({HOW_TO_GET_IT}): {ALERTS}",
+            id="all tests",
+        ),
+    ],
+)
+def test_promtool_is_built_for_all_tests_only_and_where_there_is_none_alerts_are_left_out(
+    control_plane_binaries: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    code: int,
+    last_line: str,
 ) -> None:
-    script(tmp_path / "go", '[ "$1" = env ] && { echo go9.9.9; exit; }; echo no luck today; exit 1')
+    script(
+        tmp_path / "go", '[ "$1" = env ] && { echo go9.9.9; exit; }; touch "${0}-was-asked"; echo no luck today; exit 1'
+    )
     script(tmp_path / "promtool", "echo promtool, version 1.8.2")  # too old
     monkeypatch.delenv("PROMTOOL", raising=False)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     settings = {"PATH": path, "XDG_CACHE_HOME": str(tmp_path), "KUBEBUILDER_ASSETS": str(control_plane_binaries)}
-    test = "tests/test_monitoring/test_alerts.py::test_prometheus_takes_the_rules"
-    code, last_line = pytest_in(ROOT, test, **settings)
-    assert code == 0
-    assert last_line == f"Not run: no promtool, and none could be built ({HOW_TO_GET_IT}): {test}"
+    assert pytest_in(ROOT, ALERTS, **settings, **environment) == (code, last_line)
+    assert (tmp_path / "go-was-asked").exists() is bool(environment)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 FIXTURES = ("control_plane_binaries", "promtool", "prometheus")
 """Each is a program or a folder of them, in the order in which they are built: most tests wait for the first."""
 
+ON_API_SERVER = 40
+"""How many times as long as the others a test with the control plane takes, about."""
+
 MISSING = pytest.StashKey[frozenset[str]]()
 ERRORS = pytest.StashKey[dict[str, Exception | None]]()
 _background: list[subprocess.Popen[bytes]] = []  # named until the end: Python warns of processes that are forgotten
@@ -64,14 +67,15 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """By file: a worker that has begun with one would wait in the middle of it.
 
-    Files of many tests come first for xdist, as by itself (`--no-loadscope-reorder` leaves the order to us), but so do those
-    that need time: one that begins when the other workers are almost done is waited for.
+    Files that need long come first for xdist (`--no-loadscope-reorder` leaves the order to us): one that begins when the
+    other workers are almost done is waited for.
     """
     sizes: Counter[Path] = Counter()
     if hasattr(config, "workerinput"):
-        sizes.update(item.path for item in items)
         for item in items:
-            sizes[item.path] = max(sizes[item.path], _seconds(item) // 4)
+            sizes[item.path] += ON_API_SERVER if "control_plane" in getattr(item, "fixturenames", ()) else 1
+        for item in items:
+            sizes[item.path] = max(sizes[item.path], _seconds(item))
     waits: Counter[Path] = Counter()
     for item in items:
         waits[item.path] = max([waits[item.path], *(1 + FIXTURES.index(name) for name in _wanted(item))])

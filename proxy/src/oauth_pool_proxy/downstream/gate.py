@@ -40,7 +40,7 @@ class Gate:
         self._origins = frozenset(origin.encode() for origin in oauth.allowed_origins) if oauth else frozenset()
 
     def admit_origin(self, request: Asked) -> int | None:
-        """Raise `OriginNotAllowed`, or answer a preflight request here and return its status: it carries no credentials."""
+        """Raise `OriginNotAllowed`, or return the status that answers a preflight request: it carries no credentials."""
         if self._is_open:
             return None
         if b"origin" in request.fields:

@@ -108,8 +108,8 @@ def _target_refusal(method: bytes, target: bytes, host: Authority | None) -> Pro
 
 @lru_cache(64)
 def _may_be_ours(host: str) -> bool:
-    """Whether this may be the proxy's name in a private network. Apart from clients that use such a name, only those that
-    mistake this for a forward proxy send the absolute form, and they name hosts on the internet.
+    """Whether a private network may know this proxy by that name. Only clients that take it for a forward proxy send the
+    absolute form, and they name hosts on the internet.
     """
     try:
         return not ip_address(host.strip("[]")).is_global

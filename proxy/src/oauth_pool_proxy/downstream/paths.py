@@ -15,7 +15,7 @@ class Paths:
         self.admit = lru_cache(1024)(self._look_at)
 
     def _look_at(self, path: str) -> bool:
-        """The result holds however the upstream reads the path: as it is, or with escapes and dot segments resolved."""
+        """Whether the path is allowed however the upstream reads it: as it is, or with escapes and dot segments resolved."""
         readings = _readings(path)
         if any(_begins_with(reading.lower(), self._denied) for reading in readings):
             return False

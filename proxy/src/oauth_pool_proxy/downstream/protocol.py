@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with the changes that a proxy needs. Every override of uvicorn's protocol is here.
 
-* The application gets a `Client`, not ASGI's scope, `receive` and `send`: those would take a tenth of a request's time. It has
-  the target exactly as received: ASGI has only a path and a query, which cannot tell `/a?` from `/a`.
+* The application gets a `Client`, not ASGI's scope, `receive` and `send`: those would make up a tenth of a request's cost. It
+  has the target exactly as received: ASGI has only a path and a query, which cannot tell `/a?` from `/a`.
 * A request that offers an upgrade keeps its body: uvicorn takes what follows the head for the new protocol, although
   nobody switched to it (RFC 9110 7.8: a server may ignore the offer). Java's client, and curl with --http2, make that offer
   on every request.

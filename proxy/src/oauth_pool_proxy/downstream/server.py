@@ -133,8 +133,8 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second, or later if the loop was busy. True: it is time to leave.
 
-        Until then everything goes on as before, even after a signal: load balancers that still send requests here learn of
-        it with a short delay.
+        Until then everything goes on as before, even after a signal: those that still route requests here learn of it only
+        a moment later.
         """
         if self._next_tick is not None:
             self._loop_was_late(max(0.0, time.monotonic() - self._next_tick))

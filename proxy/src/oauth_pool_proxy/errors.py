@@ -20,7 +20,7 @@ class PoolIndexInvalid(Exception):
 
 
 class OtherVersion(PoolIndexInvalid):
-    """The entry has a version that this proxy does not know."""
+    """The entry has another version, so it may mean something that this proxy does not know."""
 
 
 class TokenInvalid(Exception):
@@ -257,7 +257,7 @@ class StreamBroken(Exception):
 
 
 class ClientGone(Exception):
-    """The client left; there is nobody to answer."""
+    """The client left, so there is no one to answer."""
 
     outcome = "client_gone"
     verdict = "client"

@@ -87,7 +87,7 @@ class ProxyConfig:
     listen: Address
     upstream: UpstreamUrl
     metrics: Address | None = None
-    """A separate listener for pages that show names. None: they are on the traffic port."""
+    """A separate listener for everything that shows names. None: it is on the traffic port."""
     timeout: float = 60
     """For the head of an answer, from the end of the upload."""
     connect_timeout: float = 5
@@ -160,7 +160,7 @@ class Rule:
     header_values: tuple[str, ...] = ()
     """Globs, one of which matches the header's value. Empty: it only has to exist."""
     cooldown: float | None = None
-    """Seconds that the account rests, if the answer does not say."""
+    """Seconds that the account rests, if nothing in the answer says so."""
 
     def __str__(self) -> str:
         conditions = (

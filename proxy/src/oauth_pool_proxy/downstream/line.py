@@ -1,5 +1,5 @@
-"""A line in which clients take turns. The highest priority goes first. Clients of equal priority take turns, and each client's
-requests go first come, first served. With a single client it is a plain queue. Pure.
+"""A line for clients. The highest priority goes first. Clients of equal priority take turns, and each client's own requests are
+served in order of arrival. With a single client it is a plain queue. Pure.
 """
 
 import asyncio

@@ -302,7 +302,7 @@ class Account:
         return self._limited_models.until(model)
 
     def refuse_model(self, model: str, until: float, now: float) -> bool:
-        """The account seems not to have this model: until then, others come first. True: this is news."""
+        """The account was refused this model. Until then, other accounts come first. True: this is news."""
         is_news = self._refused_models.add(model, until, now)
         self._changed(self)
         return is_news

@@ -1,7 +1,7 @@
 """One request's way through the pool: which account to try next, and what its answer means for all accounts.
 
     next_attempt -> (the forwarder sends) -> is_for_client?  yes: the answer is relayed
-                                                            no:  next_attempt
+                                                             no:  next_attempt
     no account left: refusal
 
 Evidence, not suspicion: if neither headers nor words prove that the account is to blame, it is to blame only if another account
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from oauth_pool_proxy.pool.reports import StatusReporter
 
 MOST_UNPROVEN = 3
-"""How many accounts are tried while nothing proves what is to blame."""
+"""The most accounts to try while nothing proves whose fault the answers are."""
 _SUSPECTED_OF = {401: Verdict.UNAUTHORIZED, 402: Verdict.BILLING}
 _GOOD = Judgement(Verdict.PASS_ON)
 _NOT_HERE = Verdict.NEXT_ACCOUNT

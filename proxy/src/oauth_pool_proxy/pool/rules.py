@@ -1,4 +1,4 @@
-"""The table that decides what is to blame for an answer, as data. The configuration's `[[oauth.rules]]` come before it.
+"""The table that decides whose fault an answer is, as data. The configuration's `[[oauth.rules]]` come before it.
 
 The first matching row decides. Limits explained by headers are not in it: `judgement.py` reads those first. Words are matched
 against the error message only. An answer that matches no row goes to the client, and the account stays in use.

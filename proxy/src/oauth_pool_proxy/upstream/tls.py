@@ -157,7 +157,7 @@ class TlsConnection(Connection):
             self._transport.close()
 
     def _read(self, size: int) -> int:
-        """Decrypt what is available to after the first `size` bytes of the buffer. Returns how many it then holds."""
+        """Decrypt into the buffer, after its first `size` bytes. Returns how many bytes it then holds."""
         try:
             # One call too many would cost an exception for every read.
             while not self._is_closed and (self._incoming.pending or self._tls.pending()):

@@ -1,7 +1,7 @@
-"""The application: own paths go to Starlette's router, every other request to `forward.py`.
+"""The application: the proxy's own paths go to Starlette's router, every other request to `forward.py`.
 
-The one place where an error becomes an answer, and where a finished request is counted and logged. The relay is called
-directly, with no middleware around it: every layer would wrap every chunk.
+This is the one place that turns an error into an answer, and that counts and logs a finished request. The relay is called
+directly, without middleware: every layer would wrap every chunk.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 OWN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
 CLIENT_GONE = 499
-"""What is counted for a client that left before its answer began, after nginx's custom. Nobody receives it."""
+"""The status counted for a client that left before its answer began, as nginx does. It is never sent."""
 
 
 class App:
@@ -105,11 +105,11 @@ class App:
         return self.serve(client)
 
     def serve_monitoring(self, client: Client) -> Coroutine[Any, Any, None]:
-        """Nothing is forwarded from there."""
+        """Requests to the monitoring port are never forwarded."""
         return self._serve(client) if client.refusal else answer_by(self._monitoring, client)
 
     async def _serve(self, client: Client) -> None:
-        """One request that is not ours to answer: forward it, and say what became of it."""
+        """Forward one request, then count and log its outcome."""
         request = Request(client)
         task = self.service.begin()
         try:
@@ -133,7 +133,7 @@ class App:
             self.metrics.used(request.account, model, usage, client)
 
     def refused(self, request_id: str, error: ProxyError) -> None:
-        """The server has answered something that is not HTTP: nothing else is known of it."""
+        """Record that the server has answered something that is not HTTP. Nothing else is known about it."""
         self.metrics.failed(error.error_type)
         self.metrics.finished("", error.status, error.verdict, 0, None)
         if self._access_log.is_on:
@@ -142,7 +142,7 @@ class App:
             self._access_log.write(line)
 
     async def _forward(self, request: Request, client: Client) -> Exception | None:
-        """Returns what the client has to be told, if there is something."""
+        """Return the error to tell the client about, if any."""
         if client.refusal:
             return client.refusal
         try:
@@ -179,7 +179,7 @@ class App:
         if self._access_log.is_on:
             self._access_log.write(request.line(outcome, seconds, error))
 
-    # Own paths. Never behind the queue, and answered whatever the pool is doing.
+    # The proxy's own paths. They never wait in the queue, and they work in every state of the pool.
 
     async def _health(self, _: HttpRequest) -> Response:
         return JSONResponse(self._state_of_health(names=True))
@@ -200,7 +200,7 @@ class App:
         return self._config.oauth.provider if self._config.oauth else "passthrough"
 
     async def _status(self, request: HttpRequest) -> Response:
-        """For people, on `metrics_addr` only: on the traffic port `/` is the upstream's."""
+        """A page for people, on `metrics_addr` only: on the traffic port, `/` belongs to the upstream."""
         figures = [
             ("requests now", str(self.service.in_flight)),
             ("waiting", str(self.admission.waiting)),
@@ -217,7 +217,7 @@ class App:
     async def _metrics(self, _: HttpRequest) -> Response:
         return Response(await self._exposition.text(), media_type=CONTENT_TYPE)
 
-    # What lives as long as the application does.
+    # Everything that lives as long as the application.
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -254,7 +254,7 @@ class App:
 
     @asynccontextmanager
     async def _known_clients(self, config: ClientsConfig) -> AsyncIterator["Reception"]:
-        """Who tells clients from strangers, and the task that keeps the API server's keys up to date."""
+        """The reception, which tells clients from strangers, and the task that keeps the API server's keys up to date."""
         from oauth_pool_proxy.downstream.identity.wiring import reception_of
 
         fetch = _documents_of(self._api_of(config.kubernetes)) if config.kubernetes else None
@@ -265,7 +265,7 @@ class App:
             yield reception
 
     def _api_of(self, config: KubernetesConfig) -> "KubeApi":
-        """One client for each API server, whoever asks it."""
+        """The client for an API server. All users of a server share one."""
         from oauth_pool_proxy.pool.kube_api import KubeApi
 
         if config not in self._apis:
@@ -299,7 +299,7 @@ async def _elsewhere(_: HttpRequest) -> Response:
 
 
 def _answer(error: Exception, request: Request, client: Client) -> None:
-    """The one place where an error becomes bytes. A client that left gets none."""
+    """The one place that turns an error into bytes. A client that left gets none."""
     progress = request.progress
     if isinstance(error, ClientGone):
         progress.status = CLIENT_GONE

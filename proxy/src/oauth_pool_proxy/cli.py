@@ -1,4 +1,4 @@
-"""The command: settings in, the server run, an exit code out. No logic of its own."""
+"""The command: reads the settings, runs the server, returns an exit code. It contains no other logic."""
 
 import argparse
 import logging
@@ -42,7 +42,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _serve(config: Config) -> int:
-    # Imported here: --help, --check and every configuration error need no server.
+    # Imported here because --help, --check and configuration errors need no server.
     from oauth_pool_proxy.app import App
     from oauth_pool_proxy.downstream.server import Server, allow_open_files, bind
 
@@ -57,7 +57,7 @@ def _serve(config: Config) -> int:
 
 
 def _forbid_core_dumps() -> None:
-    """A core file would hold every token that is in memory; hard, so that nothing in this process can allow it again."""
+    """A core file would contain every token in memory. Lower the hard limit too, so this process cannot raise it again."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -72,7 +72,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _summary(config: Config) -> str:
-    """What would run, a line for each thing a person may want to be sure of."""
+    """What would run: one line for each thing that a person may want to check."""
     proxy, oauth = config.proxy, config.oauth
     lines = [
         f"listens on {proxy.listen}, forwards to {proxy.upstream}",

@@ -1,8 +1,8 @@
 """What can go wrong with a request or with the configuration, typed by what should happen next.
 
-Every `ProxyError` is an answer of the proxy's own; `app.py` is the one place that turns it into bytes. An answer of the
-upstream, whatever its status, is not an error here. Messages name an account or a status at most: never a token, a
-body, a query or an address of the upstream.
+Every `ProxyError` is an answer from the proxy itself; `app.py` is the one place that turns it into bytes. An upstream answer is
+not an error here, whatever its status. Messages name an account or a status at most: never a token, a body, a query or an
+upstream address.
 """
 
 import math
@@ -16,15 +16,15 @@ class ConfigInvalid(Exception):
 
 
 class PoolIndexInvalid(Exception):
-    """One entry of the pool index cannot be used; it costs that account only."""
+    """One entry of the pool index cannot be used. Only that account is affected."""
 
 
 class OtherVersion(PoolIndexInvalid):
-    """The entry may mean what this proxy cannot know."""
+    """The entry has another version, so it may mean something that this proxy does not know."""
 
 
 class TokenInvalid(Exception):
-    """One access token cannot be used as it came; it costs that account only."""
+    """One access token cannot be used as it is. Only that account is affected."""
 
 
 class TokenFileInvalid(TokenInvalid):
@@ -32,16 +32,16 @@ class TokenFileInvalid(TokenInvalid):
 
 
 class ProxyError(Exception):
-    """A request ends with an answer of the proxy's own."""
+    """The request ends with an answer from the proxy itself."""
 
     status = 500
     type = "api_error"
     error_type: str | None = None
-    """The label under which `proxy_upstream_errors_total` counts it, if it does."""
+    """Its label in `proxy_upstream_errors_total`. None: it is not counted there."""
     outcome = "error"
     """The word for it in the request's log line."""
     verdict = "proxy"
-    """Whose doing it is: a word of `request.Blame`."""
+    """What was responsible: a value of `request.Blame`."""
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         return []
@@ -61,7 +61,7 @@ class InvalidRequest(ProxyError):
 
 
 class RequestTooLarge(InvalidRequest):
-    """The body is longer than the proxy takes."""
+    """The body is longer than the proxy accepts."""
 
     status = 413
     type = "request_too_large"
@@ -75,7 +75,7 @@ class RequestTimeout(InvalidRequest):
 
 
 class MethodNotAllowed(InvalidRequest):
-    """The method is known, and no request with it is forwarded."""
+    """The method is known but never forwarded."""
 
     status = 405
 
@@ -84,33 +84,33 @@ class MethodNotAllowed(InvalidRequest):
 
 
 class MethodNotImplemented(InvalidRequest):
-    """The method is not one that the parser knows (RFC 9110 15.6.2)."""
+    """The parser does not know the method (RFC 9110 15.6.2)."""
 
     status = 501
 
 
 class Misdirected(InvalidRequest):
-    """The request is for another authority than this proxy speaks for (RFC 9110 15.5.20)."""
+    """The request is for an authority that this proxy does not serve (RFC 9110 15.5.20)."""
 
     status = 421
 
 
 class PathNotAllowed(InvalidRequest):
-    """The configuration keeps this path from the accounts."""
+    """The configuration does not allow this path."""
 
     status = 404
     type = "not_found_error"
 
 
 class OriginNotAllowed(InvalidRequest):
-    """A web page asks, and the configuration does not name its origin."""
+    """The request comes from a web page whose origin the configuration does not name."""
 
     status = 403
     type = "permission_error"
 
 
 class NotIdentified(ProxyError):
-    """Known clients only, and this one has not proved who it is."""
+    """Only known clients are served, and this one has not proved who it is."""
 
     verdict = "request"
     status = 401
@@ -127,7 +127,7 @@ class NotIdentified(ProxyError):
 
 
 class NotPermitted(ProxyError):
-    """The rules do not let this client do that."""
+    """The rules do not allow this client to do this."""
 
     verdict = "request"
     status = 403
@@ -136,7 +136,7 @@ class NotPermitted(ProxyError):
 
 
 class ClientLimited(ProxyError):
-    """This client has as much as its rule gives it, or has failed too often to prove who it is."""
+    """This client has used up what its rule allows, or has failed too often to prove who it is."""
 
     verdict = "limit"
     status = 429
@@ -152,7 +152,7 @@ class ClientLimited(ProxyError):
 
 
 class ProofUndecided(ProxyError):
-    """Whether the proof is good cannot be told yet: the API server's keys are not known, or perhaps not the newest ones."""
+    """The proof cannot be checked yet: the API server's keys are unknown, or perhaps out of date."""
 
     status = 503
     outcome = "proof_undecided"
@@ -166,7 +166,7 @@ class ProofUndecided(ProxyError):
 
 
 class Overloaded(ProxyError):
-    """As many requests wait as may."""
+    """The queue is full."""
 
     status = 503
     outcome = "overloaded"
@@ -205,7 +205,7 @@ class UpstreamTimeout(ProxyError):
 
 
 class PoolCoolingDown(ProxyError):
-    """No account may be used now, but at least one will be again without anybody doing anything."""
+    """No account may be used now, but at least one will become usable by itself."""
 
     verdict = "limit"
     status = 429
@@ -239,14 +239,14 @@ class PoolExhausted(ProxyError):
 
 
 class ShuttingDown(ProxyError):
-    """The time to drain is over, and this request has no answer yet."""
+    """The drain timeout is over, and this request has no answer yet."""
 
     status = 503
     outcome = "shutting_down"
 
 
 class StreamBroken(Exception):
-    """The upstream's answer stopped before its end: cut, idle for too long, or not HTTP any more."""
+    """The upstream's answer stopped before its end: cut off, idle for too long, or no longer HTTP."""
 
     verdict = "upstream"
 
@@ -257,7 +257,7 @@ class StreamBroken(Exception):
 
 
 class ClientGone(Exception):
-    """The client left; there is nobody to answer."""
+    """The client left, so there is no one to answer."""
 
     outcome = "client_gone"
     verdict = "client"

@@ -1,11 +1,11 @@
-"""One request, from the moment it is ours until its last byte: read this from top to bottom.
+"""One request, from its arrival to its last byte. Read this file from top to bottom.
 
-    who asks, and may it be asked at all -> wait for room -> read the body -> wait for a slot -> pick an account -> ask the upstream
-         -> judge the answer -> if it may be the account's fault: ask with another account
+    identify the client, check the request -> wait for room -> read the body -> wait for a slot -> pick an account -> send
+         -> judge the answer -> if it may be the account's fault: send with another account
          -> relay the answer
 
-Another account is tried only before the first byte went to the client, and each account once per request. Whoever
-opens an answer releases it, in the same block. What an answer means for the accounts is the pool's business.
+Another account is tried only before the first byte has gone to the client, and each account only once per request. The block
+that opens an answer releases it. The pool decides what an answer means for the accounts.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class Forwarder:
         self._reception = reception
 
     async def forward(self, request: Request, client: Client) -> None:
-        """Answers the request, or raises what `app.py` answers with."""
+        """Answer the request, or raise the error that `app.py` answers with."""
         if preflight := self._gate.admit_origin(request):
             request.blame, request.progress.status = Blame.OK, preflight
             client.respond(preflight, request.answer_headers, b"")
@@ -92,7 +92,7 @@ class Forwarder:
                 caller.end()
 
     def _has_body(self, request: Request, client: Client) -> bool:
-        """Whether it is short, and came with the head."""
+        """Take the body at once if it is short and came with the head."""
         body = client.short_body(self._most_bytes)
         if body is None:
             return False
@@ -101,7 +101,7 @@ class Forwarder:
         return True
 
     async def _read_body(self, request: Request, client: Client, turn: Turn) -> None:
-        """When there is room for it."""
+        """Read the body once there is room for it."""
         request.phase = Phase.BODY
         size = await client.body_size(self._most_bytes, self._body_timeout)
         request.phase = Phase.QUEUED
@@ -118,7 +118,7 @@ class Forwarder:
             return
         models = asked_models(request.path, members) if request.body else ()
         if models and request.model is None:
-            request.model = models[0]  # so that the log says which was refused
+            request.model = models[0]  # the log names the model that was refused
         allowance.check_models(models)
         if written is not None:
             allowance.note_allowed(bytes(written))
@@ -132,7 +132,7 @@ class Forwarder:
             answer.release()
 
     async def _through_pool(self, request: Request, client: Client, dispatcher: Dispatcher) -> None:
-        """Ask one account after another, until the pool finds an answer that is for the client."""
+        """Try one account after another until the pool accepts an answer for the client."""
         dispatch = dispatcher.dispatch(request, request_headers(request.headers, request.fields, self._contract))
         while attempt := dispatch.next_attempt():
             with attempt:
@@ -147,7 +147,7 @@ class Forwarder:
         self._respond(request, dispatch.refusal(), client)
 
     async def _ask(self, request: Request, headers: list[Header]) -> Answer:
-        """One answer of the upstream, in up to `attempts` attempts: a request without an answer yet may be sent again."""
+        """Get one answer from the upstream. A request that got no answer may be sent again, up to `attempts` times in all."""
         while True:
             request.attempts += 1
             try:
@@ -162,7 +162,7 @@ class Forwarder:
             await asyncio.sleep(RETRY_PAUSE)
 
     def _may_repeat(self, request: Request, error: UpstreamTimeout | UpstreamUnreachable) -> bool:
-        """What the upstream has not seen costs nothing. A head that is late may belong to an answer that is paid."""
+        """A request that the upstream never saw costs nothing. A late head may belong to an answer that is billed."""
         if not error.was_sent:
             return True
         return isinstance(error, UpstreamTimeout) and (self._repeats_all or request.method in _IDEMPOTENT)
@@ -171,7 +171,7 @@ class Forwarder:
         self._begins(request, answer.fields.get(b"request-id"))
         request.is_stream = answer.is_event_stream
         if answer.status >= 400 and self._dispatcher:
-            request.describe()  # so that the log says which model the error is about
+            request.describe()  # the log names the model that the error is about
         request.forget()
         headers = (
             response_headers(answer.headers, answer.fields, self._contract, status=answer.status)
@@ -180,7 +180,7 @@ class Forwarder:
         await relay(answer, headers, client, request.progress, already_read)
 
     def _respond(self, request: Request, refusal: Refusal, client: Client) -> None:
-        """The upstream's own answer, which was held back while another account might have done better."""
+        """Send the upstream's own answer, which was held back while another account might have done better."""
         self._begins(request, refusal.upstream_request_id)
         request.forget()
         headers = (

@@ -1,7 +1,7 @@
-"""Passes one answer on to the client as it arrives, without buffering.
+"""Relays one answer to the client as it arrives, without buffering.
 
-An answer that stops before its end must never look complete: on an event stream the client is told with the API's own
-error event, and then, as for every other answer, the connection is broken by whoever catches what is raised here.
+An answer that stops before its end must never look complete. On an event stream, the client first gets the API's own error
+event. Then, as for every other answer, the code that catches the error raised here breaks the connection.
 """
 
 import asyncio
@@ -36,9 +36,9 @@ class Progress:
 async def relay(
     answer: Answer, headers: list[Header], client: Client, progress: Progress, already_read: bytes = b""
 ) -> None:
-    """Returns when the last byte is sent; raises `StreamBroken` when the upstream does not get that far.
+    """Return when the last byte is sent. Raise `StreamBroken` if the upstream does not get that far.
 
-    `headers` are what the client is told; `already_read` is the beginning of the body.
+    `headers` go to the client as they are. `already_read` is the beginning of the body.
     """
     beginning = already_read + answer.read_now()
     progress.status, progress.has_started = answer.status, True
@@ -48,7 +48,7 @@ async def relay(
         return
     client.start(answer.status, headers, beginning)
     takes_events = _takes_events(answer)
-    # A stream may last for an hour, and its head is a third of the memory that it costs.
+    # A stream may last an hour, and its head is a third of the memory it costs.
     del beginning, headers
     answer.forget_head()
     try:
@@ -58,21 +58,21 @@ async def relay(
             _say_farewell(client, progress, str(error))
         raise
     except asyncio.CancelledError:
-        # Either the client left, and nothing is written any more, or the proxy is shutting down.
+        # Either the client left, and nothing more is written, or the proxy is shutting down.
         if takes_events:
             _say_farewell(client, progress, "The proxy is shutting down")
         raise
 
 
 def _takes_events(answer: Answer) -> bool:
-    """Whether the body is an event stream that text can be added to."""
+    """Whether the body is an event stream to which text can be appended."""
     is_text = answer.fields.get(b"content-encoding", b"identity") == b"identity"
     return answer.is_event_stream and is_text and b"content-length" not in answer.fields
 
 
 def _say_farewell(client: Client, progress: Progress, message: str) -> None:
-    """The API's own error event."""
-    # An event that was cut is ended first: its rest must not become part of this one.
+    """Send the API's own error event."""
+    # End an event that was cut short first, or it would swallow this one.
     is_between_events = progress.last_bytes.endswith((b"\n\n", b"\r\n\r\n")) or not progress.bytes_sent
     event = b"event: error\ndata: %s\n\n" % error_body("api_error", message, progress.request_id)
     client.last_words(event if is_between_events else b"\n\n" + event)

@@ -1,4 +1,4 @@
-"""What is known of one request while it runs, and what is said about it at its end."""
+"""What the proxy knows about one request while it runs, and what it logs at the end."""
 
 import time
 from enum import StrEnum
@@ -23,7 +23,7 @@ class Asked(Protocol):
     target: bytes
     headers: Headers
     fields: dict[bytes, bytes]
-    """The headers by their lower-case names; of several lines of one name the last."""
+    """The headers by lower-case name. If a name occurs on several lines, the last one counts."""
     is_from_tailnet: bool
 
     @property
@@ -31,7 +31,7 @@ class Asked(Protocol):
 
 
 class Phase(StrEnum):
-    """How far a request has come; where it was when its client left."""
+    """How far a request has come. If the client leaves, it tells at which point."""
 
     QUEUED = "queued"
     BODY = "body"
@@ -40,7 +40,7 @@ class Phase(StrEnum):
 
 
 class Blame(StrEnum):
-    """Whose doing the end of a request was; in the log line and in metrics it is the `verdict`."""
+    """What was responsible for how a request ended. The log line and the metrics call it `verdict`."""
 
     OK = "ok"
     REQUEST = "request"
@@ -52,7 +52,7 @@ class Blame(StrEnum):
 
     @classmethod
     def of(cls, status: int) -> "Blame":
-        """For an answer of the upstream that is passed on."""
+        """For an upstream answer that is passed on."""
         if status < 400:
             return cls.OK
         if status == 429:
@@ -61,7 +61,7 @@ class Blame(StrEnum):
 
 
 class Request:
-    """What the client asked, and what is said of it at the end."""
+    """What the client asked for, and what is logged about it at the end."""
 
     __slots__ = (
         "_description",
@@ -98,30 +98,30 @@ class Request:
         self.id = new_request_id()
         self.method, self.target, self.headers, self.fields = asked.method, asked.target, asked.headers, asked.fields
         self.path = self.target.partition(b"?")[0].decode("ascii", "replace")
-        """Without the query, which may hold anything."""
+        """Without the query, which may contain anything."""
         self.peer, self.is_from_tailnet = asked.peer, asked.is_from_tailnet
         self.began = time.monotonic()
         self.progress = Progress(self.id)
         self.phase = Phase.QUEUED
         self.caller: Caller | None = None
-        """Who asks, where clients are known."""
+        """The client that sent the request, where clients are identified."""
         self.body = b""
         self.bytes_in = 0
         self.room: Share | None = None
-        """In the memory for bodies, as long as there is one."""
+        """Room in the memory for bodies, as long as this request has a body."""
         self.answer_headers: Headers = []
-        """What the proxy itself adds to whatever is answered."""
+        """Headers that the proxy itself adds to every answer."""
         self.model: str | None = None
-        """As far as it is known: from the body, if anything had to be looked up there, or from the answer."""
+        """The model, if known: from the body, if that had to be parsed, or from the answer."""
         self.account: str | None = None
-        """Who was asked last."""
+        """The account of the last attempt."""
         self.attempts = self.failures = 0
         self.blame = Blame.PROXY
         self.first_byte_at: float | None = None
         self.is_stream = False
         self.upstream_request_id: bytes | None = None
         self.counts_tokens = False
-        """Whether what `progress.reader` has read is counted."""
+        """Whether the tokens that `progress.reader` found are counted."""
         self._description: Description | None = None
         self._members: Members | None = None
         self._is_parsed = False
@@ -131,7 +131,7 @@ class Request:
 
     @property
     def members(self) -> Members | None:
-        """Of the body, if it is a JSON object. Looked at only when something depends on it: that costs a millisecond per megabyte."""
+        """The body's members, if it is a JSON object. Parsed only when needed: parsing costs a millisecond per megabyte."""
         if not self._is_parsed:
             self._is_parsed = True
             self._members = members_of(self.body) if self.body else None
@@ -145,7 +145,7 @@ class Request:
         return self._description
 
     def forget(self) -> None:
-        """It will not be sent again, and its answer may be a stream that lasts for an hour."""
+        """Free the memory: the request will not be sent again, and its answer may stream for an hour."""
         self.body = b""
         if self.room:
             self.room.give_back()
@@ -159,7 +159,7 @@ class Request:
         return None if self.first_byte_at is None else self.first_byte_at - self.began
 
     def line(self, outcome: str, seconds: float, error: Exception | None) -> RequestLine:
-        """What the log says of it."""
+        """The request's log line."""
         first_byte, upstream_id, caller = self.first_byte_seconds, self.upstream_request_id, self.caller
         return RequestLine(
             self.id,
@@ -183,6 +183,6 @@ class Request:
 
 
 def _text_of(error: Exception) -> str:
-    """Our own errors are worded to be read; another's words may quote what was sent, and its traceback is in the log."""
+    """The proxy's own errors are safe to log. Any other message may quote what was sent, and its traceback is logged anyway."""
     is_ours = isinstance(error, (ProxyError, StreamBroken, ClientGone))
     return (str(error) if is_ours else "") or type(error).__name__

@@ -1,4 +1,4 @@
-"""The configuration: a TOML file, typed and validated. Everybody imports it from here."""
+"""The configuration: a TOML file, typed and validated. All other modules import it from here."""
 
 from oauth_pool_proxy.config.client_settings import ClientKey, ClientRule, ClientsConfig
 from oauth_pool_proxy.config.load import load_config, parse_config

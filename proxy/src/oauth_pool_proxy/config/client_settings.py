@@ -1,4 +1,4 @@
-"""What `[clients]` says, once it has been checked: who may ask, how that is proved, and what each may."""
+"""The checked contents of `[clients]`: which clients are served, how they prove who they are, and what each may do."""
 
 from dataclasses import dataclass, field
 
@@ -8,37 +8,37 @@ from oauth_pool_proxy.config.settings import Address, KubernetesConfig
 
 @dataclass(frozen=True, slots=True)
 class ClientKey:
-    """A key that proves a client. The configuration holds its digest, which is no secret: the key has 256 random bits."""
+    """A key that identifies a client. The configuration has only its digest, which is not secret: the key is 256 random bits."""
 
     name: str
     digest: bytes = field(repr=False)
     """SHA-256 of the key."""
     expires_at: float | None = None
-    """In seconds since 1970; none: it does not expire."""
+    """In seconds since 1970. None: it does not expire."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientRule:
-    """What the clients that match may. What is not said is not limited."""
+    """What the matching clients may do. Anything not given is not limited."""
 
     match: tuple[str, ...]
-    """Globs over names of clients."""
+    """Globs for client names."""
     deny: bool = False
-    """None of their requests is served."""
+    """Serve none of their requests."""
     models: tuple[str, ...] = ()
-    """Globs over the models that they may ask for; none: all."""
+    """Globs for the models that they may use. Empty: all."""
     denied_models: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
-    """Beginnings of the only paths that they may ask for; none: all."""
+    """Prefixes of the only paths that they may use. Empty: all."""
     denied_paths: tuple[str, ...] = ()
     max_concurrent_requests: int | None = None
-    """Of each client by itself, waiting ones included."""
+    """For each client separately, including waiting requests."""
     requests_per_minute: int | None = None
-    """Of each client by itself; as many may come at once."""
+    """For each client separately. That many may come at once."""
     accounts: Selector | None = None
-    """Over the labels of OAuthAccounts."""
+    """Matched against the labels of OAuthAccounts."""
     priority: int = 0
-    """In the line of `max_connections`; the higher, the sooner."""
+    """In the line for `max_connections`. The highest comes first."""
 
     @property
     def limits_models(self) -> bool:
@@ -66,13 +66,13 @@ class ClientsConfig:
     require: bool = True
     """Whether strangers are refused."""
     audience: str = "oauth-pool"
-    """Of ServiceAccount tokens."""
+    """The audience of ServiceAccount tokens."""
     kubernetes: KubernetesConfig | None = None
-    """The API server whose ServiceAccount tokens count; none: no token counts."""
+    """The API server whose ServiceAccount tokens are accepted. None: no token is accepted."""
     tailscale: Address | None = None
-    """The listener on which `Tailscale-User-Login` is believed."""
+    """The listener on which `Tailscale-User-Login` is trusted."""
     keys: tuple[ClientKey, ...] = ()
     rules: tuple[ClientRule, ...] = ()
-    """The first that matches counts."""
+    """The first matching rule counts."""
     most_names: int = 200
-    """In metrics; the other clients are counted as `other`."""
+    """The most client names in metrics. Further clients are counted as `other`."""

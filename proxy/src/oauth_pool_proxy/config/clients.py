@@ -1,4 +1,4 @@
-"""`[[clients.keys]]` and `[[clients.rules]]`, checked."""
+"""Reads and checks `[[clients.keys]]` and `[[clients.rules]]`."""
 
 import re
 
@@ -11,7 +11,7 @@ _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def keys_of(tables: list[Table]) -> tuple[ClientKey, ...]:
-    """Names may stand twice, while one key takes the place of another; digests may not."""
+    """Names may occur twice, while one key replaces another. Digests may not."""
     keys = tuple(_key_of(table) for table in tables)
     for number, key in enumerate(keys):
         if any(key.digest == other.digest for other in keys[:number]):
@@ -24,7 +24,7 @@ def _key_of(table: Table) -> ClientKey:
     name = table.required_text("name", "what the client is called")
     if not _KEY_NAME.fullmatch(name):
         table.refuse(f'must be letters, digits and ._@-, 63 at most; "{name}" is not', "name")
-    # Somebody may have put the key itself there: it is never shown.
+    # Someone may have put the key itself here, so it is never shown.
     digest = table.secret_text("sha256", "the SHA-256 of the key, as `kubectl oauthaccount key create` prints it")
     if not _DIGEST.fullmatch(digest):
         table.refuse("must be 64 hexadecimal digits, the SHA-256 of the key and never the key itself", "sha256")

@@ -1,7 +1,7 @@
-"""The TOML file, typed and validated. Reads no environment but what is passed in, and opens nothing but files it names.
+"""Reads the TOML file, typed and validated. Uses only the environment passed in, and opens only files that the TOML names.
 
-Everything wrong is one `ConfigInvalid` with a line for a person; what is merely surprising is a warning, which the
-caller logs. Precedence over the file is the business of `cli.py`.
+Anything wrong is one `ConfigInvalid` with a line for a person. Anything merely surprising is a warning, which the caller logs.
+`cli.py` decides what takes precedence over the file.
 """
 
 import re
@@ -146,7 +146,7 @@ def _proxy(table: Table) -> ProxyConfig:
 
 
 def _max_buffered_bytes(table: Table, max_body_bytes: int) -> int:
-    """Room for one body of the longest kind at least, else such a request would wait for ever."""
+    """At least room for one body of the maximum size: otherwise such a request would wait forever."""
     if table.has("max_buffered_bytes"):
         return table.number("max_buffered_bytes", 0, least=max_body_bytes)
     return max(48 * 1024 * 1024, max_body_bytes)
@@ -190,12 +190,12 @@ def _tls_groups(table: Table) -> tuple[str, ...]:
 
 
 def _no_password() -> str:
-    """OpenSSL would ask on the terminal."""
+    """Without this, OpenSSL would ask on the terminal."""
     return ""
 
 
 def _upstream_proxy(table: Table, key: str) -> UpstreamProxy | None:
-    """`http://user@host:port`. The password is in a file, so that the configuration holds no secret."""
+    """`http://user@host:port`. The password is in a file, so the configuration contains no secret."""
     text, password_file = table.text(key), table.path("upstream_proxy_password_file")
     if text is None:
         if password_file is not None:
@@ -297,7 +297,7 @@ def _tailscale_address(table: Table, proxy: ProxyConfig) -> Address | None:
 
 
 def _token_issuer(table: Table, environment: Mapping[str, str], oauth: OAuthConfig | None) -> KubernetesConfig:
-    """The API server whose tokens count: the one of the pool index, unless another is named."""
+    """The API server whose tokens are accepted: that of the pool index, unless another is named."""
     named = table.table("kubernetes")
     if named is None and oauth and isinstance(oauth.source, KubernetesConfig):
         return oauth.source
@@ -332,7 +332,7 @@ def _ca_file(table: Table, key: str, default: Path | None = None) -> Path | None
 
 
 def _headers(tables: list[Table], warnings: list[str]) -> tuple[Header, ...]:
-    """Configured headers, checked here so that no request can fail for them. Values are never shown: they may be keys."""
+    """Configured headers. They are checked here, so no request fails because of them. Values are never shown: they may be keys."""
     headers = []
     for table in tables:
         table.only("name", "value")
@@ -466,7 +466,7 @@ def _header_text(table: Table, key: str, text: str) -> bytes:
 
 
 def _kubernetes(table: Table, environment: Mapping[str, str]) -> KubernetesConfig:
-    """Inside a pod every key has a default; outside, the ones without are named."""
+    """Inside a pod every key has a default. Outside, an error names the missing ones."""
     table.only("server", "ca_file", "token_file", "namespace", "config_map")
     in_pod = SERVICE_ACCOUNT if (SERVICE_ACCOUNT / "token").exists() else None
     server = table.text("server") or _server_of(environment)
@@ -488,7 +488,7 @@ def _kubernetes(table: Table, environment: Mapping[str, str]) -> KubernetesConfi
 
 
 def _server_of(environment: Mapping[str, str]) -> str | None:
-    """As every pod is told."""
+    """The API server's URL, from the environment variables of every pod."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
     return f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else None
 

@@ -1,4 +1,4 @@
-"""What a proxy has to know of its own pod. Asked for when it starts, not by `--check`: the file is not to blame."""
+"""What a proxy must know about its own pod. Checked at the start, not by `--check`: the file is not to blame."""
 
 from oauth_pool_proxy.config.settings import Config
 from oauth_pool_proxy.errors import ConfigInvalid
@@ -7,7 +7,7 @@ _FIELDS = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid"}
 
 
 def require_pod(config: Config) -> None:
-    """`ConfigInvalid`, with the lines that a manifest lacks, if tokens are sealed and the proxy does not know its pod."""
+    """Raise `ConfigInvalid` with the missing manifest lines if tokens are sealed and the proxy does not know its pod."""
     sealed = config.oauth.sealed if config.oauth else None
     if sealed is None:
         return

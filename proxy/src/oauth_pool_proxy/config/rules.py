@@ -1,4 +1,4 @@
-"""One `[[oauth.rules]]`: what an answer looks like, and what it says about the account."""
+"""Reads one `[[oauth.rules]]` table: what an answer looks like, and what it says about the account."""
 
 import re
 
@@ -31,7 +31,7 @@ def _verdict(table: Table) -> Verdict:
 
 
 def _statuses(table: Table) -> frozenset[int]:
-    """From 400 on: an answer below is good."""
+    """Only from 400 up: any lower status is a good answer."""
     return frozenset(table.numbers("status", least=400, most=599))
 
 

@@ -1,4 +1,4 @@
-"""Label selectors as kubectl takes them: `tier=gold,team in (a, b),!spare`. Pure."""
+"""Label selectors in kubectl's syntax: `tier=gold,team in (a, b),!spare`. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _SET = re.compile(rf"({_KEY})\s+(in|notin)\s*\(([^()]*)\)")
 _EQUAL = re.compile(rf"({_KEY})\s*(==|=|!=)\s*({_VALUE})")
 _EXISTS = re.compile(rf"(!?)\s*({_KEY})")
 _BETWEEN = re.compile(r",(?![^(]*\))")
-"""A comma that stands in no parentheses."""
+"""A comma outside parentheses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Requirement:
     values: frozenset[str] | None
     """None: any value."""
     is_wanted: bool
-    """False: the label is absent, or has another value."""
+    """False: the label must be absent, or have another value."""
 
     def holds(self, labels: Mapping[str, str]) -> bool:
         value = labels.get(self.key)
@@ -35,7 +35,7 @@ class Selector:
     text: str
     requirements: tuple[Requirement, ...] = field(compare=False)
     mark: bytes = field(init=False, repr=False)
-    """Stands for the text where that would be too long."""
+    """A digest that replaces the text where that would be too long."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mark", blake2b(self.text.encode(), digest_size=8).digest())
@@ -49,7 +49,7 @@ class Selector:
 
 
 def parse_selector(text: str) -> Selector:
-    """`ValueError` with the part that is none."""
+    """Raises `ValueError` with the part that is not valid."""
     return Selector(text, tuple(_requirement(part.strip()) for part in _BETWEEN.split(text)))
 
 

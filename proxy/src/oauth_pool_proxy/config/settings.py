@@ -1,4 +1,4 @@
-"""What the configuration says, once it has been checked: one frozen object for each table of the file."""
+"""The checked configuration: one frozen object for each table in the file."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from oauth_pool_proxy.config.client_settings import ClientsConfig
 
 Header = tuple[bytes, bytes]
-"""A name in lower case, and a value."""
+"""A lower-case name and a value."""
 
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade".split()
@@ -33,11 +33,11 @@ class UpstreamUrl:
     host: str
     port: int
     base_path: bytes
-    """Put in front of every path, without a slash at its end; empty for most."""
+    """Prefix of every path, without a trailing slash. Usually empty."""
 
     @classmethod
     def of(cls, url: SplitResult) -> Self:
-        """Of one that is known to be http or https, with a host."""
+        """The URL must be http or https, with a host."""
         is_tls = url.scheme == "https"
         path = url.path.rstrip("/").encode()
         return cls(is_tls, url.hostname or "", url.port or (443 if is_tls else 80), path)
@@ -47,7 +47,7 @@ class UpstreamUrl:
 
     @property
     def authority(self) -> bytes:
-        """The `Host` header: without the port where it is the scheme's own (RFC 9110 7.2, RFC 3986 6.2.3)."""
+        """The `Host` header. It omits the scheme's default port (RFC 9110 7.2, RFC 3986 6.2.3)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return (host if self.port == (443 if self.is_tls else 80) else f"{host}:{self.port}").encode()
 
@@ -67,14 +67,14 @@ class UpstreamProxy:
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """What the proxy shows an upstream that asks for it (mutual TLS). Both files are PEM; they may be the same."""
+    """What the proxy presents if the upstream requests it (mutual TLS). Both files are PEM; they may be the same."""
 
     certificate: Path
     key: Path
 
 
 class LateHeads(StrEnum):
-    """Which requests are sent again when the head of their answer is late."""
+    """Which requests are sent again if the head of the answer is late."""
 
     ALL = "all"
     IDEMPOTENT = "idempotent"
@@ -87,45 +87,45 @@ class ProxyConfig:
     listen: Address
     upstream: UpstreamUrl
     metrics: Address | None = None
-    """A listener of its own for what tells names; none: they are told on the traffic port."""
+    """A separate listener for everything that shows names. None: it is on the traffic port."""
     timeout: float = 60
     """For the head of an answer, from the end of the upload."""
     connect_timeout: float = 5
-    """For TCP; a TLS handshake has as much again."""
+    """For TCP. A TLS handshake gets the same time again."""
     idle_timeout: float = 300
     """Between two bytes of an answer, from the upstream or to the client."""
     body_timeout: float = 300
     """For a client's whole upload."""
     max_connections: int = 1000
-    """Requests at once; the others wait in line."""
+    """Requests at once. The others wait in line."""
     max_client_connections: int = 10_000
     spare_connections: int = 0
-    """To the upstream, open ahead of need."""
+    """Connections to the upstream that are open ahead of need."""
     max_queued: int = 10_000
-    """Requests that may wait in line; one more is refused."""
+    """Requests that may wait in line. Any more are refused."""
     attempts: int = 3
     retry_late_heads: LateHeads = LateHeads.ALL
     drain_timeout: float = 5
     pre_stop_delay: float = 0
     max_body_bytes: int = 10 * 1024 * 1024
     max_buffered_bytes: int = 48 * 1024 * 1024
-    """Of all request bodies that are held at once."""
+    """For all request bodies held at once."""
     upstream_ca_file: Path | None = None
     upstream_client_certificate: ClientCertificate | None = None
     tls_groups: tuple[str, ...] = ()
-    """In which keys are exchanged with the upstream, by OpenSSL's names; none: its own choice."""
+    """Groups for the key exchange with the upstream, by OpenSSL's names. Empty: OpenSSL chooses."""
     upstream_proxy: UpstreamProxy | None = None
 
 
 class Verdict(StrEnum):
-    """What an answer says about the account that it was asked with. The words are those of `[[oauth.rules]]`."""
+    """What an answer says about the account that was used. `[[oauth.rules]]` uses the same words."""
 
     PASS_ON = "pass_on"
-    """The answer is good, or it is about the request: it goes to the client, and the account stays."""
+    """The answer is good, or the request is to blame. It goes to the client, and the account stays in use."""
     NEXT_ACCOUNT = "next_account"
     """Another account may do better, but this one is not to blame."""
     SUSPECT = "suspect"
-    """Another account is asked. If that one answers well, this one is refused; if it answers the same, nobody is."""
+    """Another account is tried. If its answer is good, this account is to blame. If it is the same, no account is."""
     UNAUTHORIZED = "unauthorized"
     """The access token is refused."""
     FORBIDDEN = "forbidden"
@@ -133,34 +133,34 @@ class Verdict(StrEnum):
     BILLING = "billing"
     """The account cannot pay."""
     QUOTA_EXHAUSTED = "quota_exhausted"
-    """A window of the account is used up."""
+    """One of the account's windows is used up."""
     RATE_LIMITED = "rate_limited"
-    """A short limit of the account."""
+    """The account hit a short limit."""
     MODEL_LIMITED = "model_limited"
-    """A limit of the account for one model."""
+    """The account hit a limit for one model."""
     MODEL_FORBIDDEN = "model_forbidden"
-    """A model that the account may not use."""
+    """The account may not use this model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of the table that judges answers. Every condition that is given has to hold."""
+    """One row of the table that judges answers. All given conditions must hold."""
 
     verdict: Verdict
     statuses: frozenset[int] = frozenset()
-    """None: any status from 400 on."""
+    """Empty: any status from 400 up."""
     words: tuple[str, ...] = ()
-    """One of them stands in the error's message, or in a body of plain text. Lower case; `*` is a gap of up to 40
-    characters, and `{model}` the model that was asked for."""
+    """One of them occurs in the error's message, or in a plain text body. Lower case. `*` is a gap of up to 40 characters, and
+    `{model}` is the requested model."""
     json_path: tuple[str, ...] = ()
-    """Where in the body a value stands: names of members, from the outside in."""
+    """The path of a value in the body: member names, from the outside in."""
     json_values: tuple[str, ...] = ()
-    """Globs, one of which it matches; none: it only has to be there."""
+    """Globs, one of which matches the value. Empty: it only has to exist."""
     header: bytes | None = None
     header_values: tuple[str, ...] = ()
-    """Globs, one of which the header's value matches; none: it only has to be there."""
+    """Globs, one of which matches the header's value. Empty: it only has to exist."""
     cooldown: float | None = None
-    """Seconds that the account rests, if neither the answer nor anything else says so."""
+    """Seconds that the account rests, if nothing in the answer says so."""
 
     def __str__(self) -> str:
         conditions = (
@@ -174,7 +174,7 @@ class Rule:
 
 
 class Strategy(StrEnum):
-    """How the account of a request without a conversation is chosen, among those of the highest tier."""
+    """How to choose the account for a request without a conversation, among those of the highest tier."""
 
     ROUND_ROBIN = "round_robin"
     RESET_SOONEST = "reset_soonest"
@@ -191,23 +191,23 @@ class KubernetesConfig:
 
 
 class TokenWay(StrEnum):
-    """How access tokens come to the proxy."""
+    """How access tokens reach the proxy."""
 
     SEALED = "sealed"
-    """Through the API server, each sealed to the key of this proxy."""
+    """Through the API server, each sealed to this proxy's key."""
     VOLUME = "volume"
     """As files on a volume."""
 
 
 @dataclass(frozen=True, slots=True)
 class SealedConfig:
-    """What it takes to have access tokens sealed to this proxy."""
+    """What the proxy needs to have access tokens sealed to it."""
 
     key_dir: Path
-    """Where a copy of the private key is kept, so that a container that restarts has it again."""
+    """Where a copy of the private key is kept, so a restarted container still has it."""
     pod_name: str
     pod_uid: str
-    """The pod that owns what the proxy says of itself. Both are empty outside a pod, and then it cannot start."""
+    """The pod that owns the proxy's `OAuthProxy` object. Outside a pod both are empty, and the proxy cannot start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,24 +225,24 @@ class OAuthConfig:
     user_agent: bytes | None = None
     headers: tuple[Header, ...] = ()
     denied_paths: tuple[str, ...] = ("/v1/organizations/", "/api/")
-    """Beginnings of paths that are refused: they make keys and read profiles with the account's token."""
+    """Prefixes of refused paths: they create keys and read profiles with the account's token."""
     allowed_paths: tuple[str, ...] = ()
-    """Beginnings of the only paths that are forwarded; none: every path that is not denied."""
+    """Prefixes of the only paths that are forwarded. Empty: every path that is not denied."""
     allowed_origins: tuple[str, ...] = ()
-    """Of browsers that may ask, as `Origin` has them."""
+    """The origins of web pages that may use the proxy, as in `Origin`."""
     rules: tuple[Rule, ...] = ()
-    """Come before the built-in ones."""
+    """They come before the built-in ones."""
     most_accounts: int = 8
-    """How many accounts one request is put to, at the most."""
+    """The most accounts that one request is tried with."""
     strategy: Strategy = Strategy.ROUND_ROBIN
     reserve: float = 1.0
-    """Accounts of which a window is used beyond this fraction come last."""
+    """Accounts that have used more than this fraction of a window come last."""
     affinity: bool = True
     usage_metrics: bool = True
     system_prefix: str = ""
-    """Put in front of every request's system prompt; none leaves bodies as they are, byte for byte."""
+    """Added in front of every request's system prompt. Empty: bodies stay unchanged, byte for byte."""
     system_prefix_excluded_models: tuple[str, ...] = ()
-    """Parts of names of models whose requests get no prefix."""
+    """Parts of model names whose requests get no prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +252,7 @@ class Config:
     oauth: OAuthConfig | None = None
     warnings: tuple[str, ...] = ()
     clients: "ClientsConfig | None" = None
-    """None: whoever reaches the port is served."""
+    """None: anyone who can reach the port is served."""
 
 
 def split_list(value: bytes) -> list[bytes]:

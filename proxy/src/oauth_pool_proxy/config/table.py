@@ -1,4 +1,4 @@
-"""Reading one TOML table key by key, with errors a person can act on: what is wrong, where, and what is allowed."""
+"""Reads one TOML table key by key, with errors that a person can act on: what is wrong, where, and what is allowed."""
 
 import re
 from collections.abc import Mapping
@@ -26,13 +26,13 @@ def kind_of(value: object) -> str:
 
 
 class Table:
-    """One table of the file, with its place in it for messages."""
+    """One table in the file, and its place in the file for messages."""
 
     def __init__(self, file: str, name: str, values: Mapping[str, object]) -> None:
         self._file, self._name, self._values = file, name, values
 
     def refuse(self, what: str, key: str | None = None) -> NoReturn:
-        """The one way to say that something is wrong here."""
+        """Raise `ConfigInvalid`. All errors in this table go through here."""
         place = " ".join(part for part in (self._name, key) if part)
         raise ConfigInvalid(f"{self._file}: {place}: {what}" if place else f"{self._file}: {what}")
 
@@ -60,7 +60,7 @@ class Table:
         return value
 
     def secret_text(self, key: str, meaning: str) -> str:
-        """A string that may be empty, and that no message shows."""
+        """A string that may be empty and is never shown in a message."""
         value = self._value(key, None)
         if not isinstance(value, str):
             self.refuse(
@@ -75,7 +75,7 @@ class Table:
         return value
 
     def numbers(self, key: str, *, least: int, most: int) -> tuple[int, ...]:
-        """One number or an array of them; none if the file has none."""
+        """One number or an array of them. Empty if the file has none."""
         value = self._value(key, [])
         items = value if isinstance(value, list) else [value]
         if not all(type(item) is int and least <= item <= most for item in items):
@@ -89,7 +89,7 @@ class Table:
         return float(value)
 
     def choice(self, key: str, default: _Choice) -> _Choice:
-        """One word of the enumeration that `default` is of."""
+        """One word of `default`'s enumeration."""
         value = self._value(key, default.value)
         try:
             return type(default)(str(value))
@@ -119,7 +119,7 @@ class Table:
         return paths
 
     def instant(self, key: str) -> float | None:
-        """A date and time of TOML that has an offset, in seconds since 1970; none if the file has none."""
+        """A TOML date and time with an offset, in seconds since 1970. None if the file has none."""
         value = self._value(key, None)
         if value is None:
             return None
@@ -132,7 +132,7 @@ class Table:
         return Path(value) if value is not None else None
 
     def table(self, key: str) -> "Table | None":
-        """The table inside this one, or none if the file has none."""
+        """The table inside this one. None if the file has none."""
         value = self._value(key, None)
         if value is None:
             return None
@@ -158,7 +158,7 @@ class Table:
 
 
 def _shown(value: object) -> str:
-    """A value as the person wrote it, if it is short and plain. Headers may hold credentials, so they never get here."""
+    """The value as written, if it is short and plain. Headers may contain credentials, so they never get here."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):

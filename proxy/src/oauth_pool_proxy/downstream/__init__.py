@@ -1,1 +1,1 @@
-"""What speaks with clients: the server, its protocol, one client, slots, the life of the service."""
+"""Everything that talks to clients: the server, its protocol, one client, slots, the service life cycle."""

@@ -1,11 +1,11 @@
-"""Who may go on now: so many bytes of bodies are held at once, so many requests run, so many wait.
+"""Decides which requests may proceed. It limits the body bytes held at once, the requests that run, and those that wait.
 
-First come, first served; where clients are known, they take turns, so that nobody's burst keeps the others waiting.
+First come, first served. Where clients are identified, they take turns, so one client's burst does not hold up the others.
 
-A body has its room before it is read, and a request takes its slot after that, so that a slow upload costs nobody a slot.
-Whoever announces a length needs that much. A body in chunks needs room for the longest one: if it took room as it grew,
-two of them could wait for each other for ever. What it did not need is given back as soon as it has arrived. A body that
-is read ahead anyway is counted and does not wait: a short question is not held up by somebody's uploads.
+A body gets room before it is read. The request takes a slot after that, so a slow upload does not occupy a slot. A request
+that announces a length needs that much room. A chunked body needs room for the longest body allowed: if it took room as it
+grew, two of them could wait for each other forever. It gives back the rest as soon as it has arrived. A body short enough to be
+read ahead is counted but does not wait, so uploads do not hold up short requests.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ from oauth_pool_proxy.errors import Overloaded
 __all__ = ["READ_AHEAD", "Admission", "Share", "Turn", "Watched", "WeightedSemaphore"]
 
 READ_AHEAD = 64 * 1024
-"""How much of a body is read before there is room for it. With more than that the client is not read from."""
+"""How much of a body is read before there is room for it. Once more than that has arrived, reading from the client stops."""
 
 
 class Watched(Protocol):
-    """Somebody who may leave while he waits: `ClientGone` is raised in the block then."""
+    """A client that may leave while it waits. `ClientGone` is then raised in the block."""
 
     def watched(self) -> AbstractContextManager[None]: ...
 
 
 class WeightedSemaphore:
-    """At most `capacity` at once, in shares of any size. Whoever is first in line goes first: nobody small overtakes."""
+    """At most `capacity` at once, in shares of any size. The first in line goes first: smaller shares do not overtake."""
 
     def __init__(self, capacity: int) -> None:
         self.free = capacity
@@ -40,18 +40,18 @@ class WeightedSemaphore:
         return len(self.line)
 
     def take_now(self, amount: int) -> bool:
-        """Without waiting, unless there is not enough or somebody waits already."""
+        """Take it without waiting. False: there is not enough, or others are waiting already."""
         if self.line or self.free < amount:
             return False
         self.free -= amount
         return True
 
     def take_anyway(self, amount: int) -> None:
-        """For what is there already; the others wait until that much more is given back."""
+        """For bytes already in memory. The others wait until that much more is given back."""
         self.free -= amount
 
     async def take(self, amount: int, turn: Turn = ANYBODY) -> None:
-        """Wait for it. Whoever is cancelled leaves the line and takes nothing along. Raises what `send_away` was given."""
+        """Wait for it. A cancelled waiter leaves the line and takes nothing. Raises the error given to `send_away`."""
         place = Place(amount, turn, asyncio.get_running_loop().create_future())
         self.line.append(place)
         self._serve()
@@ -59,7 +59,7 @@ class WeightedSemaphore:
             await place.called
         except asyncio.CancelledError:
             if place.called.done() and not place.called.cancelled() and not place.called.exception():
-                self.give_back(amount)  # it was handed over in the same moment
+                self.give_back(amount)  # it was granted at the same moment
             elif self.line.remove(place):
                 self._serve()  # there may be enough for the next one
             raise
@@ -70,7 +70,7 @@ class WeightedSemaphore:
             self._serve()
 
     def send_away(self, place: Place, error: Exception) -> None:
-        """Somebody who waits is told that he need not."""
+        """Turn away a waiter with this error."""
         self.line.remove(place)
         if not place.called.done():
             place.called.set_exception(error)
@@ -79,13 +79,13 @@ class WeightedSemaphore:
     def _serve(self) -> None:
         while (place := self.line.first) and (place.called.done() or place.amount <= self.free):
             self.line.popleft()
-            if not place.called.done():  # else he has left, and has not noticed yet
+            if not place.called.done():  # else the waiter was cancelled and has not run yet
                 self.free -= place.amount
                 place.called.set_result(None)
 
 
 class Share:
-    """What one request has of a semaphore. Giving it back again does nothing."""
+    """One request's share of a semaphore. Giving it back twice is harmless."""
 
     __slots__ = ("_amount", "_of")
 
@@ -93,7 +93,7 @@ class Share:
         self._of, self._amount = of, amount
 
     def shrink_to(self, amount: int) -> None:
-        """Give back what is more than that."""
+        """Give back all but this amount."""
         if amount < self._amount:
             excess, self._amount = self._amount - amount, amount
             self._of.give_back(excess)
@@ -104,7 +104,7 @@ class Share:
 
 
 class Admission:
-    """`on_waited` is told how many seconds a client has waited in line."""
+    """`on_waited` gets the seconds that a request has waited in line."""
 
     def __init__(
         self, requests: int, body_bytes: int, most_waiting: int, on_waited: Callable[[float, Turn], None]
@@ -117,12 +117,12 @@ class Admission:
         return self.slots.waiting + self.memory.waiting
 
     def room_at_once(self, size: int) -> Share:
-        """For a body that is there: at most `READ_AHEAD` bytes."""
+        """Room for a body that has arrived: at most `READ_AHEAD` bytes."""
         self.memory.take_anyway(size)
         return Share(self.memory, size)
 
     async def room(self, size: int, client: Watched, turn: Turn = ANYBODY) -> Share:
-        """Room for a body. `Overloaded` if too many wait already, `ClientGone` if the client leaves the line."""
+        """Room for a body. Raises `Overloaded` if too many wait already, `ClientGone` if the client leaves the line."""
         if size <= READ_AHEAD:
             return self.room_at_once(size)
         if not self.memory.take_now(size):
@@ -130,11 +130,11 @@ class Admission:
         return Share(self.memory, size)
 
     def enter_at_once(self) -> bool:
-        """Take a slot if there is one, and nobody waits for it."""
+        """Take a slot if one is free and nobody waits for it."""
         return self.slots.take_now(1)
 
     async def enter(self, client: Watched, turn: Turn = ANYBODY) -> None:
-        """Take a slot. Raises what `room` does."""
+        """Take a slot. Raises the same errors as `room`."""
         if not self.slots.take_now(1):
             await self._wait(self.slots, 1, client, turn)
 
@@ -151,7 +151,7 @@ class Admission:
         self._on_waited(loop.time() - began, turn)
 
     def _makes_room_for(self, turn: Turn) -> bool:
-        """The line is full. Whoever fills it gives up a place to a client that has fewer: that one goes who came last."""
+        """The line is full. The client with the most places gives up its latest one to a client that has fewer."""
         own = self.slots.line.count(turn) + self.memory.line.count(turn)
         for semaphore in (self.slots, self.memory):
             place, count = semaphore.line.last_of_longest()

@@ -1,4 +1,4 @@
-"""Has a request answered by an ASGI application: by ours of our own paths, which reads no body."""
+"""Has an ASGI application answer a request: the proxy's own paths. That application reads no body."""
 
 import asyncio
 import logging
@@ -10,17 +10,17 @@ from oauth_pool_proxy.downstream.client import Client
 log = logging.getLogger(__name__)
 
 _tasks: set[asyncio.Task[object] | None] = set()
-"""Nobody else knows them."""
+"""Nothing else keeps a reference to them."""
 
 
 async def answer_by(application: ASGIApp, client: Client) -> None:
-    """The answer goes out when it is whole."""
+    """Send the answer once it is complete."""
     task = asyncio.current_task()
     _tasks.add(task)
     answer = _Answer()
     try:
         await application(_scope(client), answer.receive, answer.send)
-    except Exception:  # Starlette has answered with 500 then
+    except Exception:  # Starlette has already answered with 500
         log.exception("unexpected error", extra={"fields": {"path": client.target.decode("ascii")}})
     finally:
         _tasks.discard(task)

@@ -1,8 +1,8 @@
-"""The downstream side of one request: `Upload` is what comes from the client, and this is what goes to it.
+"""The downstream side of one request: `Upload` handles what comes from the client, this module what goes to it.
 
-Answers go through the connection's transport: no task, no queue and no wake-up between two chunks. Reads of the upstream
-are framed and written in the callback in which they arrive, one write for each; the request's task sleeps until the end.
-A client that does not take them stops the upstream from being read, and no task is involved in that either.
+Answers go straight to the connection's transport: no task, no queue and no wake-up between two chunks. Each read from the
+upstream is framed and written in the callback that delivers it, as one write; the request's task sleeps until the end. A client
+that stops reading pauses the reads from the upstream, again without a task.
 """
 
 from collections.abc import Callable
@@ -28,16 +28,16 @@ class _Framing(Enum):
 
 
 class Client(Upload):
-    """One request of a connection, and the answer to it."""
+    """One request on a connection, and the answer to it."""
 
     is_http_1_1 = True
-    """Else it is HTTP/1.0."""
+    """False: HTTP/1.0."""
     _framing = _Framing.NO_BODY
     _answer: Answer | None = None
     _tap: Tap | None = None
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole answer."""
+        """Send a complete answer."""
         if self._is_gone:
             return
         pieces = self._head(status, headers)
@@ -49,7 +49,7 @@ class Client(Upload):
         self._finish()
 
     def start(self, status: int, headers: Headers, body: bytes) -> None:
-        """The head of an answer, and what there is of its body."""
+        """Send the head of an answer, and as much of its body as there is."""
         if self._is_gone:
             return
         pieces = self._head(status, headers)
@@ -58,7 +58,7 @@ class Client(Upload):
         self._connection.write(b"".join(pieces))
 
     async def pump(self, answer: Answer, tap: Tap) -> None:
-        """The rest of a started answer as it arrives, and its end. `StreamBroken` when the upstream does not get there."""
+        """Send the rest of a started answer as it arrives. Raises `StreamBroken` if the upstream stops before the end."""
         self._answer, self._tap = answer, tap
         try:
             await answer.pump(self._pass_on)
@@ -67,21 +67,21 @@ class Client(Upload):
         self._finish()
 
     def resume(self) -> None:
-        """The client takes more."""
+        """The client can take more."""
         if self._answer:
             self._answer.resume()
 
     def last_words(self, words: bytes) -> None:
-        """Bytes at the end of an answer that will not be completed, if the client takes them at once."""
+        """End an answer that will not be completed with these bytes, if the client takes them at once."""
         if not self._is_gone and not self._connection.flow.write_paused:
             pieces: list[bytes] = []
             self._frame(pieces, words)
             self._connection.write(b"".join(pieces))
 
     def break_off(self) -> None:
-        """End the connection in mid-answer, so that the answer does not look whole.
+        """End the connection mid-answer, so the answer does not look complete.
 
-        The end of the connection is the end of a body without length or chunks, so only a reset says that it is not the whole.
+        A body with neither length nor chunks ends where the connection does. There, only a reset shows that it is incomplete.
         """
         transport = self._connection.transport
         if self._framing is _Framing.UNTIL_CLOSE and not transport.is_closing():
@@ -90,14 +90,14 @@ class Client(Upload):
         transport.close()
 
     def _pass_on(self, data: bytes, is_last: bool) -> bool:
-        """One read of the upstream becomes one write. False: no more for now."""
+        """Turn one read from the upstream into one write. False: no more for now."""
         if self._is_gone:
             return True  # the request's task has been cancelled
         connection, is_chunked = self._connection, self._framing is _Framing.CHUNKED
         if data:
             if self._tap:
                 self._tap(data)
-            if is_chunked:  # written in one go: this is done for every event of every stream
+            if is_chunked:  # one formatting step, as this runs for every event of every stream
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             elif self._framing is _Framing.NO_BODY:
                 data = b""
@@ -107,12 +107,12 @@ class Client(Upload):
     def _frame(self, pieces: list[bytes], data: bytes) -> None:
         if self._framing is _Framing.CHUNKED:
             pieces += (b"%x\r\n" % len(data), data, b"\r\n")
-        elif self._framing is not _Framing.NO_BODY:  # an error of our own has a text, which a HEAD must not get
+        elif self._framing is not _Framing.NO_BODY:  # the proxy's errors have a body, which must not answer a HEAD
             pieces.append(data)
 
     def _head(self, status: int, headers: Headers) -> list[bytes]:
         if self.waits_for_100 and not self.is_complete:
-            # Told not to send its body, or to send it after all, the client decides: what comes next cannot be known.
+            # The client may now send its body or not. What the next bytes are cannot be known.
             self.keep_alive = False
         self.is_answered, self.waits_for_100 = True, False
         self._framing = self._framing_of(status, headers)
@@ -141,5 +141,5 @@ class Client(Upload):
         elif self.is_complete and not self.refusal:
             self._connection.transport.close()
         else:
-            self._connection.close_in_stages()  # more may be on its way
+            self._connection.close_in_stages()  # more may be on the way
         self._connection.on_response_complete()

@@ -1,8 +1,8 @@
-"""Which requests reach an account at all: by path, and by the web page that asks. Pool mode only.
+"""Decides which requests may use an account at all, by path and by the web page that sends them. Pool mode only.
 
-An account's token opens more than inference: endpoints that make API keys or read profiles. And whoever opens a web
-page in a network would lend it the pool, so that a request of a browser (it has an `Origin`) is refused unless the
-configuration names the page's origin; then CORS is answered as browsers expect (https://fetch.spec.whatwg.org, 3.2).
+An account's token opens more than inference: some endpoints create API keys or read profiles. And any web page opened inside
+the network could use the pool. So a browser's request, which has an `Origin`, is refused unless the configuration names the
+page's origin. For those origins, CORS is answered as browsers expect (https://fetch.spec.whatwg.org, 3.2).
 """
 
 import re
@@ -19,12 +19,12 @@ _REQUESTED_HEADERS = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z, ]*")
 
 
 class Asked(Protocol):
-    """What the gate looks at of a request, and `answer_headers`, to which it adds."""
+    """The parts of a request that the gate checks, and `answer_headers`, to which it adds."""
 
     method: str
     headers: list[Header]
     fields: dict[bytes, bytes]
-    """The headers by their names."""
+    """The headers by name."""
     answer_headers: list[Header]
 
     @property
@@ -32,7 +32,7 @@ class Asked(Protocol):
 
 
 class Gate:
-    """`oauth` is none in passthrough mode: then everything passes."""
+    """In passthrough mode `oauth` is None, and everything passes."""
 
     def __init__(self, oauth: OAuthConfig | None) -> None:
         self._is_open = oauth is None
@@ -40,9 +40,7 @@ class Gate:
         self._origins = frozenset(origin.encode() for origin in oauth.allowed_origins) if oauth else frozenset()
 
     def admit_origin(self, request: Asked) -> int | None:
-        """Raises `OriginNotAllowed`. Returns the status of an answer that needs no upstream, if any: a preflight request
-        brings no proof of who asks.
-        """
+        """Raise `OriginNotAllowed`, or return the status that answers a preflight request: it carries no credentials."""
         if self._is_open:
             return None
         if b"origin" in request.fields:

@@ -1,6 +1,6 @@
-"""What the head of a request must be like before anything is done with it: pure.
+"""Checks the head of a request before anything is done with it. Pure.
 
-The parser has seen to the syntax. What it lets through, and RFC 9110 and RFC 9112 do not, is refused here.
+The parser has checked the syntax. This module refuses what the parser accepts but RFC 9110 and RFC 9112 do not.
 """
 
 import re
@@ -22,7 +22,7 @@ _HOST = re.compile(  # RFC 9110 7.2: uri-host [ ":" port ], and RFC 3986 3.2.2
 _NOT_SERVED = frozenset(
     b"CONNECT TRACE ANNOUNCE DESCRIBE FLUSH GET_PARAMETER PAUSE PLAY RECORD REDIRECT SETUP SET_PARAMETER SOURCE TEARDOWN".split()
 )
-"""`TRACE` would bring the access token back, and this is no tunnel. The others are of RTSP and Icecast: the parser takes them."""
+"""`TRACE` would echo the access token, and this is no tunnel. The others belong to RTSP and Icecast: the parser accepts them."""
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 5.6.2
 _REQUEST_LINE = re.compile(rb"%s [\x21-\x7e]+ HTTP/1\.[01]" % _TOKEN)
 _BEGINNING_OF_ONE = re.compile(rb"%s(?: [ -~]*)?" % _TOKEN)
@@ -31,7 +31,7 @@ _BEGINNING_OF_ONE = re.compile(rb"%s(?: [ -~]*)?" % _TOKEN)
 def refusal(
     method: bytes, version: str, target: bytes, headers: Headers, fields: Mapping[bytes, bytes]
 ) -> ProxyError | None:
-    """Why a request with this head is not served, if it is not. `fields` are its headers by their names, in lower case."""
+    """Why a request with this head is refused. None: it is not. `fields` are its headers by lower-case name."""
     if method in _NOT_SERVED:
         return _not_served(method)
     if version not in ("1.1", "1.0"):
@@ -49,16 +49,16 @@ def refusal(
 
 
 def body_length(fields: Mapping[bytes, bytes]) -> int | None:
-    """As the head announces it; none for a body that comes in chunks."""
+    """The length announced in the head. None for a chunked body."""
     if b"transfer-encoding" in fields:
         return None
-    return int(fields.get(b"content-length", 0))  # the parser has let nothing but digits through
+    return int(fields.get(b"content-length", 0))  # the parser accepts only digits
 
 
 def origin_form(target: bytes) -> bytes:
-    """The target without an authority (RFC 9112 3.2.1), every other byte as it was. Empty for one without a path.
+    """The target without an authority (RFC 9112 3.2.1), otherwise byte for byte. Empty if it has no path.
 
-    Of one that is refused, nothing that could be a secret is left.
+    Nothing that could be a secret is left of a target that is refused.
     """
     target = target.partition(b"#")[0]
     if target.startswith(b"/") or target == b"*":
@@ -70,7 +70,7 @@ def origin_form(target: bytes) -> bytes:
 
 
 def is_unknown_method(data: bytes) -> bool:
-    """Whether what the parser stumbled over at its first word is a request all the same, with a method of its own."""
+    """Whether the data that the parser rejected at its first word is a valid request with an unknown method."""
     line, end, _ = data.lstrip(b"\r\n").partition(b"\n")
     pattern = _REQUEST_LINE if end else _BEGINNING_OF_ONE
     return pattern.fullmatch(line.removesuffix(b"\r")) is not None
@@ -78,8 +78,8 @@ def is_unknown_method(data: bytes) -> bool:
 
 def _coding_problem(version: str, headers: Headers) -> str | None:
     if version == "1.0":
-        return "HTTP/1.0 has no Transfer-Encoding"  # RFC 9112 6.1: faulty framing, and the connection ends
-    # Another coding would have to be undone (RFC 9112 7), and the body would not be the client's any more.
+        return "HTTP/1.0 has no Transfer-Encoding"  # RFC 9112 6.1: treat the framing as faulty, close the connection
+    # Any other coding would have to be decoded (RFC 9112 7), and the body would no longer be what the client sent.
     is_known = all(value.lower() == b"chunked" for name, value in headers if name == b"transfer-encoding")
     return None if is_known else "The request is not valid HTTP"
 
@@ -101,15 +101,15 @@ def _target_refusal(method: bytes, target: bytes, host: Authority | None) -> Pro
     if absolute is None or authority is None:
         return InvalidRequest("The request target is none that HTTP has")
     if absolute[1].lower() != b"http" or authority != host or not _may_be_ours(authority[0].decode()):
-        # Something takes this proxy for a forward proxy, and its request must not leave with an account's token.
+        # The sender takes this proxy for a forward proxy. Its request must not leave with an account's token.
         return Misdirected("The request is for another host than this proxy")
     return None
 
 
 @lru_cache(64)
 def _may_be_ours(host: str) -> bool:
-    """Whether a private network may know this proxy by that name. Nobody else sends the absolute form but those who take
-    it for a forward proxy, and they name hosts of the internet.
+    """Whether a private network may know this proxy by that name. Only clients that take it for a forward proxy send the
+    absolute form, and they name hosts on the internet.
     """
     try:
         return not ip_address(host.strip("[]")).is_global
@@ -119,6 +119,6 @@ def _may_be_ours(host: str) -> bool:
 
 @lru_cache(64)
 def _authority(text: bytes) -> Authority | None:
-    """Equal ones compare equal (RFC 9110 4.2.3). None if it is no `uri-host [ ":" port ]`."""
+    """Normalized: equivalent authorities compare equal (RFC 9110 4.2.3). None if it is not `uri-host [ ":" port ]`."""
     match = _HOST.fullmatch(text.strip(b" \t"))
     return (match[1].lower(), match[2] or b"80") if match else None

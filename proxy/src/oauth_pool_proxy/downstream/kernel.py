@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection and asyncio does not tell. Linux."""
+"""What the kernel knows about a connection and asyncio does not expose. Linux only."""
 
 import fcntl
 import select
@@ -11,24 +11,24 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 def unsent(connection: socket.socket) -> int:
-    """Bytes that the other side's kernel has not acknowledged (SIOCOUTQ, which has the number of TIOCOUTQ)."""
+    """Bytes that the peer's kernel has not acknowledged (SIOCOUTQ, which has the same number as TIOCOUTQ)."""
     return _bytes(connection, termios.TIOCOUTQ)
 
 
 def unread(connection: socket.socket) -> int:
-    """Bytes that have arrived and nobody has read."""
+    """Bytes that have arrived and have not been read."""
     return _bytes(connection, termios.FIONREAD)
 
 
 def has_left(connection: socket.socket) -> bool:
-    """Whether the other side has closed or reset the connection, also behind bytes that nobody has read."""
+    """Whether the peer has closed or reset the connection, even if unread bytes come before that."""
     poll = select.poll()
     poll.register(connection.fileno(), _GONE)
     return bool(poll.poll(0))
 
 
 def reset_on_close(connection: socket.socket) -> None:
-    """Let the end of the connection be a reset (SO_LINGER with no time)."""
+    """Make closing the connection send a reset (SO_LINGER with zero timeout)."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 

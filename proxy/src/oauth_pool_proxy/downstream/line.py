@@ -1,5 +1,5 @@
-"""A line in which clients take turns: those of the highest priority first, among them one after another, and of each client
-whoever came first. Of one client only, it is the plain line that one knows. Pure.
+"""A line for clients. The highest priority goes first. Clients of equal priority take turns, and each client's own requests are
+served in order of arrival. With a single client it is a plain queue. Pure.
 """
 
 import asyncio
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 
 class Turn(NamedTuple):
-    """Whose turn a place in line is."""
+    """The client that a place in line belongs to."""
 
     client: str = ""
     priority: int = 0
 
 
 ANYBODY = Turn()
-"""Where clients are not told apart."""
+"""Used where clients are not told apart."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,34 +25,34 @@ class Place:
     amount: int
     turn: Turn
     called: asyncio.Future[None]
-    """Done when it is this place's turn, or when nobody stands there any more."""
+    """Done when this place's turn comes, or when its waiter has left."""
 
 
 class Line:
     def __init__(self) -> None:
         self._levels: dict[int, OrderedDict[str, deque[Place]]] = {}
-        """By priority: who waits, the client whose turn it is in front. None of it is empty."""
+        """The waiting places by priority and client, the client whose turn it is in front. No entry is empty."""
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
     def append(self, place: Place) -> None:
-        """At the end of what its client has in line; a client that had nothing there comes after all others."""
+        """Add a place behind the others of its client. A client that had none comes after all other clients."""
         level = self._levels.setdefault(place.turn.priority, OrderedDict())
         level.setdefault(place.turn.client, deque()).append(place)
         self._length += 1
 
     @property
     def first(self) -> Place | None:
-        """Whose turn it is."""
+        """The place whose turn it is."""
         if not self._length:
             return None
         level = self._levels[max(self._levels)]
         return next(iter(level.values()))[0]
 
     def popleft(self) -> Place:
-        """Whose turn it is goes, and its client has its next turn after the others."""
+        """Remove the place whose turn it is. Its client's next turn comes after the others."""
         place = self.first
         assert place is not None
         self._levels[place.turn.priority].move_to_end(place.turn.client)
@@ -60,7 +60,7 @@ class Line:
         return place
 
     def remove(self, place: Place) -> bool:
-        """Whoever stands there leaves, whose turn it is stays as it was. False: nobody does."""
+        """Remove a place without changing whose turn it is. False: it is not in line."""
         if place not in self._places(place.turn):
             return False
         self._remove(place)
@@ -71,7 +71,7 @@ class Line:
         return len(self._places(turn))
 
     def last_of_longest(self) -> tuple[Place | None, int]:
-        """The latest place of the client that has the most of them, and how many it has."""
+        """The latest place of the client with the most places, and how many it has."""
         clients = [places for level in self._levels.values() for places in level.values()]
         longest = max(clients, key=len, default=None)
         return (longest[-1], len(longest)) if longest else (None, 0)

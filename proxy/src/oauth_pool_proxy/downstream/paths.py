@@ -1,4 +1,4 @@
-"""Which paths are forwarded, however they are written. Pure."""
+"""Decides which paths are forwarded, however they are spelled. Pure."""
 
 import posixpath
 import re
@@ -7,15 +7,15 @@ from urllib.parse import unquote
 
 
 class Paths:
-    """Beginnings of paths that are denied, and of the only ones that are allowed; without any, all are."""
+    """Prefixes of denied paths and of allowed paths. Without allowed prefixes, every other path is allowed."""
 
     def __init__(self, denied: tuple[str, ...], allowed: tuple[str, ...]) -> None:
         self._denied, self._allowed = tuple(path.lower() for path in denied), allowed
-        # Clients ask for few paths, and each of them very often.
+        # Clients use few paths, and use each of them very often.
         self.admit = lru_cache(1024)(self._look_at)
 
     def _look_at(self, path: str) -> bool:
-        """However the upstream reads the path: as it is, or with what stands for something else resolved."""
+        """Whether the path is allowed however the upstream reads it: as it is, or with escapes and dot segments resolved."""
         readings = _readings(path)
         if any(_begins_with(reading.lower(), self._denied) for reading in readings):
             return False
@@ -28,14 +28,14 @@ def _begins_with(path: str, beginnings: tuple[str, ...]) -> bool:
 
 def _readings(path: str) -> set[str]:
     readings, decoded = {path}, path
-    for _ in range(3):  # decoded more often than any chain of servers does
+    for _ in range(3):  # more often than any chain of servers decodes
         readings.add(_resolved(decoded))
         decoded = unquote(decoded)
     return readings
 
 
 def _resolved(path: str) -> str:
-    """Without dot segments (RFC 3986 5.2.4), doubled slashes, backslashes and parameters of segments."""
+    """Without dot segments (RFC 3986 5.2.4), doubled slashes, backslashes and segment parameters."""
     plain = re.sub(r";[^/]*", "", path.replace("\\", "/"))
     resolved = posixpath.normpath("/" + plain.lstrip("/"))
     return resolved + "/" if plain.endswith("/") and resolved != "/" else resolved

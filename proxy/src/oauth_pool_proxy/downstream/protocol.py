@@ -1,12 +1,12 @@
-"""uvicorn's HTTP protocol with the differences that a proxy needs: everything of uvicorn's that is overridden is here.
+"""uvicorn's HTTP protocol with the changes that a proxy needs. Every override of uvicorn's protocol is here.
 
-* The application gets a `Client`, not ASGI's scope, `receive` and `send`: those would cost a tenth of a request. With it comes
-  the target exactly as it was received: ASGI knows a path and a query, from which `/a?` and `/a` cannot be told apart.
+* The application gets a `Client`, not ASGI's scope, `receive` and `send`: those would make up a tenth of a request's cost. It
+  has the target exactly as received: ASGI has only a path and a query, which cannot tell `/a?` from `/a`.
 * A request that offers an upgrade keeps its body: uvicorn takes what follows the head for the new protocol, although
   nobody switched to it (RFC 9110 7.8: a server may ignore the offer). Java's client, and curl with --http2, make that offer
   on every request.
-* What is not served is answered in the API's error envelope, and the connection ends in stages (RFC 9112 9.6).
-* What a client may keep busy is bounded: heads, requests ahead of their answers, connections without progress.
+* A request that is not served gets the API's error envelope, and its connection closes in stages (RFC 9112 9.6).
+* What a client can tie up is limited: head size, pipelined requests, connections without progress.
 """
 
 import asyncio
@@ -24,43 +24,43 @@ from oauth_pool_proxy.errors import InvalidRequest, MethodNotImplemented, ProxyE
 from oauth_pool_proxy.observe.request_id import new_request_id
 
 MOST_HEAD_BYTES = 64 * 1024
-"""Of a head, of trailers, of what is between two requests: with so much that is not part of a body, a connection is ended."""
+"""The most bytes in a head, in trailers, or between two requests. A connection with more bytes outside a body is closed."""
 PIECE_BYTES = 16 * 1024
-"""What is parsed at once of a long read, so that what is too long is noticed before all of it is."""
+"""A long read is parsed in pieces of this size, so excess length is noticed before all of it is parsed."""
 MOST_PIPELINED = 64
-"""Requests of one connection that wait for the answers before theirs. Hardly a client sends a second one."""
+"""The most requests on one connection that wait for earlier answers. Hardly any client pipelines at all."""
 KEEP_ALIVE_SECONDS = 130.0
-"""How long a connection stays without a request. Longer than clients keep theirs (Go and reqwest 90 s, Caddy 120 s): who
-closes first never meets a request on its way."""
+"""How long an idle connection stays open. Longer than clients keep theirs (Go and reqwest 90 s, Caddy 120 s): if the client
+closes first, no request can be on the way."""
 DRAIN_SECONDS, MOST_DRAINED_BYTES = 2.0, 1024 * 1024
-"""How long, and how much, a client that was refused is still listened to, so that it can read why."""
+"""How long, and how many bytes, the proxy still reads from a client that it refused, so the client can read why."""
 
 
 class HttpProtocol(HttpToolsProtocol):
     server_state: State
     is_bounded = True
-    """Whether its connections count as those of clients."""
+    """Whether its connections count towards the limit on client connections."""
     client: tuple[str, int] | None
-    """The address at the other end."""
+    """The peer's address."""
     socket: socket.socket
     _is_declining = False
     _is_deaf = False
-    """Nothing is read as HTTP any more; the connection ends after the answers that are due."""
+    """Nothing more is parsed as HTTP. The connection ends after the outstanding answers."""
     _is_ending = False
     """The last answer is written."""
     _bytes_beside_bodies = _drained = 0
-    """Since the last piece of a body, or the end of a head or of a request."""
+    """Counted since the last piece of a body, or the end of a head or of a request."""
     _written = _taken = 0
     _receiving: Client | None = None
-    """The request of which more is to come."""
+    """The request that is still arriving."""
     _next: Client | None = None
-    """The request that is begun with when all that came with its head has been parsed."""
+    """The request to start once everything that arrived with its head has been parsed."""
 
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         self._unfinished: list[Client] = []
-        """Requests without a complete answer; the first is being answered, the others wait for that."""
+        """Requests without a complete answer. The first is being answered; the others wait for that."""
         self._idle_since = self._taken_at = self.loop.time()
         self.socket = transport.get_extra_info("socket")
         super().connection_made(transport)
@@ -78,7 +78,7 @@ class HttpProtocol(HttpToolsProtocol):
             client.lost()
 
     def shutdown(self) -> None:
-        """uvicorn's own, for requests that it does not know."""
+        """As uvicorn does it, for requests that uvicorn does not know about."""
         if not self._unfinished:
             self.transport.close()
         for client in self._unfinished:
@@ -94,7 +94,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write(data)
 
     def close_in_stages(self) -> None:
-        """Closing with bytes unread makes the kernel send a reset, and that can cost the client the answer (RFC 9112 9.6)."""
+        """Closing with unread bytes makes the kernel send a reset, which can cost the client its answer (RFC 9112 9.6)."""
         self._is_deaf = self._is_ending = True
         if self.transport.is_closing():
             return
@@ -103,7 +103,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_since = self.loop.time()
 
     def look(self, now: float) -> None:
-        """Called about once a second, in place of a timer for each thing that may take too long."""
+        """Called about once a second, instead of one timer for each thing that may take too long."""
         if self._takes_nothing(now):
             self.transport.abort()
             return
@@ -112,14 +112,14 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_ending:
             if now - self._idle_since > DRAIN_SECONDS:
                 self.transport.close()
-        # With bytes that are not read yet, a request is just arriving.
+        # Unread bytes mean that a request is just arriving.
         elif not self._unfinished and now - self._idle_since > KEEP_ALIVE_SECONDS and not kernel.unread(self.socket):
             self.transport.close()
 
     def _takes_nothing(self, now: float) -> bool:
-        """Whether the client has had something to take for too long, and took no byte of it."""
+        """Whether bytes have been waiting for the client for too long, and it took none of them."""
         pending = self.transport.get_write_buffer_size()
-        if self._unfinished:  # else the kernel can be left alone with it
+        if self._unfinished:  # else the kernel can deliver the rest by itself
             pending += kernel.unsent(self.socket)
         taken = self._written - pending
         if not pending or taken != self._taken:
@@ -129,7 +129,7 @@ class HttpProtocol(HttpToolsProtocol):
     # What comes in
 
     def data_received(self, data: bytes) -> None:
-        # What a body with a length brings is all body, as long as it lasts.
+        # While a body of known length arrives, every byte belongs to it.
         is_short = len(data) <= PIECE_BYTES or (self._receiving and self._receiving.announced)
         try:
             for piece in (data,) if is_short else _in_pieces(data):
@@ -153,7 +153,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _feed(self, data: bytes | memoryview) -> bytes:
-        """Parse. What is left over belongs to a request whose offer of an upgrade is declined."""
+        """Parse. Return what has to be parsed again: a request whose upgrade offer is declined."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
@@ -163,7 +163,7 @@ class HttpProtocol(HttpToolsProtocol):
         return b""
 
     def on_message_begin(self) -> None:
-        """uvicorn's own without ASGI's scope."""
+        """As uvicorn does it, but without ASGI's scope."""
         self.url, self.headers = b"", []
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -192,7 +192,7 @@ class HttpProtocol(HttpToolsProtocol):
             and not self.server_state.is_leaving
         )
         self._bytes_beside_bodies = 0
-        self.headers = []  # what comes from now on are trailers, which end at this hop (RFC 9110 6.5.1)
+        self.headers = []  # any further fields are trailers, which end at this hop (RFC 9110 6.5.1)
         self._receiving = client
         self._unfinished.append(client)
         if len(self._unfinished) == 1:
@@ -202,14 +202,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._unfinished[0].look_out()
 
     def _begin(self, client: Client) -> None:
-        """The task is the application's, which knows it as long as it runs."""
+        """The application owns the task, and keeps a reference to it while it runs."""
         self.loop.create_task(self._answered(client))
 
     def _answered(self, client: Client) -> Coroutine[Any, Any, None]:
         return self.server_state.application.serve(client)
 
     def _check_length(self, target: bytes = b"") -> None:
-        """Of a head, or of trailers, to the byte: the count has all that came with them, too."""
+        """Check a head, or trailers, to the byte: the running count includes everything that arrived with them."""
         if len(target) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MOST_HEAD_BYTES:
             raise _too_long()
 
@@ -227,13 +227,13 @@ class HttpProtocol(HttpToolsProtocol):
         if self._receiving:
             client, self._receiving = self._receiving, None
             client.body_complete()
-            # After a request that is refused nobody knows what the client takes the next bytes for.
+            # After a refused request, there is no telling what the client means by the next bytes.
             self._is_deaf = client.refusal is not None
 
     # What goes out
 
     def on_response_complete(self) -> None:
-        """Of the first request that had none."""
+        """The oldest outstanding request has its answer."""
         del self._unfinished[0]
         self.server_state.total_requests += 1
         if self.transport.is_closing() or self._is_ending:
@@ -245,19 +245,19 @@ class HttpProtocol(HttpToolsProtocol):
             self._idle_since = self.loop.time()
 
     def _refuse(self, error: ProxyError) -> None:
-        """What cannot be read as HTTP ends the connection (RFC 9112 6.3), and is answered if the client can tell that it is."""
+        """Bytes that are not HTTP end the connection (RFC 9112 6.3). They get an answer if the client can tell what it is for."""
         if self._is_deaf:
             return
         self._is_deaf = True
         if self._receiving and not self._receiving.is_answered:
-            self._receiving.refuse(error)  # answered when it is its turn
+            self._receiving.refuse(error)  # answered when its turn comes
         elif self._receiving or self._unfinished:
-            self.transport.close()  # it would be taken for the answer to another request
+            self.transport.close()  # an answer would be taken for that to another request
         else:
             self._answer(error)
 
     def _answer(self, error: ProxyError) -> None:
-        """The API's error envelope, which official clients parse."""
+        """Send the API's error envelope, which official clients parse."""
         request_id = new_request_id()
         body = error_body(error.type, str(error), request_id)
         self.server_state.application.refused(request_id, error)
@@ -269,7 +269,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.close_in_stages()
 
     def _head_without_offer(self) -> bytes:
-        """The same head again, for a parser that knows of no upgrade."""
+        """The same head without the upgrade offer, for a fresh parser."""
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -279,14 +279,14 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class TailnetProtocol(HttpProtocol):
-    """For the listener of `tailscale_listen_addr`, where it is believed who logged in."""
+    """For the listener on `tailscale_listen_addr`, where the Tailscale login headers are trusted."""
 
     def _answered(self, client: Client) -> Coroutine[Any, Any, None]:
         return self.server_state.application.serve_tailnet(client)
 
 
 class MonitoringProtocol(HttpProtocol):
-    """For the listener of `metrics_addr`: a traffic port that is full does not keep a scrape out."""
+    """For the listener on `metrics_addr`: a full traffic port does not block a scrape."""
 
     is_bounded = False
 

@@ -1,6 +1,6 @@
-"""uvicorn, run our way: our socket, our signals, and a shutdown that waits for streams to their end.
+"""Runs uvicorn with the proxy's own sockets and signal handling, and with a shutdown that waits for streams to end.
 
-The overridden methods are those of uvicorn's pinned minor version; the life cycle tests fail when they move.
+The overridden methods are those of uvicorn's pinned minor version. The life cycle tests fail if they move.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 BACKLOG = 4096
 MOST_FILES = 65_536
 TICK_SECONDS = 0.1
-"""How long uvicorn sleeps between two ticks."""
+"""uvicorn's sleep between two ticks."""
 LOOK_SECONDS = 1.0
-"""Between two looks at all connections."""
+"""The interval between two checks of all connections."""
 
 
 def bind(address: Address, setting: str = "[proxy] listen_addr") -> socket.socket:
-    """A listening socket, or `ConfigInvalid` with the reason: the address is a setting."""
+    """Return a listening socket, or raise `ConfigInvalid` with the reason: the address is a setting."""
     try:
         family, _, _, _, where = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -46,13 +46,13 @@ def bind(address: Address, setting: str = "[proxy] listen_addr") -> socket.socke
             where[:2], family=family, backlog=BACKLOG, dualstack_ipv6=is_any_v6 and socket.has_dualstack_ipv6()
         )
     except OSError as error:
-        # create_server() adds the address to the text, which is said already; a failed look-up has no other text.
+        # create_server() adds the address to its text, which would say it twice. A failed lookup has no other text.
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise ConfigInvalid(f"{setting}: cannot listen on {address}: {reason}") from None
 
 
 def allow_open_files() -> None:
-    """Every connection is an open file, and the usual soft limit of 1024 is there for programs that use select()."""
+    """Raise the soft limit: every connection is an open file, and the usual 1024 is meant for programs that use select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < enough:
@@ -60,7 +60,7 @@ def allow_open_files() -> None:
 
 
 class Served(Application, Protocol):
-    """What is served. As an ASGI application it is asked for its lifespan only."""
+    """The application to serve. Its ASGI interface is used for the lifespan only."""
 
     service: Service
 
@@ -69,7 +69,7 @@ class Served(Application, Protocol):
 
 
 class Server(uvicorn.Server):
-    """Serves `app` on the sockets that `run` is given, and what `monitoring` and `tailnet` bring apart, if there are such."""
+    """Serves `app` on the sockets given to `run`, and on the separate `monitoring` and `tailnet` sockets, if any."""
 
     server_state: State
 
@@ -100,7 +100,7 @@ class Server(uvicorn.Server):
             addresses["tailscale_listen_addr"] = _address_of(self._tailnet)
             self.servers.append(await self._listen(self._tailnet, TailnetProtocol))
         self._looking = asyncio.create_task(self._look_at_connections())
-        # What exists by now stays: the garbage collector need not look at it again and again.
+        # What exists by now stays. The garbage collector need not scan it again and again.
         gc.collect()
         gc.freeze()
         self._service.running(**addresses)
@@ -131,10 +131,10 @@ class Server(uvicorn.Server):
             connection.shutdown()  # closes it if it is idle, else after its answer
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; later than that when the loop had other things to do. True: it is time to leave.
+        """Called ten times a second, or later if the loop was busy. True: it is time to leave.
 
-        Until then everything goes on as before, also after a signal: those who still send requests here learn of it
-        only in a moment.
+        Until then everything goes on as before, even after a signal: those that still route requests here learn of it only
+        a moment later.
         """
         if self._next_tick is not None:
             self._loop_was_late(max(0.0, time.monotonic() - self._next_tick))
@@ -143,30 +143,30 @@ class Server(uvicorn.Server):
         return should_exit and (self._service.is_forced or time.monotonic() >= self._leave_at)
 
     async def _look_at_connections(self) -> None:
-        """One look at all of them in place of timers for each; to the very end."""
+        """Check all of them at once, instead of one timer for each. Runs to the very end."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 self.look(asyncio.get_running_loop().time())
-            except Exception:  # a bug; the next look may do better than none
+            except Exception:  # a bug; keep checking, as the next round may succeed
                 log.exception("cannot look at the connections")
 
     def look(self, now: float) -> None:
-        """End the connections that are idle or make no progress, by the loop's clock."""
+        """End the connections that are idle or make no progress. `now` is the loop's time."""
         for connection in list(self.server_state.connections):
             if isinstance(connection, HttpProtocol):
                 connection.look(now)
 
     async def _flush(self) -> None:
-        """A connection is gone when its last bytes are; a client that does not read them cannot hold up the exit."""
+        """Wait until every connection has sent its last bytes. A client that does not read them cannot hold up the exit."""
         deadline = time.monotonic() + FAREWELL_SECONDS
-        # uvicorn has no event for it.
+        # uvicorn has no event for this.
         while self.server_state.connections and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The first signal drains, the second does not wait, and the process ends by itself with exit code 0."""
+        """The first signal drains, the second ends the wait. The process exits by itself, with code 0."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

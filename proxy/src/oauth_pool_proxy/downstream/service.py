@@ -1,4 +1,4 @@
-"""The proxy's life: its states, the requests in flight, and the end of both.
+"""The proxy's life cycle: its states, the requests in flight, and the drain.
 
 Initializing -> Starting -> Running -> Draining -> Stopped
 """
@@ -11,7 +11,7 @@ from enum import Enum
 log = logging.getLogger(__name__)
 
 FAREWELL_SECONDS = 0.3
-"""For what is left when the time to drain is over: error events and bytes already written."""
+"""Time for what is left after the drain timeout: error events and bytes already written."""
 
 
 class ServiceState(Enum):
@@ -26,7 +26,7 @@ _ORDER = list(ServiceState)
 
 
 class Service:
-    """States only move forward; Stopped is inert, whatever comes."""
+    """States only move forward. Nothing leaves Stopped."""
 
     def __init__(self) -> None:
         self.state = ServiceState.INITIALIZING
@@ -34,7 +34,7 @@ class Service:
         self._tasks: set[asyncio.Task[object]] = set()
         self._changed = asyncio.Event()
         self.is_forced = False
-        """Whoever ends the service does not want to wait."""
+        """Do not wait for requests: a second signal came."""
 
     @property
     def in_flight(self) -> int:
@@ -57,7 +57,7 @@ class Service:
             log.info("shutdown complete")
 
     def begin(self) -> asyncio.Task[object]:
-        """Counts the calling task as a request in flight, until `end` is called with what this returns."""
+        """Count the calling task as a request in flight until `end` is called with the returned task."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -68,16 +68,16 @@ class Service:
         self._changed.set()
 
     def force(self) -> None:
-        """A second signal."""
+        """Stop waiting, at a second signal."""
         self.is_forced = True
         self._changed.set()
 
     def leave(self) -> None:
-        """From now on the proxy is not ready any more."""
+        """From now on, the proxy is no longer ready."""
         self._move(ServiceState.DRAINING)
 
     async def drain(self, timeout: float) -> None:
-        """Wait for the requests in flight, as long as that; then cancel the survivors, who tell their clients."""
+        """Wait up to `timeout` seconds for the requests in flight, then cancel the rest. Those tell their clients."""
         self.leave()
         if self.state is not ServiceState.DRAINING:
             return

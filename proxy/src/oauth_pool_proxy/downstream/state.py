@@ -1,4 +1,4 @@
-"""What all connections of a server share."""
+"""State that all connections of a server share."""
 
 import logging
 from collections.abc import Coroutine
@@ -15,17 +15,17 @@ WARNING_SECONDS = 60.0
 
 
 class Application(Protocol):
-    """Answers requests, each in a task of its own."""
+    """Answers requests, each in a separate task."""
 
     def serve(self, client: Client) -> Coroutine[Any, Any, None]: ...
     def serve_tailnet(self, client: Client) -> Coroutine[Any, Any, None]:
-        """One that came by `tailscale_listen_addr`."""
+        """Serve a request that came in on `tailscale_listen_addr`."""
 
     def serve_monitoring(self, client: Client) -> Coroutine[Any, Any, None]:
-        """One that came by `metrics_addr`."""
+        """Serve a request that came in on `metrics_addr`."""
 
     def refused(self, request_id: str, error: ProxyError) -> None:
-        """Something that is no request has been answered with this."""
+        """Note that something other than a valid request was answered with this error."""
 
 
 class State(ServerState):
@@ -35,11 +35,11 @@ class State(ServerState):
         self.clients = 0
         """Connections on the traffic port."""
         self.is_leaving = False
-        """The server ends soon: each answer is the last of its connection, so that none is closed while a request comes in."""
+        """The server ends soon. Each answer is the last on its connection, so none is closed while a request comes in."""
         self._next_warning = float("-inf")
 
     def too_many(self, now: float) -> None:
-        """A connection is closed because there are `most_clients` already. Said once a minute at the most."""
+        """Log that a connection is closed because there are `most_clients` already. At most once a minute."""
         if now >= self._next_warning:
             self._next_warning = now + WARNING_SECONDS
             fields = {"max_client_connections": self.most_clients}

@@ -1,4 +1,4 @@
-"""What comes from the client of one request: its body, and the news that it has left."""
+"""What one request's client sends: its body, and the news that the client has left."""
 
 import asyncio
 import socket
@@ -14,13 +14,13 @@ from oauth_pool_proxy.errors import ClientGone, ProxyError, RequestTimeout, Requ
 from oauth_pool_proxy.upstream.headers import Headers
 
 STALLED_SECONDS = 30.0
-"""How long a body for which room is held may bring nothing, or be behind the pace at which it would arrive in time."""
+"""How long a body that holds room may bring no bytes, or lag behind the pace at which it would arrive in time."""
 POLL_SECONDS = 0.05
-"""How often a connection that is not read from is asked whether its client has left."""
+"""How often to check whether the client has left, on a connection that is not being read."""
 
 
 class Connection(Protocol):
-    """What a request's client knows of the connection that it came on."""
+    """The parts of its connection that a request uses."""
 
     transport: asyncio.Transport
     flow: FlowControl
@@ -33,25 +33,25 @@ class Connection(Protocol):
 
 
 class Upload:
-    """One request of a connection. `body_received` to `check` are called by its protocol.
+    """One request on a connection. The protocol calls `body_received` to `check`.
 
-    `target` is in origin form, `fields` are the headers by their names, in lower case.
+    `target` is in origin form. `fields` are the headers by lower-case name.
     """
 
     announced: int | None = 0
-    """The length of the body, none for one in chunks."""
+    """The length of the body. None for a chunked body."""
     refusal: ProxyError | None = None
-    """Why the request is not served, if it is not."""
+    """Why the request is refused. None: it is not."""
     keep_alive = True
     """Whether another request may follow on the connection."""
     waits_for_100 = False
-    """Whether the client sends its body only when it is told to (RFC 9110 10.1.1)."""
+    """Whether the client waits for `100 Continue` before it sends its body (RFC 9110 10.1.1)."""
     is_answered = False
     """Whether the answer has begun."""
     is_complete = False
-    """Whether the whole request is there."""
+    """Whether the whole request has arrived."""
     is_from_tailnet = False
-    """Whether it came by the listener that only the Tailscale proxy can reach."""
+    """Whether it came in on the listener that only the Tailscale proxy can reach."""
     _is_over = False
     """Whether the whole answer has been sent."""
     _size = _most_bytes = 0
@@ -74,16 +74,16 @@ class Upload:
 
     @property
     def peer(self) -> str:
-        """The address that the connection comes from."""
+        """The peer's address."""
         address = self._connection.client
         return address[0] if address else ""
 
     async def body_size(self, most_bytes: int, seconds: float) -> int:
-        """How long the body is at the most. Known when it is there or more than `READ_AHEAD` of it has come, so that
-        whoever only announces one needs no room for it.
+        """The most bytes that the body can have. Returns once the body or more than `READ_AHEAD` of it has arrived, so a client
+        that only announces a body takes no room.
 
-        Of here and in `body`: `RequestTooLarge` as soon as it is longer than `most_bytes`, `RequestTimeout` when it takes longer
-        than `seconds`, `ClientGone` if the client leaves.
+        This and `body` raise `RequestTooLarge` as soon as the body exceeds `most_bytes`, `RequestTimeout` if it takes longer than
+        `seconds`, and `ClientGone` if the client leaves.
         """
         if self.announced == 0:
             return 0
@@ -98,7 +98,7 @@ class Upload:
         return self._size if self.is_complete else self.announced or most_bytes
 
     def short_body(self, most_bytes: int) -> bytes | None:
-        """The body, if it is there and no longer than `READ_AHEAD`: nearly all are."""
+        """The body, if it has arrived and is no longer than `READ_AHEAD`. Nearly all are."""
         if not self.is_complete or self._size > min(READ_AHEAD, most_bytes):
             return None
         return self._joined()
@@ -108,7 +108,7 @@ class Upload:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def body(self) -> bytes:
-        """All of it, once there is room."""
+        """Read all of it, once there is room."""
         if self.announced != 0 and not self.is_complete:
             self._buffer = self._new_buffer()
             if self.waits_for_100:
@@ -125,9 +125,9 @@ class Upload:
         return body
 
     def _new_buffer(self) -> BytesIO:
-        """For what is to come, behind what has come: bytes that are kept apart to the end need twice the room to be joined."""
+        """Holds what has arrived and takes the rest. Joining separate parts at the end would need twice the memory."""
         buffer = BytesIO()
-        if self.announced:  # with its size from the beginning it is never moved
+        if self.announced:  # at full size from the start, the buffer is never moved
             buffer.seek(self.announced - 1)
             buffer.write(b"\0")
             buffer.seek(0)
@@ -140,7 +140,7 @@ class Upload:
         return RequestTooLarge(f"The request body is longer than {self._most_bytes} bytes")
 
     async def _until(self, size: int) -> None:
-        """Until the request is complete, or more than `size` of its body is there. The time in between is its client's."""
+        """Wait until the request is complete or more than `size` of its body has arrived. The wait counts against the client."""
         if self.is_complete or self._size > size:
             return
         loop = asyncio.get_running_loop()
@@ -176,31 +176,31 @@ class Upload:
         self._wake()
 
     def forget(self) -> None:
-        """Nobody wants the body any more."""
+        """Drop the body: it is no longer needed."""
         self._parts.clear()
         self._buffer = None
 
     def refuse(self, error: ProxyError) -> None:
-        """The rest of the request will not come, or cannot be read. Answered with this, and then the connection ends."""
+        """The rest of the request will not come, or cannot be read. Answer with this error, then end the connection."""
         self.refusal, self.keep_alive = error, False
         self._wake()
 
     def check(self, now: float) -> None:
-        """Called at times."""
+        """Called about once a second."""
         if self._waiter and now >= self._deadline:
             self.refuse(RequestTimeout(f"The request body did not arrive within {self._limit:g} s"))
         elif self._waiter and self._has_room_since is not None and self._is_stalled(now, self._has_room_since):
             self.refuse(RequestTimeout(f"The request body arrives too slowly to be there within {self._limit:g} s"))
 
     def _is_stalled(self, now: float, since: float) -> bool:
-        """Others wait for the room that this one holds."""
+        """Whether the body arrives too slowly: others wait for the room that it holds."""
         if self._size > self._size_at_check:
             self._size_at_check, self._grew_at = self._size, now
         due = (self.announced or 0) * (now - since - STALLED_SECONDS) / self._limit
         return now - self._grew_at > STALLED_SECONDS or self._size < due
 
     def watched(self) -> Self:
-        """Run the block only as long as the client is there: `ClientGone` is raised in it the moment it leaves."""
+        """Run the block only as long as the client stays. `ClientGone` is raised in it the moment the client leaves."""
         return self
 
     def __enter__(self) -> None:
@@ -224,7 +224,7 @@ class Upload:
             self._watched.cancel()
 
     def look_out(self) -> None:
-        """A connection that is not read from does not say that the client has left: ask the kernel, as long as it lasts."""
+        """A connection that is not being read does not report that the client left. Poll the kernel until reading resumes."""
         if not self._is_looking:
             self._is_looking = True
             asyncio.get_running_loop().call_later(POLL_SECONDS, self._look)

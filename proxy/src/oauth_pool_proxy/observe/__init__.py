@@ -1,1 +1,1 @@
-"""What is told of the proxy: metrics, log lines, health."""
+"""What the proxy tells about itself: metrics, log lines, health."""

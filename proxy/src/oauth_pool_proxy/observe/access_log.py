@@ -1,7 +1,7 @@
-"""One line for each finished request, on standard output with the other log lines and in their form.
+"""Writes one line per finished request to standard output, in the format of the other log lines.
 
-Encoded in one go, and written with those of the same turn of the event loop: a record that passes through the logging
-machinery costs ten times as much, which at some thousand requests a second is a quarter of all the time there is.
+A line is encoded in one step and written together with the others of the same event loop iteration. A record that passes through
+`logging` costs ten times as much. At a few thousand requests a second, that is a quarter of all the time there is.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 
 AGAIN_SECONDS = 0.05
-"""When standard output is a pipe that does not block, and is full."""
+"""The retry interval when standard output is a full, non-blocking pipe."""
 MOST_HELD_BYTES = 1024 * 1024
 
 _logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class RequestLine(msgspec.Struct, omit_defaults=True):
-    """The fields of a line, in their order. No query, no header but the upstream's request id, nothing of a body but the model."""
+    """The fields of a line, in order. No query, no header except the upstream's request id, nothing from a body but the model."""
 
     request_id: str
     method: str
@@ -49,7 +49,7 @@ class AccessLog:
         self._rest = b'Z","level":"INFO","logger":"%s","message":"request finished",' % __name__.encode()
         self._lines: list[bytes] = []
         self._held = b""
-        """What could not be written yet: it may begin in the middle of a line."""
+        """Bytes that could not be written yet. They may begin in the middle of a line."""
 
     @property
     def is_on(self) -> bool:
@@ -62,25 +62,25 @@ class AccessLog:
 
     def flush(self) -> None:
         data = self._held
-        if len(data) < MOST_HELD_BYTES:  # else whole lines are lost, never the rest of one
+        if len(data) < MOST_HELD_BYTES:  # else drop whole lines, never the rest of one
             data += b"".join(self._lines)
         self._lines.clear()
         self._held = self._rest_of(data)
 
     def _rest_of(self, data: bytes) -> bytes:
-        """Write, and return what the other side has no room for."""
+        """Write, and return what does not fit into the pipe."""
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except BlockingIOError:
             asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.flush)
             return data
-        except OSError:  # nobody reads it any more; that is no reason not to serve
+        except OSError:  # nothing reads the log any more, but the proxy keeps serving
             pass
         return b""
 
     def _beginning(self, now: float) -> bytes:
-        """What every log line begins with."""
+        """The beginning of every log line."""
         second = int(now)
         if second != self._second:
             self._second = second

@@ -1,4 +1,4 @@
-"""What each client did: only where clients are known. Names are bounded, whoever comes."""
+"""Metrics per client, only where clients are identified. The number of names is limited."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -8,12 +8,12 @@ from prometheus_client.registry import Collector
 from oauth_pool_proxy.observe.instruments import BUCKETS, Histogram, Series, in_parts
 
 STRANGER = "stranger"
-"""The label of requests of nobody that is known; those that were refused for it, too."""
+"""The label for requests from unknown clients, including those refused for that reason."""
 OTHER = "other"
 
 
 class _Client:
-    """The numbers of one label."""
+    """The numbers for one label."""
 
     __slots__ = ("duration", "statuses")
 
@@ -23,7 +23,7 @@ class _Client:
 
 
 class ClientMetrics:
-    """The first `most_names` clients have a label of their own; those who come later share one."""
+    """The first `most_names` clients each get a label. Later ones share one."""
 
     def __init__(self, most_names: int) -> None:
         self._most_names = most_names
@@ -37,7 +37,7 @@ class ClientMetrics:
             "proxy_client_queue_wait_seconds", "Time that a client's requests waited in line", BUCKETS, "client"
         )
         self._clients: dict[str, _Client] = {}
-        self.label_of(STRANGER)  # who is never one of the others
+        self.label_of(STRANGER)  # strangers are never counted under `other`
         self.collectors: tuple[Collector, ...] = (_Requests(self._clients), self._duration, self._queue_wait)
 
     def label_of(self, client: str) -> str:

@@ -1,7 +1,7 @@
-"""The text that Prometheus scrapes, rendered in pieces: with a thousand accounts all of it takes a quarter of a second, and
-no stream may wait for that long.
+"""Renders the text that Prometheus scrapes, in pieces: with a thousand accounts the whole takes a quarter of a second, and no
+stream may wait that long.
 
-Not in a thread of its own: that would take the interpreter from the event loop for five milliseconds at a time.
+It does not use a thread: that would take the interpreter away from the event loop for five milliseconds at a time.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 REST = 10
-"""How many times as long as a rendering took there is none, so that scrapes take a tenth of the time there is at the most."""
+"""The pause after a rendering, as a multiple of its duration. So scrapes take at most a tenth of all time."""
 MOST_REST_SECONDS = 1.0
 
 
@@ -25,18 +25,18 @@ class _One(Collector):
 
 
 def pieces(collectors: Collector) -> Iterator[bytes]:
-    """A piece for each family, and for each part of one that is collected in parts: they come one after the other."""
+    """One piece per family, or per part if a family is collected in parts. Parts of a family are consecutive."""
     last = ""
     for metric in collectors.collect():
         text = generate_latest(_One(metric))
-        if metric.name == last:  # HELP and TYPE have been said
+        if metric.name == last:  # HELP and TYPE are already written
             text = text.split(b"\n", 2)[2]
         last = metric.name
         yield text
 
 
 class Exposition:
-    """One rendering at a time, which all who ask meanwhile share; between two pieces everything else has its turn."""
+    """Renders once at a time, and concurrent scrapes share the result. Other tasks run between two pieces."""
 
     def __init__(self, render: Callable[[], Iterator[bytes]]) -> None:
         self._render = render
@@ -44,10 +44,10 @@ class Exposition:
         self._not_before = 0.0
 
     async def text(self) -> bytes:
-        """No older than this call, but for a rendering that was under way."""
+        """The text, no older than this call unless a rendering was already under way."""
         if self._rendering is None:
             self._rendering = asyncio.create_task(self._rendered())
-        # Whoever asks may leave: the others want it still.
+        # A scraper may disconnect, but the others still need the result.
         return await asyncio.shield(self._rendering)
 
     async def _rendered(self) -> bytes:

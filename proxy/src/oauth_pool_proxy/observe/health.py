@@ -9,9 +9,9 @@ from oauth_pool_proxy.pool.pool import Pool
 def health(
     mode: str, uptime: float, served: int, errors: int, pool: Pool | None, now: float, *, names: bool = True
 ) -> dict[str, object]:
-    """Always about the pool's state, never about whether the proxy runs: whoever gets an answer knows that it does.
+    """The pool's state, never whether the proxy runs: an answer already shows that it does.
 
-    Without `names` the accounts are counted and not listed.
+    Without `names`, the accounts are counted but not listed.
     """
     counts = pool.counts(now) if pool else None
     document: dict[str, object] = {
@@ -28,13 +28,13 @@ def health(
 
 
 def health_for_strangers(pool: Pool | None, now: float) -> dict[str, object]:
-    """Whether it works, and nothing else: where clients are known, this is for those who are not."""
+    """Only whether it works. This is for unknown clients, where clients are identified."""
     return {"status": _status(pool.counts(now) if pool else None)}
 
 
 def readiness(is_running: bool, pool: Pool | None, *, knows_clients: bool = True) -> tuple[int, dict[str, str]]:
-    """Ready is: accepting, in pool mode knowing the pool, and being able to tell who asks, where that matters. A pool without a
-    usable account answers for itself.
+    """Ready means that the proxy accepts requests, knows the pool in pool mode, and can identify clients where that matters.
+    A pool without usable accounts is still ready: its answers explain themselves.
     """
     if not is_running:
         return 503, {"status": "not ready", "reason": "the proxy is starting or shutting down"}

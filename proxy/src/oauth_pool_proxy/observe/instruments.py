@@ -1,7 +1,7 @@
-"""Counters and histograms for one event loop: plain numbers, made into metrics when somebody scrapes.
+"""Counters and histograms for one event loop: plain numbers, turned into metrics at scrape time.
 
-Those of prometheus_client take a lock for every number, which for the twenty numbers of a request costs more than all
-of its headers do. A family with many series is collected in parts, so that rendering it stops nobody (`exposition.py`).
+prometheus_client's own take a lock for every number. For the twenty numbers of a request, that costs more than handling all its
+headers. A family with many series is collected in parts, so rendering it blocks nothing (`exposition.py`).
 """
 
 from bisect import bisect_left
@@ -15,14 +15,14 @@ from prometheus_client.registry import Collector
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Seconds."""
 PART = 200
-"""Samples that are collected and rendered at once: about a millisecond."""
+"""Samples that are collected and rendered at a time: about a millisecond."""
 
 M = TypeVar("M", bound=Metric)
 R = TypeVar("R")
 
 
 def in_parts(family: Callable[[], M], rows: Iterable[R], add: Callable[[M, R], None], samples: int = 1) -> Iterator[M]:
-    """A family in parts of `PART` samples; a row has `samples` of them. One without rows is there all the same."""
+    """A family in parts of `PART` samples. Each row has `samples` of them. A family without rows still yields one part."""
     iterator = iter(rows)
     part = list(islice(iterator, max(1, PART // samples)))
     while True:
@@ -47,7 +47,7 @@ class Counter(Collector):
         return [self._metric()]
 
     def collect(self) -> Iterator[Metric]:
-        totals = list(self._totals.items())  # there may be more of them between two parts
+        totals = list(self._totals.items())  # more may be added between two parts
         return in_parts(self._metric, totals, lambda metric, row: metric.add_metric(*row))
 
     def _metric(self) -> CounterMetricFamily:
@@ -56,7 +56,7 @@ class Counter(Collector):
 
 
 class Counters(Collector):
-    """Several counters that are told apart by their last label, and always added to together."""
+    """Several counters that differ in their last label and are always increased together."""
 
     def __init__(self, name: str, text: str, kinds: tuple[str, ...], *labels: str) -> None:
         self._family = (name, text, labels)
@@ -64,7 +64,7 @@ class Counters(Collector):
         self._totals: dict[tuple[str, ...], list[float]] = {}
 
     def add(self, labels: tuple[str, ...], amounts: tuple[float, ...]) -> None:
-        """`labels` are without the last one; an amount for each kind."""
+        """`labels` omit the last one. `amounts` has one amount per kind."""
         totals = self._totals.get(labels)
         if totals is None:
             totals = self._totals[labels] = [0.0] * len(self._kinds)
@@ -87,7 +87,7 @@ class Counters(Collector):
 
 
 class Series:
-    """The numbers of a histogram with certain labels."""
+    """A histogram's numbers for one set of labels."""
 
     def __init__(self, buckets: int) -> None:
         self.counts = [0] * buckets
@@ -105,7 +105,7 @@ class Histogram(Collector):
         self.add(self._series.get(labels) or self.series(labels), value)
 
     def series(self, labels: tuple[str, ...]) -> Series:
-        """For `add`, where the labels are the same again and again. It is shown without a number, too."""
+        """For `add`, when the same labels recur. The series is exposed even without observations."""
         return self._series.setdefault(labels, Series(len(self._bounds) + 1))
 
     def add(self, series: Series, value: float) -> None:

@@ -1,7 +1,7 @@
-"""JSON logs: one object a line on standard output, with `timestamp`, `level`, `logger`, `message` and the record's fields.
+"""JSON logs: one object per line on standard output, with `timestamp`, `level`, `logger`, `message` and the record's fields.
 
-Modules log with the standard library and pass fields as `extra={"fields": {...}}`. Tokens, codes and bodies are never
-passed to a logger, at any level. What an exception quotes all the same is taken out here, as far as it can be known.
+Modules log with the standard library and pass fields as `extra={"fields": {...}}`. Tokens, codes and bodies are never passed to
+a logger, at any level. Secrets that an exception quotes anyway are removed here, as far as they can be recognized.
 """
 
 import logging
@@ -55,13 +55,13 @@ def set_up_logging(level: str) -> None:
     logging.raiseExceptions = False  # else a line that cannot be written goes to standard error, with its arguments
     sys.excepthook = _on_uncaught
     threading.excepthook = lambda args: _on_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
-    # The server repeats at info what our own lines say better. Its debug output would contain request headers, so it stays
-    # off at every level.
+    # At info, the server only repeats what the proxy's own lines say better. Its debug output would contain request headers, so
+    # it stays off at every level.
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
         logging.getLogger(name).setLevel(max(LEVELS[level], logging.ERROR if "uvicorn" in name else logging.WARNING))
 
 
 def _on_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
-    """Python itself would print it to standard error, past everything here."""
+    """Python itself would print the exception to standard error, bypassing all of this."""
     if error is not None and not issubclass(kind, KeyboardInterrupt):
         log.critical("ended by an exception", exc_info=(kind, error, traceback))

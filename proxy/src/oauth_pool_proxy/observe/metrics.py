@@ -1,7 +1,7 @@
 """The proxy's Prometheus metrics. Names and labels of the first group are an interface: dashboards and alerts use them.
 
-Requests are counted when they end, which for a stream is its last byte. What the pool's accounts are doing is asked
-when somebody scrapes (`pool_metrics.py`), so it is never older than that.
+Requests are counted when they end. For a stream, that is at its last byte. The state of the pool's accounts is collected at
+scrape time (`pool_metrics.py`), so it is always current.
 """
 
 import platform
@@ -23,13 +23,13 @@ from oauth_pool_proxy.request import Phase
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 KINDS = ("input", "output", "cache_read", "cache_creation")
-"""Of tokens."""
+"""The kinds of tokens."""
 MOST_MODELS = 50
-"""A model's name is the client's or the upstream's word: beyond so many of them, the label is `other`."""
+"""Clients or the upstream choose model names. Beyond this many, the label is `other`."""
 
 
 class Metrics:
-    """`clients` count what each client did, where clients are known."""
+    """`clients` has the metrics per client, where clients are identified."""
 
     def __init__(self, clients: ClientMetrics | None = None) -> None:
         self.clients = clients
@@ -95,7 +95,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def finished(self, method: str, status: int, verdict: str, seconds: float, first_byte: float | None) -> None:
-        """`verdict` is whose doing the end was."""
+        """`verdict` is what was responsible for how the request ended."""
         self.requests_served += 1
         labels, duration = self._ends.get((status, method, verdict)) or self._end(status, method, verdict)
         self._requests.add(labels)
@@ -104,14 +104,14 @@ class Metrics:
             self._first_byte.add(self._all_first_bytes, first_byte)
 
     def _end(self, status: int, method: str, verdict: str) -> tuple[tuple[str, str, str], Series]:
-        """What a request that ended so is counted in. There are few: a method is one that the parser knows."""
+        """The series for requests that ended this way. There are few of them: only methods that the parser knows."""
         label = str(status)
         end = (label, method, verdict), self._duration.series((label,))
         self._ends[status, method, verdict] = end
         return end
 
     def failed(self, error_type: str | None) -> None:
-        """A request that the proxy could not serve; `error_type` is none when that was not the upstream's doing."""
+        """Count a request that the proxy could not serve. `error_type` None: it is not in `proxy_upstream_errors_total`."""
         self.errors_total += 1
         if error_type:
             self._errors.add((error_type,))
@@ -127,7 +127,7 @@ class Metrics:
 
     def account_answered(self, account: str, seconds: float) -> None:
         self._account_first_byte.observe(seconds, (account,))
-        if account not in self._in_use:  # whatever is in use runs out some day
+        if account not in self._in_use:  # any account in use may run out some day
             self._in_use.add(account)
             self._failovers.add((account, Verdict.QUOTA_EXHAUSTED.value), 0)
             self._exhaustions.add((account,), 0)
@@ -169,7 +169,7 @@ class Metrics:
         self._registry.register(collector)
 
     def pieces(self) -> Iterator[bytes]:
-        """The text of all of them."""
+        """The text of all metrics."""
         return pieces(self._registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -184,7 +184,7 @@ class Metrics:
 
 
 def _begin(counter: Counter, *values: str) -> None:
-    """At 0, so that a rate sees the first of each: it takes two scrapes of a series."""
+    """Start each series at 0. A rate needs two scrapes of a series, and would miss the first event otherwise."""
     for value in values:
         counter.add((value,), 0)
 

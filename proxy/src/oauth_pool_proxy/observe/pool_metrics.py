@@ -1,4 +1,4 @@
-"""What the accounts and the upstream's connections are doing, asked when somebody scrapes."""
+"""The state of the accounts and of the upstream connections, collected at scrape time."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -12,11 +12,11 @@ from oauth_pool_proxy.pool.pool import Pool
 from oauth_pool_proxy.upstream.upstream import Upstream
 
 _WINDOWS = 10
-"""What an account has of them, or more than that; reading them from its headers takes time, too."""
+"""At least as many as an account has. It allows for the time to parse them from headers, too."""
 
 
 class PoolCollector(Collector):
-    """`index` says when the pool index was last seen, and how often it was listed anew."""
+    """`index` returns when the pool index was last seen, and how many times it was listed."""
 
     def __init__(self, pool: Pool, now: Callable[[], float], index: Callable[[], tuple[float | None, int]]) -> None:
         self._pool, self._now, self._index = pool, now, index
@@ -25,7 +25,7 @@ class PoolCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        accounts = list(self._pool.accounts)  # in parts: the pool may be another one between two of them
+        accounts = list(self._pool.accounts)  # a copy, as the pool may be swapped between two parts
         yield from self._statuses(accounts)
         yield from _per_account(
             "pool_account_in_flight", "Requests under way with the account", accounts, lambda a: a.in_flight
@@ -66,7 +66,7 @@ class PoolCollector(Collector):
         yield relists
 
     def _statuses(self, accounts: Iterable[Account]) -> Iterator[Metric]:
-        # Every status has a series, 1 for the current one: an alert on a sum needs the zeros.
+        # Every status has a series, with 1 for the current one: an alert on a sum needs the zeros.
         now = self._now()
 
         def add(family: GaugeMetricFamily, account: Account) -> None:
@@ -85,7 +85,7 @@ class PoolCollector(Collector):
 
 
 class SealedTokensCollector(Collector):
-    """`unopened` says how many access tokens of the index are not here, by the reason."""
+    """`unopened` returns how many announced access tokens this proxy does not have, by reason."""
 
     def __init__(self, unopened: Callable[[], Mapping[str, int]]) -> None:
         self._unopened = unopened

@@ -1,4 +1,4 @@
-"""What this proxy knows of its accounts, as cards of the status page. Beside `/metrics`, on `metrics_addr` only."""
+"""What this proxy knows about its accounts, as cards on the status page. Served beside `/metrics`, on `metrics_addr` only."""
 
 from collections import deque
 from math import inf
@@ -27,7 +27,7 @@ _RATE_SECONDS = 60.0
 
 
 class StatusPage:
-    """Renders the page. Requests per minute are counted from one look at it to another, a minute or so before."""
+    """Renders the page. Requests per minute are counted since an earlier view, about a minute before."""
 
     def __init__(self, mode: str, version: str, pool: Pool | None) -> None:
         self._mode, self._version, self._pool = mode, version, pool
@@ -43,7 +43,7 @@ class StatusPage:
         return page(self._mode, seen_by, figures, cards, now, reloads=reloads)
 
     def _rates(self, accounts: tuple[Account, ...], now: float) -> dict[str, int]:
-        """Per minute, by uid; without an earlier look there are none."""
+        """Requests per minute, by uid. Empty without an earlier view."""
         while len(self._looks) > 1 and self._looks[1][0] <= now - _RATE_SECONDS:
             self._looks.popleft()
         rates: dict[str, int] = {}
@@ -54,7 +54,7 @@ class StatusPage:
                 for account in accounts
                 if account.uid in since[1]
             }
-        if not self._looks or now - self._looks[-1][0] >= 1:  # however many look at once
+        if not self._looks or now - self._looks[-1][0] >= 1:  # however many people view it at once
             self._looks.append((now, {account.uid: account.requests for account in accounts}))
         return rates
 

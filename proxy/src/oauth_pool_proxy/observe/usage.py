@@ -1,9 +1,9 @@
-"""How many tokens an answer used, read from its bytes while they pass. Pure: chunks in, numbers out.
+"""Counts the tokens that an answer used, read from its bytes as they pass. Pure: chunks in, numbers out.
 
-A reader never changes, holds back or refuses anything, and raises for no bytes: what it cannot read counts as absent.
-It knows what it has read so far at any time, so an answer that broke off is counted as far as it came. What it keeps is
-bounded, whatever is sent. An event without a count costs two searches (0.3 µs); only the two or three events that carry
-counts, and an error that says that a limit has been met, are decoded.
+A reader never changes, holds back or refuses anything, and never raises: what it cannot read counts as absent. Its result is
+valid at any time, so an answer that breaks off is counted as far as it came. Its memory is limited, whatever is sent. An event
+without a count costs two searches (0.3 µs). Only the two or three events with counts, and errors that report a limit, are
+decoded.
 """
 
 import re
@@ -17,23 +17,23 @@ import msgspec
 MOST_EVENT_BYTES = 256 * 1024
 MOST_JSON_BYTES = 4 * 1024 * 1024
 MOST_HELD_BYTES = 16 * 1024 * 1024
-"""Of all JSON answers at once: clients that read large ones slowly must not cost memory. Beyond it, new ones are not counted."""
+"""For all JSON answers at once: slow clients with large answers must not cost memory. Beyond it, new ones are not counted."""
 MOST_DECOMPRESSED = 1024 * 1024
-"""What one chunk of a compressed answer may become. The longest answers of the API are shorter in all."""
+"""The limit for one decompressed chunk. Even the API's longest answers are shorter as a whole."""
 
 _PIECE = 64 * 1024
 _MARK = b"message_"
-"""Stands in every event that counts tokens, and hardly in any other."""
+"""Occurs in every event with token counts, and hardly in any other."""
 _LIMIT_MARK = b"rate_limit_error"
 _EVENT_ENDS = (b"\n\n", b"\n\r\n")
 _EVENT_END = re.compile(rb"\n\r?\n")
 
-# More than any counter holds exactly is a mistake.
+# A number beyond what a counter can hold exactly is a mistake.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one answer. `input` leaves out those that were read from a prompt cache or written to one."""
+    """Tokens of one answer. `input` excludes tokens read from or written to a prompt cache."""
 
     input: int = 0
     output: int = 0
@@ -46,32 +46,32 @@ _NO_USAGE = Usage()
 
 class UsageReader(Protocol):
     def feed(self, chunk: bytes) -> None:
-        """Takes the next bytes of the answer's body, split anywhere."""
+        """Take the next bytes of the answer's body, split anywhere."""
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens used, as far as the answer has told. None if it told nothing."""
+        """The tokens used, as far as the answer has reported them. None if it has not."""
 
     @property
     def model(self) -> str | None:
-        """The model that answered, by its own word."""
+        """The model that answered, as the answer names it."""
 
     @property
     def object_id(self) -> str | None:
         """The `id` at the top of a JSON answer."""
 
     def close(self) -> None:
-        """Nobody will ask any more."""
+        """Free the memory: no further call will follow."""
 
 
 OnLimit = Callable[[bytes], None]
-"""Told the data of an event that may say that a limit has been met."""
+"""Called with the data of an event that may report a limit."""
 
 
 def reader_for(
     content_type: bytes, content_encoding: bytes = b"", on_limit: OnLimit = lambda _: None
 ) -> UsageReader | None:
-    """A reader for an answer with these headers, or None if there is nothing in it to read."""
+    """A reader for an answer with these headers. None if it has nothing to read."""
     kind, is_compressed = _form(content_type, content_encoding)
     reader: UsageReader
     if kind == b"application/json":
@@ -85,7 +85,7 @@ def reader_for(
 
 @lru_cache(64)
 def _form(content_type: bytes, content_encoding: bytes) -> tuple[bytes, bool]:
-    """The media type, empty if nothing can be read in this coding; and whether it is compressed."""
+    """The media type, empty if the coding cannot be read, and whether it is compressed."""
     kind, encoding = content_type.partition(b";")[0].strip().lower(), content_encoding.strip().lower()
     if encoding in (b"", b"identity"):
         return kind, False
@@ -93,7 +93,7 @@ def _form(content_type: bytes, content_encoding: bytes) -> tuple[bytes, bool]:
 
 
 class _Counts(msgspec.Struct):
-    """The fields of `usage`. One that is absent or null says nothing."""
+    """The fields of `usage`. Absent or null fields change nothing."""
 
     input_tokens: _Count | None = None
     output_tokens: _Count | None = None
@@ -132,8 +132,8 @@ _MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError)
 class EventStreamReader:
     """Reads `message_start` and `message_delta` of an event stream (lines end with LF or CRLF).
 
-    An event is known by the `type` in its data; its `event:` line only repeats it. The counts of a `message_delta` are
-    totals, and replace those before.
+    The `type` in an event's data identifies it; its `event:` line only repeats that. The counts of a `message_delta` are totals,
+    and replace earlier ones.
     """
 
     __slots__ = ("_is_too_long", "_most_bytes", "_on_limit", "_rest", "model", "usage")
@@ -145,7 +145,7 @@ class EventStreamReader:
         self.model: str | None = None
         self._most_bytes = most_event_bytes
         self._rest = bytearray()
-        """The beginning of an event whose end is still to come; of one that is too long, only the last two bytes."""
+        """The beginning of an incomplete event. If it is too long, only the last two bytes."""
         self._is_too_long = False
 
     def feed(self, chunk: bytes) -> None:
@@ -158,7 +158,7 @@ class EventStreamReader:
         self._rest = bytearray()
 
     def _collect(self, chunk: bytes) -> None:
-        """Read the events that this chunk ends, and keep the one that it leaves open."""
+        """Read the events that this chunk completes, and keep the incomplete rest."""
         rest = self._rest
         unseen = max(len(rest) - 2, 0)
         rest += chunk
@@ -166,7 +166,7 @@ class EventStreamReader:
             self._read_events(bytes(rest[:end]))
             del rest[:end]
             self._is_too_long = False
-        if len(rest) > self._most_bytes + 2:  # those two may belong to its end
+        if len(rest) > self._most_bytes + 2:  # the last two bytes may belong to its end
             self._is_too_long = True
             del rest[:-2]
 
@@ -196,7 +196,7 @@ class EventStreamReader:
 
 
 def _end_of_last_event(text: bytearray, start: int) -> int:
-    """Where the last event ends whose end stands at `start` or after it; 0 if there is none."""
+    """The end of the last event that ends at or after `start`. 0 if there is none."""
     lf, crlf = text.rfind(b"\n\n", start), text.rfind(b"\n\r\n", start)
     return max(lf + 2, crlf + 3) if lf >= 0 or crlf >= 0 else 0
 
@@ -206,7 +206,7 @@ class JsonReader:
 
     __slots__ = ("_answer", "_is_too_long", "_most_bytes", "_parts", "_size")
     _held: ClassVar[int] = 0
-    """Bytes in all of them."""
+    """Bytes held by all readers together."""
 
     def __init__(self, most_bytes: int = MOST_JSON_BYTES) -> None:
         self._most_bytes = most_bytes
@@ -214,7 +214,7 @@ class JsonReader:
         self._size = 0
         self._is_too_long = False
         self._answer: _Message | None = None
-        """What the parts say, once somebody has asked."""
+        """The decoded parts, cached on first use."""
 
     def feed(self, chunk: bytes) -> None:
         self._answer = None
@@ -257,14 +257,14 @@ class JsonReader:
 class DecompressingReader:
     """Decompresses gzip and deflate (RFC 9110 8.4.1) for another reader, piece by piece.
 
-    It gives up at the first byte that is not what it should be, and at a chunk that grows beyond all measure.
+    It gives up at the first invalid byte, and at a chunk that decompresses to more than `MOST_DECOMPRESSED`.
     """
 
     __slots__ = ("_decompressor", "_is_done", "_reader")
 
     def __init__(self, reader: UsageReader) -> None:
         self._reader = reader
-        self._decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)  # which of the two is seen from the first bytes
+        self._decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)  # detects which of the two from the first bytes
         self._is_done = False
 
     @property
@@ -293,6 +293,6 @@ class DecompressingReader:
             self._reader.feed(piece)
             decompressed += len(piece)
             self._is_done = self._decompressor.eof or decompressed > MOST_DECOMPRESSED
-            if len(piece) < _PIECE:  # nothing is left inside
+            if len(piece) < _PIECE:  # the decompressor holds no more output
                 return
             chunk = self._decompressor.unconsumed_tail

@@ -1,1 +1,1 @@
-"""The accounts: whose turn it is, conversations, judgement of answers, the index, tokens, reports."""
+"""The accounts: picking one, conversations, judging answers, the index, tokens, reports."""

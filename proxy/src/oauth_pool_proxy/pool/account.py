@@ -1,7 +1,7 @@
-"""One account of the pool. Pure: no I/O, and every method that depends on time is told what time it is.
+"""One account of the pool. Pure: no I/O, and every method that depends on time takes `now`.
 
-What the operator says about an account is its `IndexEntry` and is replaced as a whole; what this proxy knows by itself
-(access token, cooldown, rejection, model limits, requests in flight) stays with the account as long as its uid does.
+What the operator says about an account is its `IndexEntry`, which is replaced as a whole. What this proxy knows by itself
+(access token, cooldown, rejection, model limits, requests in flight) stays with the account while its uid does not change.
 """
 
 from collections.abc import Callable, Collection
@@ -17,22 +17,22 @@ from oauth_pool_proxy.pool.rendezvous import point_of
 from oauth_pool_proxy.upstream.headers import Headers
 
 REJECTION_SECONDS = 60.0
-"""How long an account whose access token was refused is left alone, unless a newer one comes first."""
+"""How long an account is not picked after its access token was refused, unless a newer one comes first."""
 
 _USABLE = frozenset(("Available", "CoolingDown", "Refreshing", "StorageUnavailable"))
-"""The operator's words that leave an account in use, while its access token is valid and no cooldown lasts. The last two
-are the operator's own trouble, and the data plane does not wait for the control plane. Every other word, and one that
-this version does not know, means that the account must not be used."""
+"""The operator's statuses under which an account is used while its access token is valid and no cooldown lasts. The last two
+are the operator's own trouble, and the data plane does not wait for the control plane. With any other status, known to this
+version or not, the account must not be used."""
 
 MOST_LIMITED_MODELS = 50
-"""A model's name is the client's word, so an account does not remember any number of them."""
+"""Clients choose the model names, so the number that an account remembers is limited."""
 
 _SAME_COOLDOWN = 60.0
-"""Two ends of a cooldown that are closer than this are the same one with another jitter."""
+"""Cooldown ends closer together than this are the same limit with different jitter."""
 
 
 class Reason(StrEnum):
-    """Why an account is not picked, as it stands in a report."""
+    """Why an account is not picked, as reports word it."""
 
     QUOTA_EXHAUSTED = "QuotaExhausted"
     RATE_LIMITED = "RateLimited"
@@ -42,7 +42,7 @@ class Reason(StrEnum):
 
 
 _OF_ACCOUNT = frozenset((Reason.FORBIDDEN, Reason.BILLING))
-"""Refusals that no newer token cures. The operator shows them as a cooldown."""
+"""Refusals that a newer token does not cure. The operator shows them as a cooldown."""
 
 
 class State(StrEnum):
@@ -63,7 +63,7 @@ class AccessToken:
 
 @dataclass(slots=True)
 class Cooldown:
-    """A limit that this proxy met itself. It belongs to the account, so a newer access token does not end it."""
+    """A limit that this proxy hit itself. It belongs to the account, so a newer access token does not end it."""
 
     reason: Reason
     since: float
@@ -81,19 +81,19 @@ class Rejection:
 
 
 class Requirements(NamedTuple):
-    """What one request needs of an account."""
+    """What one request requires of an account."""
 
     model: str | None = None
     tried: Collection[str] = ()
-    """The uids of accounts that it went to already."""
+    """The uids of accounts that have already been tried."""
     conversation: bytes | None = None
     """The key of the conversation that it belongs to."""
     accounts: Selector | None = None
-    """Which accounts the client may have, by their labels; none: all."""
+    """The accounts that the client may use, by label. None: all."""
 
 
 class _Models:
-    """Models that an account is left alone for, each until its own end; at most `MOST_LIMITED_MODELS`."""
+    """Models for which an account is not picked, each until its own end. At most `MOST_LIMITED_MODELS`."""
 
     def __init__(self) -> None:
         self._ends: dict[str, float] = {}
@@ -105,7 +105,7 @@ class _Models:
         return self._ends.get(model, 0) if model and self._ends else 0
 
     def add(self, model: str, until: float, now: float) -> bool:
-        """True if that is news."""
+        """Add a model. True: this is news."""
         is_news = self.until(model) <= now
         self.forget(now)
         if model in self._ends or len(self._ends) < MOST_LIMITED_MODELS:
@@ -113,7 +113,7 @@ class _Models:
         return is_news
 
     def forget(self, now: float) -> None:
-        """Those that are over."""
+        """Drop those that have ended."""
         self._ends = {model: end for model, end in self._ends.items() if end > now}
 
     def clear(self) -> None:
@@ -125,12 +125,12 @@ class _Models:
 
 
 def _ignore(_: "Account") -> None:
-    """For an account that nobody watches."""
+    """The callback of an account that nothing watches."""
 
 
 class Account:
-    """`changed` is told whenever something happened that may make the account pickable, or no longer so;
-    `limits_changed`, when the upstream says something else of its windows than before.
+    """`changed` is called whenever the account may have become pickable, or no longer pickable. `limits_changed` is called when
+    the upstream reports its windows differently than before.
     """
 
     def __init__(
@@ -142,13 +142,13 @@ class Account:
         self.entry = entry
         self.name, self.uid = entry.name, entry.uid
         self.point = point_of(entry.uid)
-        """What it draws with for a conversation."""
+        """Its number in the draw for a conversation."""
         self.token: AccessToken | None = None
         self.cooldown: Cooldown | None = None
         self.rejection: Rejection | None = None
         self.in_flight = 0
         self.requests = 0
-        """How many it was asked, ever."""
+        """How many requests it has been sent, ever."""
         self.limits: Headers = []
         """The limit headers of the latest answer."""
         self._windows: tuple[Window, ...] | None = ()
@@ -160,12 +160,12 @@ class Account:
         return f"<Account {self.name}>"
 
     def update(self, entry: IndexEntry) -> None:
-        """Take what the operator says now, and keep what this proxy knows by itself.
+        """Adopt what the operator says now, and keep what this proxy knows by itself.
 
-        The longer of the two cooldowns counts. The operator ends a local one early (somebody cleared it, or the window
-        was reset) by saying `Available`, but only after it has shown that it knows of it: it said `CoolingDown` with an
-        end after the local cooldown began, or with one that covered it already. An index that says `Available` merely
-        because the report has not arrived yet therefore ends nothing. It ends a refusal of the account in the same way.
+        The longer of the two cooldowns counts. The operator can end a local one early (someone cleared it, or the window
+        was reset) by saying `Available`, but only after it has shown that it knows of it. That is, it said `CoolingDown` with
+        an end after the local cooldown began, or with one that covered it already. So an index that says `Available` only
+        because the report has not arrived yet ends nothing. The operator ends a refusal of the account in the same way.
         """
         before, self._index_cooldown_until = self._index_cooldown_until, _cooldown_until(entry)
         self.entry = entry
@@ -182,7 +182,7 @@ class Account:
         self._changed(self)
 
     def adopt(self, token: AccessToken) -> None:
-        """Use this access token from now on. One that was not refused yet ends a rejection."""
+        """Use this access token from now on. A token that has not been refused yet ends a rejection."""
         self.token = token
         if self.rejection and token.generation != self.rejection.generation:
             self.rejection = None
@@ -196,7 +196,7 @@ class Account:
         return State.COOLING_DOWN if self.cooling_until > now else State.AVAILABLE
 
     def why_not(self, now: float) -> str | None:
-        """In a word, why the account is not available; the operator's own word where it is its decision."""
+        """Why the account is not available, in one word. It is the operator's own word where the operator decided."""
         if self.entry.status not in _USABLE:
             return self.entry.status
         if self.token is None:
@@ -210,15 +210,15 @@ class Account:
         return None
 
     def is_selected(self, selector: Selector | None) -> bool:
-        """By the labels of its object."""
+        """Whether the selector matches the labels of its object."""
         return selector is None or selector.matches(self.entry.labels or {})
 
     def has_expired(self, now: float) -> bool:
-        """Whether nothing but a newer access token is missing."""
+        """Whether only a newer access token is missing."""
         return self.entry.status in _USABLE and self.token is not None and self.token.expires_at <= now
 
     def next_change(self, now: float) -> float | None:
-        """The soonest instant at which time alone may change `state` or what is known of models."""
+        """The soonest instant at which time alone may change `state` or a model's limit or refusal."""
         instants = [self.cooling_until, *self._limited_models.ends, *self._refused_models.ends]
         if self.token:
             instants.append(self.token.expires_at)
@@ -228,7 +228,7 @@ class Account:
 
     @property
     def cooling_until(self) -> float:
-        """When the account is available again; `inf` if it cools down and nobody says until when."""
+        """When the account is available again. `inf` if it is cooling down with no known end."""
         return max(self._index_cooldown_until, self.cooldown.until if self.cooldown else 0)
 
     @property
@@ -237,13 +237,13 @@ class Account:
         return 0 < limit <= self.in_flight
 
     def begin(self) -> None:
-        """Counts one request, from the attempt to the last byte of its answer: until `end`."""
+        """Count one request until `end`: from the attempt to the last byte of its answer."""
         self.in_flight += 1
         self.requests += 1
         if self.entry.max_concurrent_requests:
             self._changed(self)
         if self.requests == 1:
-            self._limits_changed(self)  # from now on it counts that nothing is known of them
+            self._limits_changed(self)  # from now on, unknown limits rank differently
 
     def end(self) -> None:
         self.in_flight -= 1
@@ -251,7 +251,7 @@ class Account:
             self._changed(self)
 
     def cool_down(self, reason: Reason, until: float, now: float) -> bool:
-        """Leave the account alone until then. True if that is news; the same limit met by a second request is not."""
+        """Do not pick the account until then. True: this is news. The same limit hit by a second request is not."""
         known = self.cooldown
         if known and known.until > now:
             if until <= known.until:
@@ -265,12 +265,12 @@ class Account:
         return True
 
     def reject(self, reason: Reason, generation: int, now: float, seconds: float = REJECTION_SECONDS) -> bool:
-        """Leave the account alone until a newer access token comes, or for `seconds`. True if that is news.
+        """Do not pick the account until a newer access token comes, or for `seconds`. True: this is news.
 
-        A rejection that lasts already is not shortened.
+        A rejection that already lasts longer is not shortened.
         """
         if self.token and self.token.generation != generation:
-            return False  # a newer one came while the request was on its way
+            return False  # a newer one came while the request was in flight
         known, until = self.rejection, now + seconds
         is_known = known is not None and known.until > now and known.generation == generation
         if not (is_known and known and known.until >= until):
@@ -279,7 +279,7 @@ class Account:
         return not is_known
 
     def note_limits(self, headers: Headers) -> None:
-        """Keep what an answer says about the account's limits; whoever needs to know reads it then."""
+        """Keep what an answer says about the account's limits. It is parsed only when needed."""
         limits = [header for header in headers if header[0].startswith(b"anthropic-ratelimit-")]
         if limits and limits != self.limits:
             self.limits, self._windows = limits, None
@@ -287,13 +287,13 @@ class Account:
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """What `limits` say, read once."""
+        """The windows in `limits`, parsed once."""
         if self._windows is None:
             self._windows = windows_of(self.limits)
         return self._windows
 
     def limit_model(self, model: str, until: float, now: float) -> bool:
-        """Leave the account alone for requests to this model until then. True if that is news."""
+        """Do not pick the account for requests to this model until then. True: this is news."""
         is_news = self._limited_models.add(model, until, now)
         self._changed(self)
         return is_news
@@ -302,7 +302,7 @@ class Account:
         return self._limited_models.until(model)
 
     def refuse_model(self, model: str, until: float, now: float) -> bool:
-        """The account may not use this model, as far as is known: until then others come first. True if that is news."""
+        """The account was refused this model. Until then, other accounts come first. True: this is news."""
         is_news = self._refused_models.add(model, until, now)
         self._changed(self)
         return is_news
@@ -311,7 +311,7 @@ class Account:
         return self._refused_models.until(model)
 
     def forget_models(self, now: float) -> None:
-        """The limits and refusals that are over."""
+        """Forget the limits and refusals that have ended."""
         self._limited_models.forget(now)
         self._refused_models.forget(now)
 
@@ -329,5 +329,5 @@ def _cooldown_until(entry: IndexEntry) -> float:
         return 0
     if entry.cooldown_until:
         return entry.cooldown_until.timestamp()
-    # Without an end nobody but the operator can say when, and the next entry does.
+    # Without an end, only the operator knows when, and its next entry says so.
     return inf if entry.status == "CoolingDown" else 0

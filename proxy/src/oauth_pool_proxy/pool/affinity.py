@@ -1,9 +1,9 @@
-"""Which account a conversation used last, so that it finds its prompt cache warm. Pure: no I/O, time is passed in.
+"""Remembers which account a conversation used last, so it finds its prompt cache warm. Pure: no I/O, time is passed in.
 
-Where a conversation belongs follows from its key (`rendezvous.py`), and is the same on every proxy. Remembered is where it is:
-it stays when accounts join, and while it is away because its account had to rest. It only advises: whether an account may be used is asked of whoever knows, at every look. An account that is gone is one
-that is not available, so nobody has to be told of it. A conversation is known by a digest, so that nothing of a request
-is kept, and takes about 250 bytes.
+A conversation's key decides where it belongs (`rendezvous.py`), the same on every proxy. This module remembers where it is now:
+it stays there when accounts join, and while it is away because its own account had to rest. It only advises: each look-up asks
+its caller whether the account may be used. An account that is gone is simply not available, so this module need not hear of it.
+A conversation is stored as a digest, so nothing of a request is kept, and takes about 250 bytes.
 """
 
 from collections import OrderedDict
@@ -19,14 +19,14 @@ SESSION = b"x-claude-code-session-id"
 
 
 class Outcome(StrEnum):
-    """Where a conversation was answered, for metrics."""
+    """Which account answered a conversation, for metrics."""
 
     NEW = "new"
-    """This proxy did not know it, or not any more."""
+    """This proxy does not know the conversation, or no longer does."""
     HIT = "hit"
-    """By the account that answered it before."""
+    """The account that answered it before."""
     MOVED = "moved"
-    """By another one: its prompt cache is written anew."""
+    """Another one: its prompt cache is written anew."""
 
 
 @dataclass(slots=True)
@@ -34,14 +34,14 @@ class _Conversation:
     account: str
     """The account that answered last."""
     is_away: bool
-    """Whether another one would have answered, had all been available."""
+    """Whether another account would have answered, had all been available."""
     used_at: float
 
 
 def key_of(fields: Fields, describe: Callable[[], Description | None]) -> bytes | None:
-    """A digest that stands for the conversation of this request, if anything tells it from others.
+    """A digest of this request's conversation, if anything tells it apart from others.
 
-    The body is only described when no header names the conversation.
+    The body is parsed only if no header names the conversation.
     """
     if session := fields.get(SESSION):
         return _digest(b"session", session)
@@ -60,8 +60,8 @@ def _digest(kind: bytes, value: bytes) -> bytes:
 class Affinity:
     """Remembers at most `limit` conversations, each for `idle` seconds after it was last answered.
 
-    A prompt cache that was not used for `cold` seconds is taken for gone. `home_of` names the account that a
-    conversation would have if all were available.
+    A prompt cache unused for `cold` seconds is assumed gone. `home_of` returns the account that a conversation would have if
+    all were available.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class Affinity:
     ) -> None:
         self._home_of, self._limit, self._idle, self._cold = home_of, limit, idle, cold
         self._conversations: OrderedDict[bytes, _Conversation] = OrderedDict()
-        """The one that was answered longest ago comes first."""
+        """The least recently answered conversation comes first."""
 
     def __len__(self) -> int:
         return len(self._conversations)
 
     def account_for(self, key: bytes, now: float, is_available: Callable[[str], bool]) -> str | None:
-        """The uid of the account to ask, or None if its key decides: it is new, or away for no reason any more.
+        """The uid of the account to use. None: its key decides, as it is new or no longer has a reason to be away.
 
         A conversation keeps its account. One that is away stays there while the cache is warm, and goes back when that
-        costs nothing: otherwise every cooldown would leave its conversations with the others.
+        costs nothing: otherwise every cooldown would leave an account's conversations with the others.
         """
         known = self._conversations.get(key)
         if known is None or self._is_over(known, now):
@@ -92,7 +92,7 @@ class Affinity:
         return known.account if is_available(known.account) else None
 
     def answered(self, key: bytes, uid: str, now: float) -> Outcome:
-        """This account answered the conversation."""
+        """Note that this account answered the conversation."""
         known = self._conversations.get(key)
         if known and known.account == uid and now - known.used_at <= self._idle:
             known.used_at = now
@@ -111,7 +111,7 @@ class Affinity:
         return now - conversation.used_at > self._idle
 
     def _forget_some(self, now: float) -> None:
-        """Two for each that is new: faster than they come, and never so many that a request waits for it."""
+        """Drop up to two for each new one: faster than they arrive, and too few to hold up a request."""
         for _ in range(2):
             oldest = next(iter(self._conversations.values()), None)
             if oldest is None or not self._is_over(oldest, now):

@@ -1,11 +1,11 @@
-"""Which models a request would use: also those of a batch, and however the key is spelled. Pure."""
+"""Finds the models that a request would use, including those of a batch, however the key is spelled. Pure."""
 
 import msgspec
 
 from oauth_pool_proxy.pool.request_body import Members
 
 _UPLOADS = "/v1/files"
-"""What is sent there, to exactly this path, is a form with a file, and no model reads it."""
+"""Requests to exactly this path upload a file as a form. No model reads it."""
 
 _USUAL = frozenset(
     [
@@ -29,7 +29,7 @@ _USUAL = frozenset(
         "output_config",
     ]
 )
-"""None of these is another spelling of `model`, or has one in it."""
+"""None of these keys is another spelling of `model`, or contains a model."""
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
@@ -38,7 +38,7 @@ _MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 def asked_models(path: str, members: Members | None) -> list[str] | None:
-    """None if that cannot be told: the body is no JSON object, or a model in it is no string."""
+    """The models. None if they cannot be determined: the body is not a JSON object, or a model in it is not a string."""
     if path == _UPLOADS:
         return []
     if members is None:
@@ -52,14 +52,14 @@ def asked_models(path: str, members: Members | None) -> list[str] | None:
 
 
 def only_model(members: Members | None) -> msgspec.Raw | None:
-    """The model as it is written, if the body is of the common kind: one that names one, and nothing else that could be one."""
+    """The model as written, if the body is of the common kind: it names one, and no other key could hold another."""
     return members.get("model") if members is not None and _USUAL.issuperset(members) else None
 
 
 def _add(models: list[str], members: Members) -> None:
-    """Some servers do not tell upper from lower case in keys, so every spelling counts."""
+    """Some servers ignore the case of keys, so every spelling counts."""
     for key, value in members.items():
-        # Of most keys the length is enough to know.
+        # For most keys, the length alone rules them out.
         if len(key) == 5 and key.casefold() == "model":
             models.append(_string.decode(value))
         elif len(key) == 8 and key.casefold() == "requests":  # of a batch

@@ -1,12 +1,12 @@
-"""How long to wait before asking again somebody who could not be reached."""
+"""How long to wait before retrying a server that could not be reached."""
 
 import random
 
 
 class Backoff:
-    """Waits that double, each shortened at random so that many proxies do not come back at once. In seconds.
+    """Waits that double, each shortened at random, so many proxies do not come back at once. In seconds.
 
-    `longest` is what a proxy may take to notice that the API server is back: 15 s after that, all is to be as before.
+    `longest` is how long a proxy may take to notice that the API server is back. All must be normal 15 s after that.
     """
 
     def __init__(self, first: float = 0.5, longest: float = 5) -> None:

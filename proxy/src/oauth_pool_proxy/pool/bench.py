@@ -1,4 +1,4 @@
-"""Who rests: an account is benched for as long as its answer says, the log tells, and the operator hears what is news."""
+"""Benches accounts for as long as their answers say, logs it, and reports news to the operator."""
 
 import logging
 import random
@@ -26,7 +26,7 @@ _REASONS = {
 
 
 class Bench:
-    """`cooldown` is in seconds, of accounts that say nothing else; without a reporter, only this proxy knows."""
+    """`cooldown` is in seconds, for accounts that specify none. Without a reporter, only this proxy knows."""
 
     def __init__(
         self, cooldown: float, reporter: "StatusReporter | None", metrics: Metrics, clock: Callable[[], float]
@@ -34,7 +34,7 @@ class Bench:
         self._cooldown, self._reporter, self._metrics, self._clock = cooldown, reporter, metrics, clock
 
     def judged(self, account: Account, token: AccessToken, judgement: Judgement, request: Request) -> None:
-        """Remember what the answer to this token says about the account. A verdict that benches nobody does nothing."""
+        """Remember what the answer to this token says about the account. A verdict that benches no account does nothing."""
         verdict = judgement.verdict
         if verdict in (Verdict.MODEL_LIMITED, Verdict.MODEL_FORBIDDEN):
             self._for_model(account, judgement, request)
@@ -71,7 +71,7 @@ class Bench:
         self._report(account, reason, until, token, judgement)
 
     def _reject(self, account: Account, token: AccessToken, judgement: Judgement, request: Request) -> None:
-        """Until a newer access token comes, or a while. With an end, no newer one would help, and nobody has to get one."""
+        """Bench until a newer access token comes, or for a while. If the verdict has an end, a newer one would not help."""
         reason, now = _REASONS[judgement.verdict], self._clock()
         seconds = judgement.until - now if judgement.until else REJECTION_SECONDS
         if account.reject(reason, token.generation, now, seconds):

@@ -1,6 +1,6 @@
-"""Follows what the operator writes into one ConfigMap, and into further ones when that is not enough.
+"""Follows what the operator writes into one ConfigMap, and into further ones if one is not enough.
 
-The pool index and the sealed access tokens stand in such ConfigMaps. What a reader makes of them is its own business.
+The pool index and the sealed access tokens are in such ConfigMaps. Interpreting them is up to their readers.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 SHARDS = "oauthpool.dev/shards"
 MOST_SHARDS = 10
 WATCH_SECONDS = 290
-"""How long the API server is asked to keep a watch open: a little less than its own limit of five minutes."""
+"""How long a watch asks to stay open: slightly less than the API server's own limit of five minutes."""
 
 
 class _Meta(msgspec.Struct, rename="camel"):
@@ -44,21 +44,21 @@ class _Event(msgspec.Struct):
 
 
 class _EventError(Exception):
-    """The watch says that it cannot go on: most often 410, because the version it starts from is too old."""
+    """The watch reports that it cannot go on. Most often 410: the version that it starts from is too old."""
 
 
 Parts = Sequence[Mapping[str, str]]
-"""The data of each ConfigMap, in the order of their numbers."""
+"""The data of each ConfigMap, in numerical order."""
 
 
 class ConfigMaps:
-    """A ConfigMap and, when one is not enough, further ones: `NAME-1`, `NAME-2`, …
+    """A ConfigMap and, if one is not enough, further ones: `NAME-1`, `NAME-2`, …
 
-    The first one says in an annotation how many there are. Each is followed by itself, and the parts are handed on as soon
-    as every one has been read. One that is added later holds up nobody: nothing was in it before its announcement. One
-    that is deleted keeps its part, unless the first one has said that there are fewer.
+    An annotation of the first says how many there are. Each is followed separately, and the parts are passed on as soon as all
+    have been read. A ConfigMap added later does not delay the others: it held nothing before it was announced. The part of a
+    deleted one is kept, unless the first one has announced that there are fewer.
 
-    `what` is in the words of log lines; `gone` is what to say of a ConfigMap that was there and is no more.
+    `what` names them in log lines. `gone` is the message for a ConfigMap that has disappeared.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ConfigMaps:
 
     @property
     def lists(self) -> int:
-        """How often a whole ConfigMap was read."""
+        """How many times a whole ConfigMap was read."""
         return sum(reflector.lists for reflector in self._reflectors.values())
 
     async def run(self) -> None:
@@ -135,16 +135,16 @@ class ConfigMaps:
 
 
 def _shards(first: _ConfigMap) -> int:
-    """How many ConfigMaps there are, by the word of the first."""
+    """How many ConfigMaps there are, according to the first."""
     text = (first.metadata.annotations or {}).get(SHARDS, "")
     return min(int(text), MOST_SHARDS) if text.isascii() and text.isdigit() else 1
 
 
 class _Reflector:
-    """List, then watch from there; after any trouble, wait a little and list again.
+    """Lists, then watches from there. After any trouble, it waits a little and lists again.
 
-    A list is the whole truth, so nothing that was missed meanwhile matters. A watch that ends in peace is resumed
-    without a list, one that ends without having said anything (a bookmark comes every minute) is trouble.
+    A list is complete, so nothing missed meanwhile matters. A watch that ends normally is resumed without a list. A watch
+    that ends without a single event (a bookmark comes every minute) is trouble.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class _Reflector:
         self._was_found = False
         self._is_gone = False
         self.last_success: float | None = None
-        """When the ConfigMap was last known to be as it was read; not while one that was there is gone."""
+        """When the ConfigMap was last known to be as it was read. It stands still while the ConfigMap is gone."""
         self.lists = 0
 
     async def run(self) -> None:
@@ -182,7 +182,7 @@ class _Reflector:
         return found.metadata.resource_version
 
     async def _watch(self, version: str) -> str:
-        """Follow the changes since that version. Returns where to go on; empty if the watch had nothing to say."""
+        """Follow the changes since that version. Returns the version to go on from, empty if the watch brought no event."""
         params = {
             "watch": "1",
             "allowWatchBookmarks": "true",

@@ -1,11 +1,12 @@
-"""One request's way through the pool: which account is asked next, and what its answer means for all of them.
+"""One request's way through the pool: which account to try next, and what its answer means for all accounts.
 
-    next_attempt -> (the forwarder asks) -> is_for_client?  yes: the answer is relayed
-                                                           no:  next_attempt
-    nobody left: refusal
+    next_attempt -> (the forwarder sends) -> is_for_client?  yes: the answer is relayed
+                                                             no:  next_attempt
+    no account left: refusal
 
-Evidence, not suspicion: an answer without proof in headers or words is the account's only if another account answers
-the same request well. Two that answer the same way mean the request, and then nobody is benched and nobody reported.
+Evidence, not suspicion: if neither headers nor words prove that the account is to blame, it is to blame only if another account
+answers the same request well. If two accounts answer the same way, the request is to blame, and no account is benched or
+reported.
 """
 
 import time
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from oauth_pool_proxy.pool.reports import StatusReporter
 
 MOST_UNPROVEN = 3
-"""How many accounts are asked when nothing proves whose fault the answers are."""
+"""The most accounts to try while nothing proves whose fault the answers are."""
 _SUSPECTED_OF = {401: Verdict.UNAUTHORIZED, 402: Verdict.BILLING}
 _GOOD = Judgement(Verdict.PASS_ON)
 _NOT_HERE = Verdict.NEXT_ACCOUNT
@@ -46,20 +47,20 @@ _PREFIXED_PATHS = frozenset(("/v1/messages", "/v1/messages/count_tokens"))
 
 @dataclass(slots=True)
 class Attempt:
-    """One account that is asked."""
+    """One attempt with one account."""
 
     account: Account
     token: AccessToken
     headers: list[Header] = field(repr=False)
-    """What the upstream is sent, with the account's `authorization`."""
+    """What is sent to the upstream, with the account's `authorization`."""
     asked_at: float
     beginning: bytes = b""
-    """What of the answer's body had to be read to judge it."""
+    """The part of the answer's body that was read to judge it."""
     limits: list[Header] = field(default_factory=list)
-    """The headers that limits are read from, of a stream: it may meet one when its head is long forgotten."""
+    """A stream's limit headers: it may hit a limit long after its head has been freed."""
 
     def __enter__(self) -> None:
-        """The account has one more request, to the last byte of the answer."""
+        """The account has one more request in flight, until the last byte of the answer."""
         self.account.begin()
 
     def __exit__(self, *_: object) -> None:
@@ -67,7 +68,7 @@ class Attempt:
 
 
 class Dispatcher:
-    """The accounts, their access tokens, and somebody to tell, if anybody listens."""
+    """The accounts, their access tokens and, where the operator takes reports, a reporter."""
 
     def __init__(
         self,
@@ -86,11 +87,11 @@ class Dispatcher:
         self.judge, self.bench = Judge(config.rules), Bench(config.cooldown, reporter, metrics, clock)
 
     def dispatch(self, request: Request, outgoing: list[Header]) -> "Dispatch":
-        """Read what the body says about the choice of an account, and put the configured prefix into it."""
+        """Read from the body what decides the choice of an account, and add the configured prefix to it."""
         conversation = key_of(request.fields, request.describe) if self.config.affinity and request.body else None
         selector = request.caller.accounts if request.caller else None
         if conversation and selector:
-            conversation += selector.mark  # two clients with other accounts do not meet in one conversation
+            conversation += selector.mark  # clients with different accounts never share a conversation
         if self.config.system_prefix and request.path in _PREFIXED_PATHS:
             request.body = with_system_prefix(
                 request.body, self.config.system_prefix, self.config.system_prefix_excluded_models
@@ -109,24 +110,24 @@ class Dispatch:
     ) -> None:
         self._pool, self._request, self._outgoing, self._conversation = pool, request, outgoing, conversation
         self._selector = selector
-        """Which accounts the client may have; none: all."""
+        """The accounts that the client may use. None: all."""
         self._object = object_of(request.method, request.path)
-        """The file or batch that the request is about: only the account that made it has it."""
+        """The file or batch that the request is about. It exists only in the account that created it."""
         self._tried: set[str] = set()
         self._again: Account | None = None
-        """Has a newer access token than the one that was just refused."""
+        """An account that has a newer access token than the one just refused."""
         self._left: tuple[Account, Verdict] | None = None
         self._suspects: list[tuple[Account, AccessToken, int]] = []
-        """Accounts that were refused without proof, and with which status."""
+        """Accounts that were refused without proof, each with the status."""
         self._unproven = 0
         self._held: Refusal | None = None
         self._retry_at: float | None = None
-        """The soonest that an account which is not to blame said it would take this request."""
+        """The soonest instant at which an account that is not to blame would take this request."""
 
-    # Whose turn
+    # Choosing an account
 
     def next_attempt(self) -> Attempt | None:
-        """None if nobody is left who might be asked."""
+        """The next attempt. None: no account is left to try."""
         account, self._again = self._again, None
         if account is None:
             if len(self._tried) >= self._pool.config.most_accounts:
@@ -143,7 +144,7 @@ class Dispatch:
         return Attempt(account, account.token, [*self._outgoing, authorization], time.monotonic())
 
     def _pick(self) -> Account | None:
-        """Whoever has the object; the account whose prompt cache is warm for this conversation; or whoever the pool names."""
+        """The account that has the object, or the one whose prompt cache is warm for this conversation, or the pool's pick."""
         now, pool, requirements = self._pool.clock(), self._pool.pool, self._requirements()
         if self._object and (owner := self._owner(self._object, now)):
             return owner
@@ -156,7 +157,7 @@ class Dispatch:
         return pool.pick(now, requirements)
 
     def _owner(self, object_id: str, now: float) -> Account | None:
-        """Also one that cools down: nobody else can answer, and nothing is paid for this."""
+        """The account that has the object, even if it is cooling down: no other can answer, and the request is free."""
         uid = self._pool.objects.owner(object_id, now)
         account = self._pool.pool.account(uid) if uid and uid not in self._tried else None
         if account is None or account.state(now) is State.DISABLED:
@@ -164,15 +165,15 @@ class Dispatch:
         return account if account.is_selected(self._selector) else None
 
     def _requirements(self) -> Requirements:
-        """Its model matters only while some account is limited for some model."""
+        """The request's model matters only while some account is limited for some model."""
         if self._pool.pool.limits_models:
             self._request.describe()
         return Requirements(self._request.model, self._tried, self._conversation, self._selector)
 
-    # What the answer means
+    # Judging the answer
 
     async def is_for_client(self, attempt: Attempt, answer: Answer) -> bool:
-        """Judge the answer, and remember what it says of the account. Raises what the upstream's failure is."""
+        """Judge the answer, and remember what it says about the account. Raises the error of an upstream that fails."""
         if answer.status == 401 and await self._has_newer_token(attempt):
             return False
         is_good = answer.status < 400 and not answer.is_event_stream
@@ -193,10 +194,10 @@ class Dispatch:
             self._pool.objects.remember(object_id, attempt.account.uid, self._pool.clock())
 
     def refusal(self) -> Refusal:
-        """The upstream's own last words where the request is the reason; raises our own where limits or accounts are.
+        """The upstream's own last answer if the request is to blame. Raises the proxy's own error if limits or accounts are.
 
-        An account that cannot pay says so with a 400 or 402, which harms no client. A 401 or 403 that is the account's
-        is never passed on: clients take it for the end of their own login.
+        An account that cannot pay gets a 400 or 402, which harms no client. A 401 or 403 that is the account's fault is never
+        passed on: clients take it for the end of their own login.
         """
         now, pool = self._pool.clock(), self._pool.pool
         held = self._held
@@ -225,7 +226,7 @@ class Dispatch:
         if not judge.needs_body(answer.status, answer.headers, now):
             return judge.judge(answer.status, answer.headers, b"", Question(), now)
         attempt.beginning = await words(answer)
-        self._request.describe()  # which model it may be about
+        self._request.describe()  # the error may be about the model
         return judge.judge(answer.status, answer.headers, attempt.beginning, self._question(), now)
 
     def _question(self) -> Question:
@@ -233,10 +234,10 @@ class Dispatch:
         return Question(request.target, request.headers, request.body, request.model)
 
     async def _goes_on(self, attempt: Attempt, answer: Answer, judgement: Judgement) -> bool:
-        """Whether another account is asked. Remembers why."""
+        """Whether to try another account. Remembers why."""
         verdict = judgement.verdict
         if verdict in UNPROVEN:
-            self._unproven += judgement.status != 404  # which costs nothing, and says nothing of the account
+            self._unproven += judgement.status != 404  # a 404 costs nothing, and says nothing about the account
             if self._unproven >= MOST_UNPROVEN or (verdict is Verdict.SUSPECT and self._is_the_same(judgement.status)):
                 return self._blame_request()
         attempt.beginning, refusal = await whole(attempt.beginning, answer, judgement)
@@ -255,12 +256,12 @@ class Dispatch:
         return any(status == before for _, _, before in self._suspects)
 
     def _blame_request(self) -> bool:
-        """The client gets this answer, and no account is asked after it."""
+        """The client gets this answer, and no further account is tried."""
         self._request.blame = Blame.REQUEST
         return False
 
     def _answered(self, attempt: Attempt, answer: Answer) -> None:
-        """The client gets this answer. If it is a good one, whoever was only suspected is to blame."""
+        """The client gets this answer. If it is a good one, the accounts that were only suspected are to blame."""
         pool, request = self._pool, self._request
         account, now = attempt.account, pool.clock()
         pool.metrics.account_answered(account.name, time.monotonic() - attempt.asked_at)
@@ -280,7 +281,7 @@ class Dispatch:
         self._read_along(attempt, answer)
 
     def _read_along(self, attempt: Attempt, answer: Answer) -> None:
-        """See the limit that a stream may still meet, the object that was made, and the tokens that the answer used."""
+        """Watch the answer for a limit that a stream may still hit, the object it created, and the tokens it used."""
         fields, request = answer.fields, self._request
         request.counts_tokens = self._pool.config.usage_metrics
         kind, coding = fields.get(b"content-type", b""), fields.get(b"content-encoding", b"")
@@ -292,11 +293,11 @@ class Dispatch:
             request.progress.reader = reader_for(kind, coding)
 
     def _question_without_body(self) -> Question:
-        """The body is forgotten while a stream runs."""
+        """The request's body is freed while a stream runs."""
         return Question(self._request.target, (), b"", self._request.model)
 
     def _met_limit(self, attempt: Attempt, question: Question, data: bytes) -> None:
-        """A limit in mid-stream: its bytes pass, and the account rests for the next request."""
+        """Handle a limit in mid-stream: its bytes are passed on, and later requests spare the account."""
         judgement = self._pool.judge.judge_event(data, attempt.limits, question, self._pool.clock())
         if judgement.verdict in _LIMITS:
             self._request.blame = Blame.LIMIT

@@ -1,4 +1,4 @@
-"""What both ways in which access tokens come have in common, files and sealed tokens: which are due, and when one is late."""
+"""Tracks which access tokens are due and which are late. Shared by both sources of tokens: files and sealed tokens."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from oauth_pool_proxy.pool.index import IndexEntry
 log = logging.getLogger(__name__)
 
 PATIENCE = 90.0
-"""Seconds that an access token may be late before somebody should know."""
+"""Seconds that an access token may be late before it is logged."""
 
 
 class AccessTokens(Protocol):
@@ -21,18 +21,18 @@ class AccessTokens(Protocol):
         """Find out which access tokens are due now. Called after every swap of the pool."""
 
     async def run(self) -> None:
-        """Take what is due as it comes, for ever."""
+        """Take due access tokens as they come, forever."""
 
     async def reread(self, account: Account, refused: AccessToken) -> bool:
-        """After a 401: whether the account has a newer access token now than the one that was refused."""
+        """After a 401: whether the account now has a newer access token than the one that was refused."""
 
     def close(self) -> None:
-        """Let go of what `run` does not."""
+        """Release what `run` does not."""
 
 
 @dataclass(slots=True)
 class Due:
-    """An access token that is not yet what the index says."""
+    """An access token that the index announces and the account does not have yet."""
 
     generation: int
     fingerprint: str
@@ -44,7 +44,7 @@ D = TypeVar("D", bound=Due)
 
 
 class DueTokens(Generic[D]):
-    """The accounts whose access token is not yet what the index says. `due` makes a new one of its three first fields."""
+    """The accounts that do not have the announced access token yet. `due` builds an entry from its first three fields."""
 
     def __init__(self, due: Callable[[int, str, float], D]) -> None:
         self._new = due
@@ -76,11 +76,11 @@ class DueTokens(Generic[D]):
         return self._due.get(uid)
 
     def all(self) -> dict[str, D]:
-        """By the accounts' uids."""
+        """All due tokens, by account uid."""
         return self._due
 
     def settle(self, uid: str) -> None:
-        """The account has what the index says."""
+        """The account now has the token that the index announces."""
         due = self._due.pop(uid)
         self._settled[uid] = (due.generation, due.fingerprint)
 
@@ -90,7 +90,7 @@ def is_late(due: Due, now: float) -> bool:
 
 
 def report_late(account: Account, due: Due, why: str) -> None:
-    """Says so once."""
+    """Log it once."""
     if not due.is_reported:
         due.is_reported = True
         fields = {"account": account.name, "generation": due.generation, "error": why}

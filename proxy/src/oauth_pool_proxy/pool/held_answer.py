@@ -1,7 +1,7 @@
-"""What of an answer is read before anybody knows whether the client gets it.
+"""Reads as much of an answer as it takes to decide whether the client gets it.
 
-A head is held back for the first event of a stream, or for the words of an error, but never for long: whoever waits shall
-see that somebody has answered.
+A head is held back for the first event of a stream, or for the words of an error, but never for long: a waiting client should
+see that there is an answer.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ from oauth_pool_proxy.pool.stream_start import error_data
 from oauth_pool_proxy.upstream.upstream import Answer
 
 MOST_BYTES = 64 * 1024
-"""An error of the API is shorter. What is longer is passed on."""
+"""The API's errors are shorter than this. Anything longer is passed on."""
 SECONDS = 2.0
 """How long the head of an answer may be held back."""
 UNPROVEN = frozenset((Verdict.NEXT_ACCOUNT, Verdict.SUSPECT, Verdict.MODEL_FORBIDDEN))
-"""Verdicts that say nothing of the account beyond doubt."""
+"""Verdicts that do not prove that the account is to blame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer of the upstream that was held back while another account might do better. All of it."""
+    """A complete upstream answer that is held back while another account might do better."""
 
     status: int
     headers: list[Header]
@@ -31,18 +31,18 @@ class Refusal:
     upstream_request_id: bytes | None
     verdict: Verdict
     judged_status: int
-    """Of a stream that begins with an error, the status that the error stands for."""
+    """For a stream that begins with an error, the status that the error stands for."""
 
     @property
     def is_proven(self) -> bool:
-        """Whether it is the account's, beyond doubt."""
+        """Whether the account is to blame beyond doubt."""
         return self.verdict not in UNPROVEN
 
 
 async def first_event(answer: Answer) -> tuple[bytes, bytes | None]:
-    """What has come of a stream, and the data of its first event if that is an error.
+    """What has arrived of a stream, and the data of its first event if that is an error.
 
-    Raises `UpstreamTimeout` or `UpstreamUnreachable` if the stream breaks off first.
+    Raises `UpstreamTimeout` or `UpstreamUnreachable` if the stream breaks off before that.
     """
     beginning = answer.read_now()
     error = _error_in(answer, beginning)
@@ -55,14 +55,14 @@ async def first_event(answer: Answer) -> tuple[bytes, bytes | None]:
         except TimeoutError:
             pass  # a model may think for minutes
         except StreamBroken as broken:
-            # The client has seen nothing yet: it is told in the plainest way.
+            # The client has seen nothing yet, so it gets a plain error answer.
             kind = UpstreamTimeout if broken.error_type == "timeout" else UpstreamUnreachable
             raise kind(str(broken)) from broken
     return beginning, error
 
 
 async def words(answer: Answer) -> bytes:
-    """As much of an error's body as its words need; an error page that breaks off is judged by what came."""
+    """As much of an error's body as its words need. An error that breaks off is judged by what arrived."""
     parts: list[bytes] = []
     try:
         async with asyncio.timeout(SECONDS):
@@ -74,7 +74,7 @@ async def words(answer: Answer) -> bytes:
 
 
 async def whole(beginning: bytes, answer: Answer, judgement: Judgement) -> tuple[bytes, Refusal | None]:
-    """What has come of the answer, and all of it to be told later; none if it is longer than any error, or not complete by now."""
+    """What has arrived of the answer, and all of it to send later. None: it is longer than any error, or still not complete."""
     if not answer.is_at_end:
         beginning += await words(answer)
     if not answer.is_at_end or len(beginning) > MOST_BYTES:

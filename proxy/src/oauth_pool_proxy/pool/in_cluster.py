@@ -1,6 +1,6 @@
-"""The pool of a proxy that watches an API server: index and, where they are sealed, access tokens from there, and reports to it.
+"""The pool of a proxy that watches an API server. The index and any sealed access tokens come from there; reports go to it.
 
-Imported only there: it takes a MiB that the others need not have.
+Imported only in such a proxy: it takes a MiB that others do not need.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from oauth_pool_proxy.pool.supervised import Forever
 from oauth_pool_proxy.pool.token_files import TokenFiles
 
 FLUSH_SECONDS = 1.0
-"""For reports that still wait when the proxy ends."""
+"""Time for reports that still wait when the proxy ends."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ async def in_cluster(
     metrics: Metrics,
     on_index_with: Callable[[AccessTokens], OnIndex],
 ) -> AsyncIterator[InCluster]:
-    """`on_index_with` gives what is told of the index in `config_map`."""
+    """`on_index_with` returns the callback for changes of the index in `config_map`."""
     if config.sealed:
         tokens, forever = _sealed(config.sealed, api, pool, metrics)
     else:
@@ -62,7 +62,7 @@ async def in_cluster(
 
 
 def _sealed(config: SealedConfig, api: KubeApi, pool: Pool, metrics: Metrics) -> tuple[AccessTokens, list[Forever]]:
-    # Imported here: the library behind it takes 13 MiB, which nobody pays who does not seal.
+    # Imported here: the library behind it takes 13 MiB, which only proxies with sealed tokens should pay for.
     from oauth_pool_proxy.pool.key_pair import key_pair_in
     from oauth_pool_proxy.pool.sealed_tokens import CONFIG_MAP, GONE, WHAT, SealedTokens
 

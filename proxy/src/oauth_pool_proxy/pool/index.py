@@ -1,7 +1,7 @@
-"""Reads the pool index: one JSON value per account, written by the operator, nothing in it secret.
+"""Reads the pool index: one JSON value per account, written by the operator. It contains no secrets.
 
-An entry that cannot be used costs no account but its own, and not even that if there was a good one before. Fields that
-this version does not know are ignored; a higher `version` says that ignoring is not safe any more.
+An unusable entry affects only its own account, and not even that if there was a good one before. Fields that this version does
+not know are ignored. A higher `version` means that ignoring them is no longer safe.
 """
 
 import logging
@@ -52,9 +52,9 @@ _versioned = msgspec.json.Decoder(_Versioned)
 
 
 def parse_entry(key: str, text: str) -> IndexEntry:
-    """The entry under this key, or `PoolIndexInvalid` with the reason."""
+    """The entry under this key. Raises `PoolIndexInvalid` with the reason."""
     try:
-        # The version first: what a later one calls a number may be a word here.
+        # Check the version first: a later one may use other types for the same fields.
         version = _versioned.decode(text).version
         if version != VERSION:
             raise OtherVersion(f"version {version} is not one this proxy reads ({VERSION})")
@@ -73,8 +73,8 @@ def parse_entry(key: str, text: str) -> IndexEntry:
 class PoolIndexReader:
     """Turns each new state of the index into entries, and warns once for each change that cannot be read.
 
-    What cannot be read takes no account away: the entry of before holds until there is one that can. An entry of another
-    version is no damage but the word of an operator that this proxy does not understand, and is refused.
+    An unreadable entry removes no account: the previous entry stays until a readable one comes. An entry of another version is
+    not damaged. It comes from an operator that this proxy does not understand, and is refused.
     """
 
     def __init__(self, provider: str) -> None:
@@ -82,7 +82,7 @@ class PoolIndexReader:
         self._seen: dict[str, tuple[str, IndexEntry | None]] = {}
 
     def read(self, data: Mapping[str, str]) -> list[IndexEntry]:
-        """The usable entries of this proxy's provider, in the order of their names."""
+        """The usable entries of this proxy's provider, sorted by name."""
         self._seen = {key: self._read_one(key, data[key]) for key in sorted(data)}
         return [entry for _, entry in self._seen.values() if entry and entry.provider == self._provider]
 

@@ -1,4 +1,4 @@
-"""The pool index in a folder: on a laptop, or a mounted ConfigMap (`index_source.py` says what it promises)."""
+"""The pool index in a folder: on a laptop, or a mounted ConfigMap. `index_source.py` states the guarantees."""
 
 import asyncio
 import logging
@@ -10,13 +10,13 @@ from oauth_pool_proxy.pool.index_source import GONE, OnIndex, Outage
 log = logging.getLogger(__name__)
 
 _MOUNTED = "..data"
-"""The kubelet's link to what a mounted ConfigMap holds now, even if that is nothing."""
+"""The kubelet's link to the current contents of a mounted ConfigMap. It exists even if they are empty."""
 
 
 class FolderIndex:
-    """Looks into a folder about once a second: a file per account, named like its key. Works for a mounted ConfigMap.
+    """Checks a folder about once a second. It has one file per account, named like its key. Works for a mounted ConfigMap.
 
-    A folder without any file is an index that is gone, unless a ConfigMap without data is mounted there.
+    A folder without files means that the index is gone, unless a ConfigMap without data is mounted there.
     """
 
     def __init__(self, folder: Path, on_index: OnIndex) -> None:
@@ -26,9 +26,9 @@ class FolderIndex:
         self._has_accounts = False
         self._is_gone = False
         self.last_success: float | None = None
-        """When the index was last seen; not while one that was there is gone."""
+        """When the index was last seen. It stands still while the index is gone."""
         self.lists = 0
-        """How often the whole index was read."""
+        """How many times the whole index was read."""
 
     async def run(self, every: float = 1) -> None:
         while True:
@@ -36,7 +36,7 @@ class FolderIndex:
             await asyncio.sleep(every)
 
     async def poll(self) -> None:
-        """Hand the state on if it is another than the last time."""
+        """Pass the state on if it has changed since the last time."""
         try:
             signature, data = await asyncio.to_thread(self._read)
         except OSError as error:
@@ -60,8 +60,8 @@ class FolderIndex:
         self._is_gone = True
 
     def _read(self) -> tuple[object, dict[str, str] | None]:
-        """The folder's state, and its contents if that state is new; none if nothing is there."""
-        # Hidden names are a mounted ConfigMap's own (`..data`), or a file that somebody is still writing.
+        """The folder's state, and its contents if that state is new. None if there is nothing."""
+        # Hidden names belong to a mounted ConfigMap (`..data`), or to a file that is still being written.
         paths = sorted(path for path in self._folder.iterdir() if not path.name.startswith(".") and path.is_file())
         signature = [
             (path.name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for path in paths if (stat := path.stat())

@@ -1,8 +1,8 @@
-"""What both sources of the pool index have in common, whether it stands in ConfigMaps or in a folder.
+"""What both sources of the pool index have in common: ConfigMaps and a folder.
 
-They run for ever, keep the last good state while theirs is out of reach, and never stop the proxy. An index that is gone
-says nothing: the last state is kept, and its accounts are used until their access tokens end. One that is there and names
-no account empties the pool.
+They run forever, keep the last good state while the source is out of reach, and never stop the proxy. An index that is gone says
+nothing: the last state is kept, and its accounts are used until their access tokens expire. An index that exists but names no
+account empties the pool.
 """
 
 import logging
@@ -16,7 +16,7 @@ GONE = "the pool index is gone; its accounts are used until their access tokens 
 
 
 class Outage:
-    """Says once that something is out of reach, and once that it is back."""
+    """Logs once that something is out of reach, and once that it is back."""
 
     def __init__(self, what: str) -> None:
         self._what = what

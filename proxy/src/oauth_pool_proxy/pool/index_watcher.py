@@ -1,4 +1,4 @@
-"""Notices changes of the pool index in ConfigMaps and hands the complete new state on (`index_source.py` says the rest)."""
+"""Watches the pool index in ConfigMaps and passes on each complete new state. `index_source.py` states the guarantees."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,7 +9,7 @@ from oauth_pool_proxy.pool.kube_api import KubeApi
 
 
 class ConfigMapIndex(ConfigMaps):
-    """The pool index. An account that stands in two ConfigMaps counts where the number is lower: accounts do not move."""
+    """The pool index. If an account is in two ConfigMaps, the one with the lower number counts: accounts do not move."""
 
     def __init__(self, api: KubeApi, name: str, on_index: OnIndex, backoff: Callable[[], Backoff] = Backoff) -> None:
         super().__init__(

@@ -1,8 +1,7 @@
-"""What an answer says about the account that it was asked with. Pure: status, headers and body in, a verdict out.
+"""What an answer says about the account that was used. Pure: status, headers and body in, a verdict out.
 
-The user's rules decide first, then the limits that headers tell, then the built-in table (`rules.py`). Words are proof
-only if they are the upstream's own: an API repeats in its errors what it was sent, and no client may bench an account
-by what it sends.
+The user's rules decide first, then the limits in headers, then the built-in table (`rules.py`). Words are proof only if they
+are the upstream's own: APIs repeat in errors what they were sent, and no client may bench an account by what it sends.
 """
 
 import re
@@ -19,7 +18,7 @@ from oauth_pool_proxy.pool.limits import Limit, Window, limit_of
 from oauth_pool_proxy.pool.rules import ACCOUNT_STATUSES, BUILT_IN, LIMIT
 
 MOST_TEXT = 4 * 1024
-"""Of a body that is not JSON: an error message is shorter, and a page is not one."""
+"""The most text of a body that is not JSON. Error messages are shorter, and a page is not a message."""
 MOST_DECOMPRESSED = 1 << 20
 
 STATUS_OF_TYPE = {
@@ -29,10 +28,10 @@ STATUS_OF_TYPE = {
     "permission_error": 403,
     "rate_limit_error": LIMIT,
 }
-"""An error event says by its type what a status says otherwise."""
+"""An error event has a type in place of a status."""
 
 _DISGUISED = re.compile(rb"\\u00(?:2[07]|[46][1-9a-f]|[57][0-9a])", re.IGNORECASE)
-"""A letter, a space or an apostrophe that JSON could have had as it is."""
+"""An escaped letter, space or apostrophe, which JSON does not need to escape."""
 _BENCHES_ACCOUNT = frozenset((Verdict.UNAUTHORIZED, Verdict.FORBIDDEN, Verdict.BILLING, Verdict.QUOTA_EXHAUSTED))
 
 
@@ -40,15 +39,15 @@ _BENCHES_ACCOUNT = frozenset((Verdict.UNAUTHORIZED, Verdict.FORBIDDEN, Verdict.B
 class Judgement:
     verdict: Verdict
     until: float | None = None
-    """When the limit ends, if the answer says."""
+    """When the limit ends, if the answer says so."""
     windows: tuple[Window, ...] = ()
     status: int = field(default=0, compare=False)
-    """The status that was judged: of an error event, the one that its type stands for."""
+    """The status that was judged. For an error event, the one that its type stands for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What was asked, as far as an answer may repeat it."""
+    """The parts of a request that an answer may repeat."""
 
     target: bytes = b""
     headers: Sequence[Header] = ()
@@ -56,7 +55,7 @@ class Question:
     model: str | None = None
 
     def may_have_said(self, words: bytes) -> bool:
-        """Whether these words of an error may be the client's own."""
+        """Whether these words in an error may come from the client."""
         if _DISGUISED.search(self.body):
             return True
         said = re.compile(re.escape(words), re.IGNORECASE)
@@ -65,7 +64,7 @@ class Question:
 
 
 class Judge:
-    """`rules` are the user's, which come before the built-in ones."""
+    """`rules` are the user's. They come before the built-in ones."""
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self._own = tuple(rules)
@@ -74,7 +73,7 @@ class Judge:
         self._statuses = frozenset((*ACCOUNT_STATUSES, LIMIT)).union(*statuses)
 
     def needs_body(self, status: int, headers: list[Header], now: float) -> bool:
-        """Whether status and headers alone cannot decide."""
+        """Whether status and headers are not enough to decide."""
         if status < 400 or (status not in self._statuses and not self._any_status):
             return False
         return status != LIMIT or bool(self._own) or limit_of(headers, now) is None
@@ -97,7 +96,7 @@ class Judge:
         return _judgement(verdict, rule, limit, status, now)
 
     def judge_event(self, data: bytes, headers: list[Header], question: Question, now: float) -> Judgement:
-        """An error event of a stream, by the head that the stream had."""
+        """Judge an error event in a stream, with the headers of the stream."""
         status = STATUS_OF_TYPE.get(_error_of(_decoded(data)).get("type", ""))
         if status is None:
             return Judgement(Verdict.PASS_ON)
@@ -106,7 +105,7 @@ class Judge:
 
 
 def decompressed(headers: list[Header], body: bytes) -> bytes | None:
-    """The body without its content coding; None for a coding that cannot be undone here (br, zstd, several)."""
+    """The body without its content coding. None for a coding that cannot be decoded here (br, zstd, several)."""
     codings = [value.strip().lower() for name, value in headers if name == b"content-encoding"]
     if not codings or codings == [b"identity"]:
         return body
@@ -119,7 +118,7 @@ def decompressed(headers: list[Header], body: bytes) -> bytes | None:
 
 
 class _Answer:
-    """An error answer, decoded when a rule asks for it."""
+    """An error answer, decoded only when a rule needs it."""
 
     def __init__(self, status: int, headers: list[Header], body: bytes) -> None:
         self.status, self.headers = status, headers
@@ -134,7 +133,7 @@ class _Answer:
 
     @property
     def message(self) -> str:
-        """The words of the error: of the API's envelope, of RFC 6749's, or a short plain text."""
+        """The error message: from the API's envelope, from RFC 6749's, or a short plain text."""
         if self.document is not None:
             return _error_of(self.document).get("message", "")
         is_page = any(name == b"content-type" and b"html" in value.lower() for name, value in self.headers)
@@ -153,7 +152,7 @@ class _Answer:
 
 
 def _first_that_fits(rules: Iterable[Rule], answer: _Answer, question: Question) -> tuple[Rule, bytes] | None:
-    """The rule, and the words of the error that it was found by, if it goes by words."""
+    """The first matching rule, and the words in the error that matched, if it matches by words."""
     for rule in rules:
         words = _fits(rule, answer, question)
         if words is not None:
@@ -189,7 +188,7 @@ def _words_in(message: str, words: tuple[str, ...], model: str | None) -> bytes 
 
 @lru_cache(1024)
 def _pattern(words: tuple[str, ...]) -> re.Pattern[bytes]:
-    """Any of these words; `*` is a gap of up to 40 characters."""
+    """Matches any of these words. `*` is a gap of up to 40 characters."""
     parts = ("[^\n]{0,40}?".join(map(re.escape, word.split("*"))) for word in words if word != "{model}")
     return re.compile("|".join(parts).encode() or b"(?!)", re.IGNORECASE)
 
@@ -215,7 +214,7 @@ def _decoded(body: bytes) -> object:
 
 
 def _error_of(document: object) -> dict[str, str]:
-    """Type and message of an error, in the API's envelope or in one of the others that are common."""
+    """The type and message of an error, from the API's envelope or another common one."""
     if not isinstance(document, dict):
         return {}
     error = document.get("error")

@@ -1,8 +1,8 @@
-"""The key pair that access tokens are sealed to: made when a proxy starts, kept in memory, gone with its pod.
+"""The key pair that access tokens are sealed to. It is created when a proxy starts, kept in memory, and gone with its pod.
 
-A copy of the private key stands in a folder that lives as long as the pod and no longer (an emptyDir of medium Memory), so
-that a container which restarts can open at once what was sealed to it. Without such a folder there is no copy. Neither the
-key nor what it opens is ever in a message or a repr.
+A copy of the private key is in a folder that lives exactly as long as the pod (an emptyDir of medium Memory). So a restarted
+container can open at once what was sealed to it. Without such a folder there is no copy. Neither the key nor what it opens is
+ever in a message or a repr.
 """
 
 import base64
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 FILE = "private-key"
 INFO = b"oauthpool.dev/v1 access token"
-"""Of every box, so that none of another purpose can be taken for one."""
+"""HPKE's `info` for every box, so a box made for another purpose is never mistaken for one."""
 
 _BYTES = 32
 
@@ -32,18 +32,18 @@ class KeyPair:
         self.public = base64.b64encode(public).decode()
         """Base64 of the 32 bytes of the public key."""
         self.id = hashlib.sha256(public).hexdigest()[:16]
-        """What names the key in a box: the first 16 hex digits of SHA-256 of the public key."""
+        """Names the key in a box: the first 16 hex digits of the SHA-256 of the public key."""
 
     def __repr__(self) -> str:
         return f"<KeyPair {self.id}>"
 
     def open(self, box: bytes, aad: bytes) -> bytes:
-        """What was sealed to this key with this additional data, or `BoxRefused`. Takes some 0.06 ms."""
+        """What was sealed to this key with this additional data. Raises `BoxRefused`. Takes about 0.06 ms."""
         return open_box(box, self._private_key, INFO, aad)
 
 
 def key_pair_in(folder: Path) -> KeyPair:
-    """The one of this folder, or a new one, of which a copy is left there if that is possible. Never fails."""
+    """The key pair in this folder, or a new one, which is also saved there if possible. Never fails."""
     path = folder / FILE
     try:
         return KeyPair(_read(path))
@@ -62,21 +62,21 @@ def key_pair_in(folder: Path) -> KeyPair:
 
 
 def _read(path: Path) -> X25519PrivateKey:
-    # Not followed as a link and not waited for as a pipe.
+    # Follow no link, and do not wait for a pipe.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         content = file.read(1024)
     try:
         key = base64.b64decode(content.rstrip(b"\n"), validate=True)
     except binascii.Error:
-        raise ValueError from None  # the error's own words would quote what is there
+        raise ValueError from None  # the original message would quote the contents
     if len(key) != _BYTES:
         raise ValueError
     return X25519PrivateKey.from_private_bytes(key)
 
 
 def _write(path: Path, private_key: X25519PrivateKey) -> None:
-    """Whole or not at all, and nobody else may read it: not for a moment either."""
+    """Write it completely or not at all. No other user can read it, not even for a moment."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -1,6 +1,6 @@
-"""The few requests this proxy makes to the Kubernetes API server, with a ServiceAccount's token that changes.
+"""The few requests that this proxy makes to the Kubernetes API server, with a ServiceAccount token that changes.
 
-The kubelet replaces the token in its file every hour or so: it is read again every minute, and after every 401.
+The kubelet replaces the token file about every hour. The file is read again every minute, and after every 401.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from oauth_pool_proxy.upstream.upstream import Answer, Upstream
 
 TOKEN_SECONDS = 60.0
 READ_TIMEOUT = 75.0
-"""Longer than the minute between two bookmarks, so that a connection which went silent is noticed."""
+"""Longer than the minute between two bookmarks, so it ends only connections that have gone silent."""
 WRITE_TIMEOUT = 10.0
 """A write is answered at once or not at all, and the next ones wait for it."""
 
 
 class KubeApiError(Exception):
-    """The API server cannot be reached, or refuses. `status` is the HTTP status if there was an answer."""
+    """The API server cannot be reached, or refuses. `status` is the HTTP status, if it answered."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -30,7 +30,7 @@ class KubeApiError(Exception):
 
 
 class KubeAnswer:
-    """The body of an answer with a good status. What goes wrong with it is a `KubeApiError` at the end of the block."""
+    """The body of an answer with a good status. If reading it fails, the block ends with a `KubeApiError`."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -42,7 +42,7 @@ class KubeAnswer:
         return b"".join(parts)
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """As they come, without their ends. What is not ended by one is lost."""
+        """The lines as they arrive, without line endings. An unterminated last line is lost."""
         parts: list[bytes] = []
         while part := await self._answer.read():
             *ended, rest = part.split(b"\n")
@@ -75,7 +75,7 @@ class KubeApi:
     async def request(
         self, method: str, path: str, params: Mapping[str, str], content: bytes = b"", content_type: str = ""
     ) -> AsyncIterator[KubeAnswer]:
-        """An answer with a good status, its body still unread; everything else is a `KubeApiError`."""
+        """An answer with a good status, its body still unread. Everything else raises `KubeApiError`."""
         answer: Answer | None = None
         try:
             async with asyncio.timeout(None if method == "GET" else self._write_timeout):
@@ -96,7 +96,7 @@ class KubeApi:
     async def _send(
         self, method: str, path: str, params: Mapping[str, str], content: bytes, content_type: str
     ) -> Answer:
-        # JSON is the API server's first choice. Its keys have a type of their own, which who asks for JSON alone does not get.
+        # JSON is the API server's first choice. Its keys have their own media type, which a request for JSON alone does not get.
         headers = [(b"accept", b"*/*"), (b"user-agent", b"oauth-pool-proxy")]
         if content_type:
             headers.append((b"content-type", content_type.encode()))
@@ -110,7 +110,7 @@ class KubeApi:
         return await self._client().send(method.encode(), target.encode(), headers, content)
 
     def _client(self) -> Upstream:
-        """Our own: it is here anyway. It knows of no proxy in the environment, which would not be the way to this API server."""
+        """Use the proxy's own HTTP client. It ignores proxies in the environment, which do not lead to this API server."""
         if self._http is None:
             url, timeout = UpstreamUrl.of(urlsplit(self._config.server)), self._read_timeout
             try:
@@ -128,7 +128,7 @@ class KubeApi:
 
 
 def _why(error: Exception) -> str:
-    """Such as "Connection refused", or what is wrong with its certificate."""
+    """The cause, such as "Connection refused", or what is wrong with the server's certificate."""
     cause = error.__cause__
     if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.strerror:
         return cause.strerror

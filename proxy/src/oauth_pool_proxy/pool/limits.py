@@ -1,7 +1,7 @@
-"""Rate limits as headers tell them. Pure.
+"""Reads rate limits from headers. Pure.
 
-They are read by prefix, so that windows which do not exist yet are understood. Those of an account are a closed set,
-`5h` and `7d`; every other window (`7d_opus`, and names not seen yet) counts some model only.
+The headers are matched by prefix, so windows that do not exist yet are understood. An account's own windows are a closed set,
+`5h` and `7d`. Every other window (`7d_opus`, and names not seen yet) counts only some model.
 """
 
 import re
@@ -14,7 +14,7 @@ from oauth_pool_proxy.config import Header, Verdict
 
 ACCOUNT_WINDOWS = frozenset(("5h", "7d"))
 LONGEST_COOLDOWN = 8 * 86400.0
-"""A reset further away than any window is long is a mistake, and must not bench an account for weeks."""
+"""A reset further away than the longest window is a mistake, and must not bench an account for weeks."""
 
 _UNIFIED = "anthropic-ratelimit-unified-"
 _PER_MINUTE = "anthropic-ratelimit-"
@@ -34,7 +34,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What the headers of an answer say of a limit that has been met."""
+    """What an answer's headers say about a limit that was hit."""
 
     verdict: Verdict
     until: float | None
@@ -42,7 +42,7 @@ class Limit:
 
 
 def limit_headers(headers: list[Header]) -> list[Header]:
-    """Those that limits are read from."""
+    """The headers that limits are read from."""
     return [
         header for header in headers if header[0].startswith(b"anthropic-ratelimit-") or header[0] == b"retry-after"
     ]
@@ -62,7 +62,7 @@ def windows_of(headers: list[Header]) -> tuple[Window, ...]:
 
 
 def limit_of(headers: list[Header], now: float) -> Limit | None:
-    """The limit that these headers explain; none if they explain nothing."""
+    """The limit that these headers explain, if any."""
     texts, windows = _texts(headers), windows_of(headers)
     retry_at = _retry_at(texts, now)
     aggregate_reset = _instant(texts.get(_UNIFIED + "reset"))
@@ -83,13 +83,13 @@ def limit_of(headers: list[Header], now: float) -> Limit | None:
 
 
 def _latest(now: float, *instants: float | None) -> float | None:
-    """The latest of those that are known and not over, within reason."""
+    """The latest of the known instants that are not over, capped at `LONGEST_COOLDOWN`."""
     ahead = [instant for instant in instants if instant and instant > now]
     return min(max(ahead), now + LONGEST_COOLDOWN) if ahead else None
 
 
 def _per_minute_reset(texts: Mapping[str, str], now: float) -> float | None:
-    """The end of a per-minute limit: of those that are used up or, if none says so, the first to end."""
+    """The end of a per-minute limit: the last of those that are used up or, if none is, the first of all."""
     used_up: list[float] = []
     others: list[float] = []
     for name, value in texts.items():

@@ -1,6 +1,6 @@
-"""Which account made a file or a batch of messages: it exists there only. Pure: time is passed in.
+"""Remembers which account created a file or a message batch: it exists only there. Pure: time is passed in.
 
-An object that this proxy does not know was made through another one, before a restart, or long ago.
+An object that this proxy does not know was created through another proxy, before a restart, or long ago.
 """
 
 import re
@@ -14,16 +14,16 @@ _BATCH_CANCEL = re.compile(r"/v1/messages/batches/[^/]+/cancel")
 
 MOST = 10_000
 LIFETIME = 30 * 86400.0
-"""The results of a batch are kept for 29 days. A file has no end: it is remembered for so long after its last use."""
+"""The API keeps the results of a batch for 29 days. A file does not expire, and is remembered this long after its last use."""
 
 
 def creates_object(method: str, path: str) -> bool:
-    """Whether a good answer to this request names a new object in its `id`. A query is no part of `path`."""
+    """Whether a good answer to this request names a new object in its `id`. `path` has no query."""
     return method == "POST" and path in _COLLECTIONS
 
 
 def object_of(method: str, path: str) -> str | None:
-    """The id of the object that this request is about, if it is about one that some account has made."""
+    """The id of the object that this request is about, if it is about an existing one."""
     found = _OBJECT.fullmatch(path) if path.startswith(_PLACES) else None
     if found is None:
         return None
@@ -32,18 +32,18 @@ def object_of(method: str, path: str) -> str | None:
 
 
 class Objects:
-    """Remembers at most `most` objects, each for `lifetime` seconds after it was last made or asked for."""
+    """Remembers at most `most` objects, each for `lifetime` seconds after it was created or last used."""
 
     def __init__(self, most: int = MOST, lifetime: float = LIFETIME) -> None:
         self._most, self._lifetime = most, lifetime
         self._owners: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        """The one that was used longest ago comes first."""
+        """The least recently used object comes first."""
 
     def __len__(self) -> int:
         return len(self._owners)
 
     def remember(self, object_id: str, uid: str, now: float) -> None:
-        """The account with this uid made the object, or has shown that it has it."""
+        """Remember that the account with this uid created the object, or was seen to have it."""
         self._owners[object_id] = (uid, now + self._lifetime)
         self._owners.move_to_end(object_id)
         self._forget_some(now)
@@ -51,7 +51,7 @@ class Objects:
             self._owners.popitem(last=False)
 
     def owner(self, object_id: str, now: float) -> str | None:
-        """The uid of the account that has it, which may be gone from the pool by now."""
+        """The uid of the account that has it. The account may have left the pool by now."""
         uid, until = self._owners.get(object_id, (None, 0.0))
         if uid is None or until <= now:
             return None
@@ -60,7 +60,7 @@ class Objects:
         return uid
 
     def _forget_some(self, now: float) -> None:
-        """Two at a time: faster than they come, and never so many that a request waits for it."""
+        """Drop up to two at a time: faster than they arrive, and too few to hold up a request."""
         for object_id in list(islice(self._owners, 2)):
             if self._owners[object_id][1] <= now:
                 del self._owners[object_id]

@@ -1,7 +1,7 @@
-"""The accounts a proxy may pick from now, and which one comes next. Pure: every method is told what time it is.
+"""The accounts that a proxy may pick from now, and which comes next. Pure: methods that depend on time take `now`.
 
-Without a conversation, accounts of the highest tier take turns by their weights, or the configured strategy decides.
-A conversation's account is drawn from its key and the accounts' names, so that every proxy draws the same one.
+Without a conversation, accounts of the highest tier take turns by weight, or the configured strategy decides. A conversation's
+account is drawn from its key and the accounts' uids, so every proxy draws the same one.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,11 +22,11 @@ _ANY = Requirements()
 
 
 class Pool:
-    """All accounts, and among them whose turn it is.
+    """All accounts, and which of them is next.
 
-    Whether an account can be picked is looked at again only when something happened to it or a time limit of it has
-    passed, so that a pick costs the same with ten accounts and with a thousand; a draw for a conversation, which is made
-    once for each, costs a multiplication for each account.
+    Whether an account can be picked is checked again only when something has happened to it or one of its time limits has
+    passed. So a pick costs the same with ten accounts as with a thousand. A draw for a conversation, made once for each,
+    costs a multiplication per account.
     """
 
     def __init__(self, strategy: Strategy = Strategy.ROUND_ROBIN, reserve: float = 1.0) -> None:
@@ -34,30 +34,30 @@ class Pool:
         self.is_loaded = False
         """Whether the pool index has been read at least once."""
         self.is_ready = False
-        """Whether, after that, every access token has been looked for at least once."""
+        """Whether every access token has been looked for at least once after that."""
         self.waits_for = "the pool index has not been read yet"
-        """Why the pool is not ready, while it is not."""
+        """Why the pool is not ready yet."""
         self.on_expired: Callable[[Account], None] = lambda _: None
-        """Told when the access token of an account that could otherwise be used has expired."""
+        """Called when the access token of an otherwise usable account has expired."""
         self._preference = Preference(strategy, reserve)
         self._by_uid: dict[str, Account] = {}
         self._scheduler: WeightedRoundRobin[Account] = WeightedRoundRobin()
         self._homes: list[tuple[int, list[Account]]] | None = None
         self._selections: dict[str, frozenset[str]] = {}
-        """The uids of the accounts that each selector selects, as far as anybody has asked."""
+        """The uids of the accounts that each selector matches, cached on first use."""
         self._changed: dict[Account, None] = {}
         self._due: list[tuple[float, str]] = []
         self._due_at: dict[str, float] = {}
         self._with_models: set[Account] = set()
 
     def replace(self, entries: Iterable[IndexEntry]) -> None:
-        """Swap the whole pool at once. An account is the same one as long as its uid is; one whose entry is the same
-        object as before is not looked at.
+        """Swap the whole pool at once. An account is identified by its uid. If its entry is the same object as before, it is
+        skipped.
         """
         known, self._by_uid = self._by_uid, {}
         for entry in entries:
             if entry.uid in self._by_uid:
-                continue  # stands in the index twice
+                continue  # a duplicate in the index
             account = known.pop(entry.uid, None)
             if account is None:
                 account = self._joined(entry)
@@ -89,18 +89,18 @@ class Pool:
 
     @property
     def tokens_held(self) -> int:
-        """How many accounts have an access token here, also one that has ended."""
+        """How many accounts have an access token here, including expired ones."""
         return sum(1 for account in self.accounts if account.token)
 
     @property
     def limits_models(self) -> bool:
-        """Whether a request's model matters: some account is limited for a model, or refused one."""
+        """Whether a request's model matters: some account is limited for a model, or was refused one."""
         return bool(self._with_models)
 
     def pick(self, now: float, requirements: Requirements = _ANY) -> Account | None:
-        """The account of the highest tier for this request; none if nobody may be asked.
+        """Pick an account of the highest tier for this request. None: no account may be used.
 
-        One that refused the model comes after all others, since its answer is known.
+        An account that was refused the model comes after all others, since its answer is known.
         """
         self._catch_up(now)
         for is_eligible in self._choices(now, requirements):
@@ -113,7 +113,7 @@ class Pool:
         return None
 
     def may_pick(self, uid: str, now: float, requirements: Requirements = _ANY) -> bool:
-        """Whether a conversation that has this account may stay: it is available, and nobody of a higher tier is."""
+        """Whether a conversation may stay with this account: it is available, and none of a higher tier is."""
         self._catch_up(now)
         account = self._by_uid.get(uid)
         if account is None:
@@ -138,7 +138,7 @@ class Pool:
         return home.uid if home else None
 
     def why_none(self, now: float, requirements: Requirements = _ANY, retry_at: float | None = None) -> ProxyError:
-        """What to tell a client for whom `pick` found nothing. `retry_at` is what the tried accounts said, if anything."""
+        """The error for a client when `pick` found nothing. `retry_at` is what the tried accounts said, if anything."""
         if not self.is_loaded:
             return unavailable.unknown(self.counts(now))
         return unavailable.explained(self.accounts, now, requirements, retry_at, self.counts(now))
@@ -160,7 +160,7 @@ class Pool:
         return None
 
     def _choices(self, now: float, requirements: Requirements) -> list[Callable[[Account], bool]]:
-        """Who is eligible for this request: first those that may answer it, then those that refused its model before."""
+        """Tests of which accounts are eligible, in order: those that may answer, then also those that were refused its model."""
         model, tried = requirements.model, requirements.tried
         selected = None if requirements.accounts is None else self._selected(requirements.accounts)
         if not self._with_models:
@@ -199,7 +199,7 @@ class Pool:
         if self._changed:
             changed, self._changed = self._changed, {}
             for account in changed:
-                if self._by_uid.get(account.uid) is account:  # else it is gone, and only its last requests are not
+                if self._by_uid.get(account.uid) is account:  # else it has left, and only its last requests still run
                     self._sort_in(account, now)
                 else:
                     self._with_models.discard(account)

@@ -1,7 +1,7 @@
-"""Declares this proxy as an object of its own, an `OAuthProxy`: its public key, and how many access tokens it holds.
+"""Declares this proxy as an `OAuthProxy` object: its public key, and how many access tokens it holds.
 
-The object is named like the pod and owned by it, so that it goes with it. It is written at the start, looked at now and
-then, and looked at soon when tokens do not come: whatever somebody did to it is put right. No request ever waits for that.
+The object is named after the pod and owned by it, so it is deleted with it. It is written at the start and checked now and
+then, and soon if tokens do not come. Any change made to it by others is undone. No request ever waits for this.
 """
 
 import asyncio
@@ -16,18 +16,18 @@ from oauth_pool_proxy.pool.kube_api import KubeApi, KubeApiError
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 300.0
-"""How often the object is looked at without a reason."""
+"""The interval between checks of the object without a reason."""
 DOUBT_SECONDS = 10.0
-"""How often at most it is looked at with one."""
+"""The shortest interval between checks with a reason."""
 STATUS_SECONDS = 3.0
-"""How often at most the number of tokens is written."""
+"""The shortest interval between writes of the number of tokens."""
 MANAGER = "oauth-pool-proxy"
 
 
 class _Metadata(msgspec.Struct, rename="camel"):
     uid: str = ""
     generation: int = 0
-    """Changes with the spec."""
+    """Increases with each change of the spec."""
 
 
 class _Status(msgspec.Struct):
@@ -40,7 +40,7 @@ class _Object(msgspec.Struct):
 
 
 class Registration:
-    """`pod` and `pod_uid` are this proxy's own pod; times are in seconds."""
+    """`pod` and `pod_uid` are those of this proxy's own pod. Times are in seconds."""
 
     def __init__(
         self,
@@ -76,17 +76,17 @@ class Registration:
         self._news = asyncio.Event()
 
     def doubt(self) -> None:
-        """Look at the object soon: the operator seems not to know it."""
+        """Check the object soon: the operator seems not to know it."""
         self._is_doubted = True
         self._news.set()
 
     def held(self, tokens: int) -> None:
-        """How many accounts' access tokens this proxy holds now."""
+        """Set the number of accounts whose access tokens this proxy holds now."""
         self._held = tokens
         self._news.set()
 
     async def run(self) -> None:
-        """Keep the object as it should be, for ever."""
+        """Keep the object as it should be, forever."""
         while True:
             try:
                 await self._declare()
@@ -96,12 +96,12 @@ class Registration:
                 await asyncio.sleep(self._backoff.next())
 
     async def _follow(self) -> None:
-        """Write the number of tokens when it changes, until it is time to look at the object again."""
+        """Write the number of tokens when it changes, until the next check of the object is due."""
         while (left := self._next_look - self._clock()) > 0:
             if self._told != self._held:
                 await self._tell(self._held)
                 self._note_success()
-                # What comes meanwhile is told together.
+                # Changes in the meantime are written together.
                 await asyncio.sleep(self._status_seconds)
                 continue
             self._note_success()
@@ -117,11 +117,11 @@ class Registration:
         return self._written_at + (self._doubt_seconds if self._is_doubted else self._look_seconds)
 
     async def _declare(self) -> None:
-        """Write the whole of it. Where it is as it should be already, the API server changes nothing."""
+        """Write the whole object. If it is already as it should be, the API server changes nothing."""
         self._is_doubted = False
         before = self._written
         try:
-            # Not server-side apply: that would leave an owner beside ours that somebody else put there.
+            # Not server-side apply: that would keep an owner reference that someone else added beside ours.
             found = await self._write("PATCH", f"{self._collection}/{self._pod}", self._object)
         except KubeApiError as error:
             if error.status != 404:
@@ -161,7 +161,7 @@ class Registration:
         self._is_failing = True
 
     def _note_success(self) -> None:
-        """Both the object and its status are as they should be."""
+        """Note that both the object and its status are as they should be."""
         self._backoff.reset()
         if self._is_failing:
             log.info("the OAuthProxy can be written again", extra={"fields": {"proxy": self._pod}})

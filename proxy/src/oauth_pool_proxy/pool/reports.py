@@ -1,13 +1,12 @@
 """Tells the operator what this proxy learnt about an account: one entry of `status.reports`, under its own field manager.
 
-Reporting never touches a request. One task sends, with pauses after failures; for each account only the latest report
-counts, and when too many accounts wait, new ones are dropped: the limit itself is known to this proxy either way.
+Reporting never delays a request. One task sends, and pauses after failures. For each account only the latest report counts. If
+too many accounts wait, new reports are dropped: this proxy knows the limit either way.
 
-A report has a reason when the account was benched, once per transition. When the account works again the entry loses
-its reason (or goes, if there is nothing else to say), so that `kubectl get -o yaml` shows what is true; the operator
-does not need that, since it goes by `untilTime` and `tokenGeneration`. An account in good order is reported without a
-reason when the status of a window is another, and when the use of its windows has changed, at most once a minute: that
-is what fills the 5H and 7D columns.
+A report has a reason if the account was benched, once per transition. When the account works again, the entry loses its reason,
+or goes away if it says nothing else. That keeps `kubectl get -o yaml` true; the operator does not need it, since it goes by
+`untilTime` and `tokenGeneration`. A healthy account is reported without a reason when the status of a window changes, and, at
+most once a minute, when the use of its windows has changed. These reports fill the 5H and 7D columns.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ LEAST_SECONDS_FOR_A_RATE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class _Apply:
-    """What this reporter's list should be for one account: one entry, or none."""
+    """What this reporter's list for one account should be: one entry, or none."""
 
     name: str
     uid: str
@@ -45,13 +44,13 @@ class _Apply:
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What was last reported of an account, or found not worth a report."""
+    """What was last reported about an account, or found not worth reporting."""
 
     at: float
     windows: Windows
     statuses: Headers
     requests: int
-    """How many the account had been asked by then."""
+    """How many requests the account had been sent by then."""
     is_benched: bool = False
 
     @property
@@ -64,7 +63,7 @@ class StatusReporter:
         self._api, self._reporter = api, reporter
         self._backoff = backoff or Backoff()
         self._waiting: dict[str, _Apply] = {}
-        # An account that is gone is forgotten with its last request.
+        # Weak keys: an account that has left is forgotten with its last request.
         self._said: WeakKeyDictionary[Account, _Said] = WeakKeyDictionary()
         self._expired: WeakKeyDictionary[Account, int] = WeakKeyDictionary()
         self._news = asyncio.Event()
@@ -72,23 +71,23 @@ class StatusReporter:
     def benched(
         self, account: Account, reason: Reason, until: float | None, generation: int, windows: Windows, now: float
     ) -> None:
-        """The account has just been benched, and why."""
+        """Report that the account has just been benched, and why."""
         entry = self._entry(account, reason, until, generation, windows, now)
         self._said[account] = _said(account, windows, now, is_benched=True)
         self._put(account, [entry])
 
     def expired(self, account: Account, now: float) -> None:
-        """The account's access token has expired and there is no newer one: the operator may not know."""
+        """Report that the account's access token has expired without a newer one. The operator may not know."""
         if account.token and self._expired.get(account) != account.token.generation:
             self._expired[account] = account.token.generation
             self.benched(account, Reason.UNAUTHORIZED, None, account.token.generation, (), now)
 
     def works(self, account: Account, generation: int, now: float) -> None:
-        """Called for every good answer; says something if there is something new."""
+        """Called for every good answer. Reports only what is new."""
         said = self._said.get(account)
         if said and said.is_benched:
             if account.state(now) is not State.AVAILABLE:
-                return  # the answer to a request from before
+                return  # this request was sent before the account was benched
         elif said and now - said.at < UTILIZATION_SECONDS and said.statuses == _statuses(account.limits):
             return
         windows = account.windows
@@ -125,15 +124,15 @@ class StatusReporter:
         )
 
     async def flush(self, timeout: float) -> None:
-        """Send what waits, as long as that; the process is about to end."""
+        """Send the waiting reports, for up to `timeout` seconds: the process is about to end."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self._waiting:
-                    with suppress(KubeApiError):  # one that is refused is not in the way of the others
+                    with suppress(KubeApiError):  # a refused report does not hold up the others
                         await self._send(self._waiting.pop(next(iter(self._waiting))))
 
     async def run(self) -> None:
-        """Send what waits, for ever."""
+        """Send reports as they come, forever."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -143,12 +142,12 @@ class StatusReporter:
                     await self._send(apply)
                     self._backoff.reset()
                 except asyncio.CancelledError:
-                    self._waiting.setdefault(apply.uid, apply)  # for `flush`: nobody knows whether it has arrived
+                    self._waiting.setdefault(apply.uid, apply)  # for `flush`: it may not have arrived
                     raise
                 except KubeApiError as error:
                     if self._is_final(apply, error):
                         continue
-                    self._waiting.setdefault(apply.uid, apply)  # unless there is a later one by now
+                    self._waiting.setdefault(apply.uid, apply)  # unless a later one has come
                     await asyncio.sleep(self._backoff.next())
 
     def _put(self, account: Account, entries: list[dict[str, object]]) -> None:
@@ -159,7 +158,7 @@ class StatusReporter:
         self._news.set()
 
     async def _send(self, apply: _Apply) -> None:
-        """Server-side apply: the list is keyed by reporter, so this owns its own entry and no other field."""
+        """Use server-side apply. The list is keyed by reporter, so this proxy owns only its own entry."""
         path = f"/apis/oauthpool.dev/v1alpha1/namespaces/{self._api.namespace}/oauthaccounts/{apply.name}/status"
         params = {"fieldManager": f"oauth-pool-proxy-{self._reporter}"[:128], "force": "true"}
         body = {
@@ -173,7 +172,7 @@ class StatusReporter:
             await response.whole()
 
     def _is_final(self, apply: _Apply, error: KubeApiError) -> bool:
-        """A refusal that the same request would meet again. 401 is not one (the token is read anew), nor is 429."""
+        """Whether the same request would be refused again. Not after a 401 (the token is read anew) or a 429."""
         fields = {"account": apply.name, "error": str(error)}
         if error.status is not None and 400 <= error.status < 500 and error.status not in (401, 408, 429):
             log.warning("report refused", extra={"fields": fields})

@@ -1,8 +1,8 @@
 """What the proxy reads from the JSON body of a request, and the one thing it may splice into it. Pure: bytes in, bytes out.
 
-Nothing here raises for any bytes: a body that cannot be read is none of the proxy's business, and the upstream shall
-say what is wrong with it. A key that stands twice counts where it stands last, as in nearly every server. There is no
-short cut to a single key for that reason; looking at a body takes 1 µs per KB, and decodes nothing but what is asked for.
+Nothing here raises, whatever the bytes: judging an unreadable body is the upstream's job, not the proxy's. If a key occurs
+twice, the last one counts, as in nearly every server. For that reason there is no shortcut to a single key. Scanning a body
+takes 1 µs per KB, and only the requested values are decoded.
 """
 
 import json
@@ -13,7 +13,7 @@ from hashlib import blake2b
 import msgspec
 
 MOST_NAME_CHARACTERS = 200
-"""Of a model. It is kept and logged, so it must not be of any length; no model has a longer one."""
+"""The longest model name. Names are kept and logged, so their length is limited; no real one is longer."""
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _array = msgspec.json.Decoder(list[msgspec.Raw])
@@ -21,18 +21,18 @@ _string = msgspec.json.Decoder(str)
 _encode = msgspec.json.encode
 _MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError)
 
-# Walks over JSON that has been found valid. As Latin-1, every byte is one character, so that places in the text are
-# places in the bytes. Numbers stay as they are written: the largest cannot be converted.
+# Walks over JSON known to be valid. In Latin-1 every byte is one character, so positions in the text are positions in the bytes.
+# Numbers stay as written: the largest cannot be converted.
 _parse = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 _gap = re.compile(r"[ \t\n\r,:]*").match
 
 
 Members = dict[str, msgspec.Raw]
-"""Of a JSON object, not decoded. They refer to its bytes, so they should not outlive the request."""
+"""The members of a JSON object, not decoded. They refer to its bytes, so they should not outlive the request."""
 
 
 class Description:
-    """What a request says about itself. `opening` costs 1 µs per KB of what it is made of."""
+    """What a request says about itself. `opening` costs 1 µs per KB of the text that it covers."""
 
     __slots__ = ("_messages", "_opening", "_system", "is_stream", "model", "user_id")
 
@@ -41,16 +41,16 @@ class Description:
         self.model = model if model is None or len(model) <= MOST_NAME_CHARACTERS else None
         self.is_stream = _is_literal(members.get("stream"), b"true")
         self.user_id = _user_id(members.get("metadata"))
-        """`metadata.user_id` as it is written, of whatever type. None if it is null or an empty string."""
+        """`metadata.user_id` as written, of any type. None if it is null or an empty string."""
         self._system, self._messages = members.get("system"), members.get("messages")
         self._opening: bytes | None = None
 
     @property
     def opening(self) -> bytes:
-        """A digest of the system prompt and the first user message; empty if there is no such message.
+        """A digest of the system prompt and the first user message. Empty if there is no such message.
 
-        It stays the same while a conversation grows. Clients move `cache_control` from message to message, and write a
-        text as a block where they have to mark it, so neither makes a difference.
+        It stays the same while a conversation grows. Clients move `cache_control` from message to message, and turn a text
+        into a block to mark it, so neither makes a difference.
         """
         if self._opening is None:
             try:
@@ -61,10 +61,10 @@ class Description:
 
 
 def with_system_prefix(body: bytes, prefix: str, excluded: Sequence[str] = ()) -> bytes:
-    """The body with this prefix before its system prompt, every other byte as it was.
+    """The body with this prefix before its system prompt, and every other byte unchanged.
 
-    The same object if there is nothing to change: the prefix is there already, the model's name contains an excluded
-    word, or the body or its `system` is nothing that a prefix can be added to.
+    Returns the same object if there is nothing to change: the prefix is already there, the model's name contains an excluded
+    word, or no prefix can be added to the body or its `system`.
     """
     members = members_of(body)
     if not prefix or members is None:
@@ -111,7 +111,7 @@ def _is_text_block(block: msgspec.Raw, prefix: str) -> bool:
 
 
 def _place_of_system(body: bytes, members: Members) -> int:
-    """Where the value of the last `system` key begins. There is one."""
+    """Where the value of the last `system` key begins. The body must have one."""
     text = body.decode("latin-1")
     place = 0
     at = text.index("{") + 1
@@ -127,8 +127,8 @@ def _place_of_system(body: bytes, members: Members) -> int:
 def _end_of_value(body: bytes, text: str, at: int, known: msgspec.Raw | None) -> int:
     """Where the value that begins here ends.
 
-    `known` is the last value of the same key, of which the length is known, and so nearly always this one. If a
-    string, an array or an object begins here with the same bytes, it ends with them, too. A number may go on.
+    `known` is the last value of the same key, whose length is known. It is nearly always this one. A string, array or object
+    that begins with the same bytes also ends with them. A number may go on.
     """
     if known is not None and text[at] in '"[{' and body.startswith(memoryview(known), at):
         return at + len(memoryview(known))
@@ -136,7 +136,7 @@ def _end_of_value(body: bytes, text: str, at: int, known: msgspec.Raw | None) ->
 
 
 def _skip_gap(text: str, at: int) -> int:
-    """The beginning of the next token. In valid JSON, what stands between tokens decides nothing."""
+    """The beginning of the next token. In valid JSON, nothing between tokens matters."""
     gap = _gap(text, at)
     return gap.end() if gap else at
 
@@ -163,7 +163,7 @@ def _unmarked(value: object) -> object:
 
 
 def _items(array: msgspec.Raw | None) -> Iterator[object]:
-    """The items of an array, decoded one by one: the rest of a long conversation costs nothing. None of other values."""
+    """The items of an array, decoded one by one, so the rest of a long conversation costs nothing. Other values have none."""
     text = _latin(array) if array is not None else ""
     if text.startswith("["):
         at = 1
@@ -177,7 +177,7 @@ def _latin(raw: msgspec.Raw) -> str:
 
 
 def members_of(value: bytes | msgspec.Raw) -> Members | None:
-    """None if it is not a JSON object. Costs 1 µs per KB."""
+    """The members. None if it is not a JSON object. Costs 1 µs per KB."""
     try:
         return _object.decode(value)
     except _MALFORMED:
@@ -193,7 +193,7 @@ def _user_id(metadata: msgspec.Raw | None) -> bytes | None:
 
 
 def _text(value: msgspec.Raw | None) -> str | None:
-    """The value if it is a string."""
+    """The value, if it is a string."""
     try:
         return None if value is None else _string.decode(value)
     except _MALFORMED:
@@ -205,7 +205,7 @@ def _is_literal(value: msgspec.Raw | None, literal: bytes) -> bool:
 
 
 def _is_utf8(body: bytes) -> bool:
-    """The decoder does not look at bytes in strings that nobody asked for."""
+    """The decoder does not check the bytes in strings that it skips."""
     try:
         body.decode()
     except UnicodeDecodeError:

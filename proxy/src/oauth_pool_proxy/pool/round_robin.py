@@ -1,8 +1,7 @@
 """Smooth weighted round robin within tiers, at a cost that does not grow with the number of members.
 
-Members of one tier and one weight are equals and take turns in a queue; the few queues of a tier take turns by their
-total weights, spread evenly (as nginx does it). So a turn costs as much as there are different weights, not as there
-are members.
+Members of one tier and one weight are equal and take turns in a queue. The few queues of a tier take turns by their total
+weights, spread evenly, as in nginx. So the cost of a turn grows with the number of different weights, not of members.
 """
 
 from bisect import bisect_left, insort
@@ -18,13 +17,13 @@ Groups = list[tuple[int, list[Member]]]
 
 
 class Tier(NamedTuple):
-    """Where a member stands. The lowest tier comes first."""
+    """A member's tier. The lowest comes first."""
 
     level: int
-    """A member that has a conversation already keeps it against others of its level."""
+    """A conversation stays with its member as long as no member of an earlier level is eligible."""
     is_reserve: bool = False
     rank: float = 0.0
-    """Of those who are equals otherwise."""
+    """Orders members that are otherwise equal."""
 
 
 class _Queue(Generic[Member]):
@@ -46,7 +45,7 @@ class WeightedRoundRobin(Generic[Member]):
         self._groups: list[Groups[Member]] | None = None
 
     def put(self, member: Member, tier: Tier, weight: int) -> None:
-        """Let the member take part. One that does already keeps its place in the queue if that is the same one."""
+        """Add the member, or move it. It keeps its place if it is already in the right queue."""
         if self._places.get(member) == (tier, weight):
             return
         self.remove(member)
@@ -72,7 +71,7 @@ class WeightedRoundRobin(Generic[Member]):
             del self._order[bisect_left(self._order, tier)]
 
     def take(self, is_eligible: Callable[[Member], bool]) -> Member | None:
-        """The next one of the first tier that has somebody eligible; its turn is over then."""
+        """Take the next member of the first tier with an eligible one. That uses up its turn."""
         for tier in self._order:
             member = self._take_from(self._tiers[tier], is_eligible)
             if member is not None:
@@ -80,7 +79,7 @@ class WeightedRoundRobin(Generic[Member]):
         return None
 
     def groups(self) -> list[Groups[Member]]:
-        """Everybody who takes part, whatever the rank: for each level, reserve apart, the members of each weight."""
+        """All members, regardless of rank: for each level, with the reserve separate, the members of each weight."""
         if self._groups is None:
             self._groups = [self._by_weight(tiers) for _, tiers in groupby(self._order, key=itemgetter(0, 1))]
         return self._groups
@@ -96,7 +95,7 @@ class WeightedRoundRobin(Generic[Member]):
         return any(map(is_eligible, self._places))
 
     def is_of_first_level(self, member: Member, is_eligible: Callable[[Member], bool]) -> bool:
-        """Whether nobody eligible is of an earlier level than this one, who takes part."""
+        """Whether this member takes part and no eligible member has an earlier level."""
         if member not in self._places:
             return False
         level = self._places[member][0].level

@@ -1,18 +1,18 @@
-"""The table that says whose fault an answer is, as data. `[[oauth.rules]]` of the configuration come before it.
+"""The table that decides whose fault an answer is, as data. The configuration's `[[oauth.rules]]` come before it.
 
-The first row that fits decides. A limit that headers explain is not in it: `judgement.py` reads those first. Words are
-looked for in the error's message only. What fits no row goes to the client, and the account stays.
+The first matching row decides. Limits explained by headers are not in it: `judgement.py` reads those first. Words are matched
+against the error message only. An answer that matches no row goes to the client, and the account stays in use.
 
-Sources: https://docs.anthropic.com/en/api/errors for statuses and types; the wordings were seen in answers.
+Sources: https://docs.anthropic.com/en/api/errors for statuses and types. The wordings were seen in answers.
 """
 
 from oauth_pool_proxy.config import Rule, Verdict
 
 LIMIT = 429
 REFUSED_SECONDS = 300.0
-"""How long an account rests that was refused in words which no newer access token cures."""
+"""How long an account rests after a refusal that a newer access token would not cure."""
 ACCOUNT_STATUSES = frozenset((400, 401, 402, 403))
-"""Those with which the API refuses an account, too."""
+"""Statuses with which the API may also refuse an account."""
 
 _TOKEN_IS_REFUSED = (
     "token*expired",
@@ -70,7 +70,7 @@ _MODEL_IS_REFUSED = (
 
 BUILT_IN = (
     Rule(Verdict.QUOTA_EXHAUSTED, frozenset((LIMIT,)), words=_QUOTA),
-    # Nothing explains the limit: another account may do better, and this one is not to blame if it does.
+    # Nothing explains the limit. Another account may do better, and this one is not to blame if it does.
     Rule(Verdict.NEXT_ACCOUNT, frozenset((LIMIT,))),
     Rule(
         Verdict.UNAUTHORIZED,
@@ -90,8 +90,8 @@ BUILT_IN = (
     ),
     Rule(Verdict.BILLING, ACCOUNT_STATUSES, words=_CANNOT_PAY, cooldown=REFUSED_SECONDS),
     Rule(Verdict.MODEL_FORBIDDEN, frozenset((403,)), words=_MODEL_IS_REFUSED),
-    # A grant without this scope is good for everything else.
+    # A grant without this scope still works for everything else.
     Rule(Verdict.NEXT_ACCOUNT, frozenset((401, 403)), words=("scope",)),
-    # No proof. Whether it is the account shows when another one answers the same request well.
+    # No proof. The account is to blame if another one answers the same request well.
     Rule(Verdict.SUSPECT, frozenset((401, 402, 403))),
 )

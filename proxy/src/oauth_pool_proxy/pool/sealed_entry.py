@@ -1,7 +1,7 @@
-"""Opens what the operator has sealed for one account: one value of the ConfigMaps `oauth-tokens`, the wire format.
+"""Opens what the operator has sealed for one account: one value in the ConfigMaps `oauth-tokens`, the wire format.
 
-An entry that cannot be used costs its own account and no other. Fields that this version does not know are ignored; a
-higher `version` says that ignoring is not safe any more. Nothing of what is sealed is ever in a message.
+An unusable entry affects only its own account. Fields that this version does not know are ignored. A higher `version` means that
+ignoring them is no longer safe. Sealed content is never in a message.
 """
 
 import base64
@@ -20,20 +20,20 @@ VERSION = 1
 
 
 class Why(StrEnum):
-    """Why an account's token is not here, in the order in which an entry is looked at: the later, the closer it came."""
+    """Why an account's token could not be had, in the order of the checks: the later, the closer it came."""
 
     MISSING = "missing"
-    """There is no entry of the account."""
+    """The account has no entry."""
     INVALID = "invalid"
-    """The entry is none that this version reads."""
+    """This version cannot read the entry."""
     OTHER_TOKEN = "other_token"
-    """The entry is of another token than the index says."""
+    """The entry is for another token than the index says."""
     NOT_SEALED = "not_sealed"
-    """The token is sealed, and not to this proxy."""
+    """The token is sealed, but not to this proxy."""
     OTHER_KEY = "other_key"
-    """It is sealed to this proxy, and to a key that it does not have."""
+    """It is sealed to this proxy, but to a key that it does not have."""
     REFUSED = "refused"
-    """The box does not open, or holds something else than is written on it."""
+    """The box does not open, or its content does not match its label."""
 
 
 ORDER = list(Why)
@@ -59,7 +59,7 @@ class _Entry(msgspec.Struct):
     generation: Count
     fingerprint: str
     sealed: dict[str, msgspec.Raw]
-    """By the names of pods. Only the box of this one is looked into: there may be many."""
+    """The boxes by pod name. Only this pod's box is decoded: there may be many."""
 
 
 class _Versioned(msgspec.Struct):
@@ -72,13 +72,13 @@ _box = msgspec.json.Decoder(_Box)
 
 
 def open_entry(text: str, account: Account, pod: str, keys: KeyPair) -> AccessToken:
-    """The access token that the index says the account has, or `SealedTokenRefused`."""
+    """The access token that the index announces for the account. Raises `SealedTokenRefused`."""
     index, entry = account.entry, _parsed(text, account.name)
     if (entry.uid, entry.generation, entry.fingerprint) != (account.uid, index.generation, index.fingerprint):
         raise SealedTokenRefused(Why.OTHER_TOKEN, f"the sealed access token is generation {entry.generation}")
     if (sealed := entry.sealed.get(pod)) is None:
         raise SealedTokenRefused(Why.NOT_SEALED, "the operator has not sealed it to this proxy")
-    # The operator adds uid, generation and pod to what is authenticated: no box fits into another place.
+    # The operator authenticates uid, generation and pod as additional data, so a box opens only in its own place.
     content = _opened(sealed, keys, f"{account.uid}/{index.generation}/{pod}".encode())
     try:
         token = parse_token(content)
@@ -91,7 +91,7 @@ def open_entry(text: str, account: Account, pod: str, keys: KeyPair) -> AccessTo
 
 def _parsed(text: str, name: str) -> _Entry:
     try:
-        # The version first: what a later one calls a number may be a word here.
+        # Check the version first: a later one may use other types for the same fields.
         version = _versioned.decode(text).version
         if version != VERSION:
             raise SealedTokenRefused(Why.INVALID, f"version {version} is not one this proxy reads ({VERSION})")
@@ -109,7 +109,7 @@ def _opened(sealed: msgspec.Raw, keys: KeyPair, aad: bytes) -> bytes:
         if box.key != keys.id:
             raise SealedTokenRefused(Why.OTHER_KEY, "it is sealed to another key than this proxy has")
         return keys.open(base64.b64decode(box.box, validate=True), aad)
-    except (msgspec.DecodeError, ValueError, RecursionError):  # also what base64 says
+    except (msgspec.DecodeError, ValueError, RecursionError):  # ValueError includes base64's errors
         raise SealedTokenRefused(Why.REFUSED, "the box is not valid") from None
     except BoxRefused as error:
         raise SealedTokenRefused(Why.REFUSED, f"the box {error}") from None

@@ -1,8 +1,8 @@
 """Keeps the access tokens of the pool's accounts up to date where they come sealed, through ConfigMaps.
 
-The pool index says which generation is due, and a token is taken only if it is the one that the index says. Until it is
-there the access token at hand is used as long as it is valid. Nothing here waits inside a request, and nobody is asked:
-what the ConfigMaps hold is opened when it arrives, a few milliseconds at a time.
+The pool index says which generation is due, and only that token is taken. Until it arrives, the current access token is used
+as long as it is valid. No request ever waits here, and nothing is fetched: tokens in the ConfigMaps are opened when they arrive,
+for a few milliseconds at a time.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ WHAT = "the ConfigMap of sealed access tokens"
 GONE = "a ConfigMap of sealed access tokens is gone; those that this proxy has are used until they end"
 
 SLICE_SECONDS = 0.003
-"""How long tokens are opened before others have a turn."""
+"""How long tokens are opened before other tasks get a turn."""
 UNREADY_SECONDS = 30.0
-"""How often a pool that is not ready is looked at without news: the tokens that it waits for may have ended."""
+"""How often a pool that is not ready is checked without news: the tokens that it waits for may have expired."""
 
 _NOT_READ = "the sealed access tokens have not been read yet"
 _TELLS_OF_KEY = frozenset((Why.MISSING, Why.NOT_SEALED, Why.OTHER_KEY))
-"""Where the operator may not know this proxy, or not its key."""
+"""Reasons that suggest that the operator does not know this proxy, or not its key."""
 
 
 @dataclass(slots=True)
 class _Due(Due):
     tried: tuple[str, ...] | None = None
-    """The entries that were looked at, none of which was the one."""
+    """The entries already tried without success."""
     why: Why = Why.MISSING
     words: str = _NOT_READ
 
@@ -46,7 +46,7 @@ class _Due(Due):
 class SealedTokens:
     """`pod` is the name under which tokens are sealed to this proxy.
 
-    `clock` is any clock that only goes forward; `wall_clock` is what the ends of access tokens are compared with.
+    `clock` is any monotonic clock. `wall_clock` is compared with the expiry of access tokens.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class SealedTokens:
         self._pool, self._pod, self._keys = pool, pod, keys
         self._clock, self._wall_clock = clock, wall_clock
         self.on_held: Callable[[int], None] = lambda held: None
-        """Told how many accounts have a token, when that has changed."""
+        """Called with the number of accounts that have a token, when it changes."""
         self.on_doubt: Callable[[], None] = lambda: None
-        """Told when the operator seems not to know this proxy's key."""
+        """Called when the operator seems not to know this proxy's key."""
         self._parts: Parts | None = None
         self._due = DueTokens(_Due)
         self._held = 0
@@ -70,21 +70,21 @@ class SealedTokens:
         self._news = asyncio.Event()
 
     def close(self) -> None:
-        """Nothing of it is left when `run` has ended."""
+        """Nothing to release: `run` leaves nothing behind."""
 
     def index_changed(self) -> None:
         self._due.index_changed(self._pool.accounts, self._clock())
         self._news.set()
 
     def parts_changed(self, parts: Parts) -> None:
-        """What the ConfigMaps hold now. An account may stand in two of them for a moment, and either may be the old one."""
+        """Take the new contents of the ConfigMaps. An account may be in two of them for a moment; either may be out of date."""
         self._parts = parts
         self._news.set()
 
     async def run(self) -> None:
-        """Open what is due, for ever."""
+        """Open due tokens, forever."""
         while True:
-            self._news.clear()  # before opening: what comes meanwhile has its turn next
+            self._news.clear()  # before opening, so news that comes meanwhile is handled next
             next_look = await self.open_due()
             try:
                 async with asyncio.timeout(None if next_look is None else max(next_look - self._clock(), 0)):
@@ -93,11 +93,11 @@ class SealedTokens:
                 pass
 
     async def open_due(self) -> float | None:
-        """Open every token that is due and there, once. Returns when to look again if there is no news."""
+        """Open every due token that has arrived, once. Returns when to look again if there is no news."""
         turn_ends = time.perf_counter() + SLICE_SECONDS
         for uid, due in list(self._due.all().items()):
             account = self._pool.account(uid)
-            if account and self._due.get(uid) is due:  # else the index changed while others had their turn
+            if account and self._due.get(uid) is due:  # else the index changed while other tasks ran
                 self._try(account, due)
             if time.perf_counter() >= turn_ends:
                 await asyncio.sleep(0)
@@ -111,13 +111,13 @@ class SealedTokens:
         return next_look
 
     async def reread(self, account: Account, refused: AccessToken) -> bool:
-        """After a 401: whether the account has a newer access token now than the one that was refused. Waits for nobody."""
+        """After a 401: whether the account now has a newer access token than the one that was refused. Does not wait."""
         if due := self._due.get(account.uid):
             self._try(account, due)
         return account.token is not None and account.token.generation > refused.generation
 
     def unopened(self) -> Mapping[str, int]:
-        """How many access tokens the index says and this proxy does not have, by the reason."""
+        """How many announced access tokens this proxy does not have, by reason."""
         counts = Counter(due.why for due in self._due.all().values())
         return {why.value: counts[why] for why in Why}
 
@@ -152,7 +152,7 @@ class SealedTokens:
             self.on_held(held)
 
     def _note_readiness(self) -> None:
-        """A proxy that starts and has no token must not replace one that has them. Once it is ready it stays so."""
+        """A starting proxy without tokens must not replace one that has them. Once ready, it stays ready."""
         pool, now = self._pool, self._wall_clock()
         if pool.is_ready or not pool.is_loaded:
             return
@@ -180,6 +180,6 @@ class SealedTokens:
 
 
 def _names_a_token(account: Account, now: float) -> bool:
-    """Whether the index says that the account has an access token. One that has ended is none."""
+    """Whether the index announces an access token for the account. An expired one does not count."""
     entry = account.entry
     return entry.generation > 0 and (entry.expires is None or entry.expires.timestamp() > now)

@@ -1,7 +1,7 @@
-"""Which of the available accounts comes first, by what the upstream says of their windows. Pure.
+"""Decides which available account comes first, by what the upstream says about their windows. Pure.
 
-This proxy knows of an account's windows what the answers to its own requests said. So the strategy decides for requests
-without a conversation; a conversation's account must be the same on every proxy.
+This proxy knows an account's windows only from the answers to its own requests. So the strategy decides only for requests
+without a conversation: a conversation's account must be the same on every proxy.
 """
 
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ WEEK = "7d"
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """The configuration's word on which account to spare and which to use up."""
+    """Which accounts to spare and which to use up, as configured."""
 
     strategy: Strategy = Strategy.ROUND_ROBIN
     reserve: float = 1.0
-    """A fraction of a window; 1 spares nobody."""
+    """A fraction of a window. 1 spares no account."""
 
     @property
     def reads_windows(self) -> bool:
         return self.strategy is not Strategy.ROUND_ROBIN or self.reserve < 1
 
     def is_reserve(self, account: Account, now: float) -> bool:
-        """Whether so much of a window is used that the account comes last."""
+        """Whether so much of a window has been used that the account comes last."""
         return self.reserve < 1 and _most_used(account, now) > self.reserve
 
     def rank(self, account: Account, now: float) -> float:
-        """The lower, the sooner. Equals take turns."""
+        """The lowest comes first. Equals take turns."""
         if self.strategy is Strategy.LEAST_USED:
             return round(_most_used(account, now), 2)
         if self.strategy is Strategy.RESET_SOONEST:
@@ -39,17 +39,17 @@ class Preference:
         return 0
 
     def next_change(self, account: Account, now: float) -> float | None:
-        """The soonest instant at which time alone may change any of this."""
+        """The soonest instant at which time alone may change `is_reserve` or `rank`."""
         if not self.reads_windows:
             return None
         return min((window.resets_at for window in _current(account, now) if window.resets_at), default=None)
 
 
 def _week_ends_at(account: Account, now: float) -> float:
-    """`inf` if the account does not say.
+    """When the account's week ends. `inf` if it is unknown.
 
-    One that was never asked comes first, for one request, so that its week becomes known: otherwise whichever account
-    happened to be asked first would be the only one with a known week, and stay the first.
+    An unused account comes first, for one request, so its week becomes known. Otherwise the account that happened to be used
+    first would be the only one with a known week, and would stay first.
     """
     if account.requests == 0:
         return -inf
@@ -62,7 +62,7 @@ def _most_used(account: Account, now: float) -> float:
 
 
 def _current(account: Account, now: float) -> list[Window]:
-    """The account's own windows that have not been reset since they were told of."""
+    """The account's own windows that have not been reset since they were reported."""
     return [
         window
         for window in account.windows

@@ -1,13 +1,13 @@
-"""How an event stream begins (https://html.spec.whatwg.org/multipage/server-sent-events.html, 9.2.6). Pure.
+"""Reads how an event stream begins (https://html.spec.whatwg.org/multipage/server-sent-events.html, 9.2.6). Pure.
 
-An upstream that has said 200 may still refuse, with an error as the first event. Comments and pings come before it, the
-fields of an event stand in any order, and the space after a colon may be missing.
+After a 200, an upstream may still refuse, with an error as the first event. Comments and pings may come before it, the fields
+of an event may be in any order, and the space after a colon may be missing.
 """
 
 import re
 
 MOST_OF_A_START = 16 * 1024
-"""So much without a whole event is not an error of the API."""
+"""This much without a complete event is not an API error."""
 
 _GOOD_START = b"event: message_start\n"
 _END_OF_LINE = re.compile(rb"\r\n|\n|\r")
@@ -15,7 +15,7 @@ _PING = re.compile(rb'\{\s*"type"\s*:\s*"ping"\s*\}')
 
 
 def error_data(text: bytes) -> bytes | None:
-    """What the first real event says, if it is an error: the data of it. Empty if it is something else.
+    """The data of the first real event, if it is an error. Empty if it is not.
 
     None if the first real event is not complete yet.
     """
@@ -23,7 +23,7 @@ def error_data(text: bytes) -> bytes | None:
         return b""
     name, data, is_event = b"", [], False
     lines = _END_OF_LINE.split(text.removeprefix(b"\xef\xbb\xbf"))
-    for line in lines[:-1]:  # the last one is still to come
+    for line in lines[:-1]:  # the last one may be incomplete
         if line:
             field, _, value = line.partition(b":")
             value = value.removeprefix(b" ")

@@ -1,4 +1,4 @@
-"""Tasks that run beside the requests, and do not end by a bug."""
+"""Background tasks that survive bugs."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ Forever = Callable[[], Coroutine[object, object, None]]
 
 @asynccontextmanager
 async def running(forever: list[Forever]) -> AsyncIterator[None]:
-    """Run these beside the block. One that fails is a bug: it is logged and started again, and costs the others nothing."""
+    """Run these beside the block. A failure is a bug: it is logged, the task is restarted, and the others are not affected."""
 
     async def supervised(run: Forever) -> None:
         while True:

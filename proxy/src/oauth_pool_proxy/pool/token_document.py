@@ -1,4 +1,4 @@
-"""The JSON of one access token: the content of an access file, and what is inside of a sealed box."""
+"""The JSON of one access token: the content of an access file, and of a sealed box."""
 
 import hashlib
 import re
@@ -32,7 +32,7 @@ def fingerprint_of(access_token: str) -> str:
 
 
 def parse_token(content: bytes) -> AccessToken:
-    """The access token in this document, or `TokenInvalid`, whose message never contains what the document does."""
+    """The access token in this document. Raises `TokenInvalid`, whose message never quotes the document."""
     if len(content) > MOST_BYTES:
         raise TokenInvalid("is too long")
     try:

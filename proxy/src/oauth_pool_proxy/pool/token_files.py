@@ -1,9 +1,9 @@
 """Reads the access tokens that the operator publishes, one file per account, on a volume mounted read-only.
 
-The pool index says which generation is due; the file follows within moments, or within a minute on a network file
-system. Until then the access token at hand is used as long as it is valid. Close to its end its file is looked at even if the
-index says nothing: the API server may be away while the operator goes on refreshing. A file that cannot be read costs its own
-account and no other. Nothing here waits inside a request but one read after a 401, and that for a second at the most.
+The pool index says which generation is due. The file follows within moments, or within a minute on a network file system. Until
+then the current access token is used as long as it is valid. Shortly before its expiry the file is checked even if the index
+says nothing: the API server may be away while the operator goes on refreshing. An unreadable file affects only its own account.
+A request waits here only for one read after a 401, and for a second at most.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 5.0
 LEISURELY_WAIT = 30.0
-"""A file that is late by more than `PATIENCE` is looked for at this pace."""
+"""The interval between reads of a file that is late by more than `PATIENCE`."""
 
 EXPIRY_MARGIN = 60.0
-"""How long before the end of an access token its file is looked at without being told."""
+"""How long before an access token expires its file is checked without news from the index."""
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class _Due(Due):
 class TokenFiles:
     """Keeps the access tokens of the pool's accounts up to date.
 
-    `clock` is any clock that only goes forward; `wall_clock` is what the ends of access tokens are compared with.
+    `clock` is any monotonic clock. `wall_clock` is compared with the expiry of access tokens.
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class TokenFiles:
         self._reader.close()
 
     def index_changed(self) -> None:
-        """Find out which files are due now. Called after every swap of the pool; costs little where nothing changed."""
+        """Find out which files are due now. Called after every swap of the pool. Costs little where nothing has changed."""
         for uid in self._due.index_changed(self._pool.accounts, self._clock()):
             self._next_expiry_poll.pop(uid, None)
         self._news.set()
 
     async def run(self) -> None:
-        """Poll files that are due, for ever."""
+        """Poll due files, forever."""
         while True:
-            self._news.clear()  # before polling: what comes meanwhile is polled next
+            self._news.clear()  # before polling, so news that comes meanwhile is handled next
             polls = (await self.poll(), await self.poll_expiring())
             next_poll = min((poll for poll in polls if poll is not None), default=None)
             try:
@@ -79,27 +79,27 @@ class TokenFiles:
                 pass
 
     async def poll(self) -> float | None:
-        """Read every file whose time has come, once. Returns when the next one's is."""
+        """Read every file whose poll is due, once. Returns when the next poll is."""
         for account in self._pool.accounts:
             due = self._due.get(account.uid)
             if due and due.next_poll <= self._clock():
                 await self._poll_once(account, due)
         if not self._reader.hangs or any(account.token for account in self._pool.accounts):
-            # A proxy that starts while its volume hangs must not replace one that has its tokens.
+            # A proxy that starts while its volume hangs must not replace one that has tokens.
             self._pool.is_ready = self._pool.is_loaded
         else:
             self._pool.waits_for = "the volume with the access tokens does not answer"
         return min((due.next_poll for due in self._due.all().values()), default=None)
 
     async def poll_expiring(self) -> float | None:
-        """Look for newer access tokens than those that end soon. Returns when the next one's time is."""
+        """Look for successors of access tokens that expire soon. Returns when the next look is due."""
         held = [account for account in self._pool.accounts if account.token and self._due.get(account.uid) is None]
         return min([await self._poll_expiring_once(account) for account in held], default=None)
 
     async def reread(self, account: Account, refused: AccessToken) -> bool:
-        """After a 401: whether the account has a newer access token now than the one that was refused.
+        """After a 401: whether the account now has a newer access token than the one that was refused.
 
-        Takes a second at the most, and requests that wait for the same account share one read.
+        Takes a second at most. Requests that wait for the same account share one read.
         """
         if account.token and account.token.generation > refused.generation:
             return True
@@ -113,7 +113,7 @@ class TokenFiles:
             self._put_off(account, due, str(error))
             return
         if self._due.get(account.uid) is not due:
-            return  # the index changed while we read; there is a new plan
+            return  # the index changed during the read, and a new poll is planned
         self._take(account, token)
         if self._due.get(account.uid):
             self._put_off(account, due, f"holds generation {token.generation}")
@@ -126,13 +126,13 @@ class TokenFiles:
         if self._remaining(token) <= EXPIRY_MARGIN:
             token = await self._newer(account) or token
         remaining = self._remaining(token)
-        # Long after its end nobody seems to refresh it any more.
+        # Long after its expiry, it seems that it is no longer refreshed.
         least = LONGEST_WAIT if remaining > -PATIENCE else LEISURELY_WAIT
         self._next_expiry_poll[account.uid] = now + max(remaining - EXPIRY_MARGIN, least)
         return self._next_expiry_poll[account.uid]
 
     async def _newer(self, account: Account) -> AccessToken | None:
-        """The access token that the account has now, if its file held another one than it had."""
+        """The account's new access token, if its file held a different one."""
         before = account.token
         with suppress(TokenFileInvalid):
             self._take(account, await self._reader.read(account.uid))
@@ -143,10 +143,10 @@ class TokenFiles:
             self._take(account, token)
 
     def _take(self, account: Account, token: AccessToken) -> None:
-        """Use what the account's file holds, if it is what the index says or newer than what we have."""
+        """Use the token from the account's file if the index announces it or it is newer than the current one."""
         due = self._due.get(account.uid)
         is_the_one = due is not None and (token.generation, token.fingerprint) == (due.generation, due.fingerprint)
-        # Anything newer than what we hold is better, even if it is not the one yet, or ahead of the index already.
+        # Any newer token is better, even if it is not the announced one yet, or already ahead of the index.
         if is_the_one or account.token is None or token.generation > account.token.generation:
             account.adopt(token)
             self._next_expiry_poll.pop(account.uid, None)

@@ -1,4 +1,4 @@
-"""Reads one access file, in a thread that nobody else needs. Nothing of what a file holds is ever in a message."""
+"""Reads one access file in a dedicated thread. A file's content is never in a message."""
 
 import asyncio
 import os
@@ -11,14 +11,14 @@ from oauth_pool_proxy.pool.account import AccessToken
 from oauth_pool_proxy.pool.token_document import MOST_BYTES, parse_token
 
 READ_TIMEOUT = 1.0
-"""How long anybody waits for one read; a request, after a 401, among them."""
+"""The longest wait for one read. That includes a request's wait after a 401."""
 THREADS = 4
 
 
 def read_token_file(path: Path) -> AccessToken:
-    """The access token in this file, or `TokenFileInvalid`, whose message never contains what the file does."""
+    """The access token in this file. Raises `TokenFileInvalid`, whose message never quotes the file."""
     try:
-        # Not followed as a link and not waited for as a pipe: only the operator writes here, and it writes files.
+        # Follow no link, and do not wait for a pipe: only the operator writes here, and it writes files.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -31,11 +31,11 @@ def read_token_file(path: Path) -> AccessToken:
 
 
 class TokenReader:
-    """Reads token files in threads of its own, because a network file system that hangs must stop nobody else.
+    """Reads token files in dedicated threads: a network file system that hangs must not stop anything else.
 
-    A read that takes longer than `timeout` seconds hangs: nobody waits for it any more, and it is not started again
-    before it has ended; `on_late` is told what it found in the end. When as many hang as there are threads, the volume
-    does, and nothing more is asked of it.
+    A read that takes longer than `timeout` seconds counts as hanging. Nothing waits for it any longer, and it is not started
+    again before it has ended. `on_late` gets what it found in the end. If all threads hang, the volume is considered hanging, and
+    no further reads are started.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class TokenReader:
         return bool(self._hanging)
 
     async def read(self, uid: str) -> AccessToken:
-        """The access token in the file of the account with this uid, or `TokenFileInvalid`. Who asks meanwhile shares the read."""
+        """The access token in this account's file. Raises `TokenFileInvalid`. Concurrent calls share one read."""
         if uid in self._hanging or len(self._hanging) >= THREADS:
             raise TokenFileInvalid("cannot be read: the volume does not answer")
         reading = self._reading.get(uid) or self._start(uid)
@@ -77,6 +77,6 @@ class TokenReader:
     def _ended(self, uid: str) -> None:
         reading, was_late = self._reading.pop(uid), uid in self._hanging
         self._hanging.discard(uid)
-        # The exception is looked at in any case: nobody may be left who waits for it.
+        # Always retrieve the exception: there may be no waiter left to do it.
         if not reading.cancelled() and reading.exception() is None and was_late:
             self.on_late(uid, reading.result())

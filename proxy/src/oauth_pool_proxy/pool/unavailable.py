@@ -1,4 +1,4 @@
-"""What a client is told for whom no account is left: 429 if waiting helps, 503 if somebody has to do something. Pure."""
+"""The error for a client when no account is left: 429 if waiting helps, 503 if someone has to act. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
@@ -8,9 +8,9 @@ from oauth_pool_proxy.observe.instants import rfc3339
 from oauth_pool_proxy.pool.account import Account, Requirements, State
 
 LONGEST_RETRY_AFTER = 8 * 86400.0
-"""No window is longer. A limit that ends later is a mistake, or is not known."""
+"""No window is longer. A limit that ends later is a mistake, or is unknown."""
 UNKNOWN_RETRY_AFTER = 60.0
-"""When accounts cool down and nobody says until when."""
+"""Used if accounts cool down with no known end."""
 
 _COOLING, _LIMITED, _TRIED, _BUSY = "cooling down", "model limited", "tried", "busy"
 
@@ -25,7 +25,7 @@ _WORDS = {
     "NoAccessToken": ("{} has no access token yet", "{} have no access token yet"),
     "AccessTokenExpired": ("{} has an expired access token", "{} have expired access tokens"),
 }
-"""Why accounts are not available, of one and of several."""
+"""Why accounts are not available: the wording for one and for several."""
 
 
 def unknown(counts: Mapping[str, int]) -> ProxyError:
@@ -39,7 +39,7 @@ def explained(
     retry_at: float | None,
     counts: Mapping[str, int],
 ) -> ProxyError:
-    """Every cause in words, with the number of accounts it keeps away.
+    """An error that lists every cause, with the number of accounts affected.
 
     `retry_at` is when the accounts that refused this request said they would take it, if they did.
     """
@@ -64,7 +64,7 @@ def explained(
 
 
 def _cause(account: Account, now: float, requirements: Requirements) -> tuple[str, float]:
-    """Why this account is not available for the request, and until when; `inf` if nobody says."""
+    """Why this account is not available for the request, and until when. `inf` if that is unknown."""
     state = account.state(now)
     if state is State.COOLING_DOWN:
         return _COOLING, account.cooling_until
@@ -86,7 +86,7 @@ def _in_words(cause: str, ends: Sequence[float]) -> str:
 
 
 def _other_words(cause: str) -> tuple[str, str]:
-    """For the operator's other words, and for refusals of the API."""
+    """The wording for the operator's other statuses, and for refusals by the API."""
     if cause.startswith("rejected "):
         reason = cause.removeprefix("rejected ")
         return f"{{}} was refused by the API ({reason})", f"{{}} were refused by the API ({reason})"
@@ -94,7 +94,7 @@ def _other_words(cause: str) -> tuple[str, str]:
 
 
 def _retry_after(causes: Mapping[str, Sequence[float]], now: float, retry_at: float | None) -> float | None:
-    """Seconds until the first account may take this request; none if those that refused it did not say."""
+    """Seconds until the first account may take this request. None if those that refused it did not say."""
     if _TRIED in causes:
         until = retry_at
     elif _BUSY in causes:

@@ -1,6 +1,6 @@
-"""Puts the pool together and keeps it up to date: the index, the access tokens, and what the operator is told.
+"""Assembles the pool and keeps it up to date: the index, the access tokens, and the reports to the operator.
 
-Which tasks there are depends on where index and access tokens come from. All of them run beside the requests.
+The tasks depend on where the index and the access tokens come from. All of them run in the background.
 """
 
 import asyncio
@@ -36,9 +36,9 @@ async def pool_mode(
     clock: Callable[[], float],
     api_of: Callable[[KubernetesConfig], "KubeApi"],
 ) -> AsyncIterator[Dispatcher]:
-    """Everything of pool mode, and the tasks that keep it up to date while the block lasts.
+    """Everything that pool mode needs, and the tasks that keep it up to date while the block lasts.
 
-    `api_of` gives the client of an API server, which others may use, too, and which outlives this.
+    `api_of` returns the client for an API server. It is shared with others, and outlives this block.
     """
     tokens: AccessTokens
     index: ConfigMapIndex | FolderIndex

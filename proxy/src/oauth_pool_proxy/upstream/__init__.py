@@ -1,1 +1,1 @@
-"""What speaks with the API: connections, TLS, addresses, headers."""
+"""Everything that talks to the API: connections, TLS, addresses, headers."""

@@ -1,7 +1,7 @@
-"""Where the upstream is: the addresses of its name, looked up off the request path.
+"""The upstream's addresses, looked up off the request path.
 
-A look-up is good for a while. After that the next connection still uses it, and a new one is made meanwhile; one that
-fails changes nothing. Connections take the addresses in turn, and one that did not work comes last for a while.
+A lookup is good for a while. After that, the next connection still uses it while a new lookup runs. A failed lookup changes
+nothing. Connections take the addresses in turn, and an address that did not work comes last for a while.
 """
 
 import asyncio
@@ -15,19 +15,19 @@ log = logging.getLogger(__name__)
 
 GOOD_SECONDS = 30.0
 AVOID_SECONDS = 600.0
-"""RFC 8305 9.1: which address works is worth knowing for about ten minutes."""
+"""RFC 8305 9.1: remember for about ten minutes which addresses work."""
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 
 
 async def look_up(host: str, port: int) -> list[str]:
-    """All addresses, in the order in which RFC 6724 would have them tried. `OSError` if there is none."""
+    """All addresses, in the order of RFC 6724. Raises `OSError` if there is none."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class Addresses:
-    """`clock` is any clock that only goes forward."""
+    """`clock` is any monotonic clock."""
 
     def __init__(self, host: str, port: int, clock: Callable[[], float], lookup: Lookup = look_up) -> None:
         self.port = port
@@ -39,7 +39,7 @@ class Addresses:
         self._turn = -1
 
     async def current(self) -> list[str]:
-        """The addresses to try, in this order. Waits only if none is known; `OSError` if there is none then either."""
+        """The addresses to try, in order. Waits only if none is known. Raises `OSError` if there is still none."""
         if self._clock() - self._looked_at > GOOD_SECONDS and self._looking is None:
             self._looking = asyncio.create_task(self._look())
         if not self._known and self._looking:
@@ -49,7 +49,7 @@ class Addresses:
         return self._known if len(self._known) == 1 else self._in_order()
 
     def avoid(self, address: str) -> None:
-        """It did not work, or was slower than one that was tried after it."""
+        """Note that this address did not work, or was slower than one tried after it."""
         self._avoided_until[address] = self._clock() + AVOID_SECONDS
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ class Addresses:
             self._looking.cancel()
 
     def _in_order(self) -> list[str]:
-        """Each call begins with another one, so that they share the load. Both families are among the first two (RFC 8305 4)."""
+        """Each call starts with a different address, to share the load. The first two cover both families (RFC 8305 4)."""
         now = self._clock()
         last = [address for address in self._known if self._avoided_until.get(address, now) > now]
         first = [address for address in self._known if address not in last]

@@ -1,7 +1,7 @@
-"""The upstream's answer, as whoever asked sees it: the head, and the body as it arrives.
+"""The upstream's answer as its user sees it: the head, and the body as it arrives.
 
-It belongs to one request and dies when it is released: what is read of it afterwards is nothing, and never another
-request's. How bytes of the wire become an answer is in `exchange.py`.
+It belongs to one request and dies when it is released. A later read returns nothing, and never another request's bytes.
+`exchange.py` turns the bytes on the wire into an answer.
 """
 
 import asyncio
@@ -13,17 +13,17 @@ from oauth_pool_proxy.errors import StreamBroken
 from oauth_pool_proxy.upstream.headers import Headers
 
 HIGH_WATER = 256 * 1024
-"""With this much unread the upstream is not read from, so that a slow client costs no memory."""
+"""With this much unread, reading from the upstream stops, so a slow client costs no memory."""
 
 
 class Write(Protocol):
-    """Takes a piece of a body, which may be empty if it is the last. False: no more for now."""
+    """Takes a piece of a body. The last one may be empty. False: no more for now."""
 
     def __call__(self, data: bytes, is_last: bool, /) -> bool: ...
 
 
 class Line(Protocol):
-    """The connection that an answer comes on."""
+    """The connection that an answer arrives on."""
 
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
@@ -32,7 +32,7 @@ class Line(Protocol):
 
 
 class Answer(ABC):
-    """Head now, body as it arrives. Whoever has it calls `release`; again does nothing."""
+    """The head now, the body as it arrives. Its owner calls `release`. Calling it again does nothing."""
 
     __slots__ = (
         "_chunks",
@@ -57,7 +57,7 @@ class Answer(ABC):
         self.status = 0
         self.headers: Headers = []
         self.fields: dict[bytes, bytes] = {}
-        """The headers by their lower-case names; of several lines of one name the last."""
+        """The headers by lower-case name. If a name occurs on several lines, the last one counts."""
         self.is_event_stream = False
         self._chunks: list[bytes] = []
         self._unread = 0
@@ -67,10 +67,10 @@ class Answer(ABC):
         self._write: Write | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._quiet_since = clock()
-        """Since when nothing has come, or gone, that shows that the upstream lives."""
+        """When the upstream last showed a sign of life: it sent or took bytes."""
 
     def forget_head(self) -> None:
-        """Nobody asks for it any more."""
+        """Free the head: it is no longer needed."""
         self.headers, self.fields = [], {}
 
     @property
@@ -79,7 +79,7 @@ class Answer(ABC):
         return self._is_complete and not self._chunks
 
     async def read(self) -> bytes:
-        """What has arrived since the last time, or else waits for more. Empty at the end; `StreamBroken` before it."""
+        """What has arrived since the last read. Waits if that is nothing. Empty at the end; raises `StreamBroken` before it."""
         while not self._chunks:
             if self._is_complete:
                 return b""
@@ -89,7 +89,7 @@ class Answer(ABC):
         return self.read_now()
 
     def read_now(self) -> bytes:
-        """What has arrived since the last time."""
+        """What has arrived since the last read. Does not wait."""
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._unread = 0
@@ -97,9 +97,9 @@ class Answer(ABC):
         return data
 
     async def pump(self, write: Write) -> None:
-        """Hand all that arrives to `write` in the moment in which it arrives, to the end; `StreamBroken` before it.
+        """Pass everything to `write` the moment it arrives, up to the end. Raises `StreamBroken` before it.
 
-        When `write` returns false the upstream is not read from until `resume` is called.
+        If `write` returns False, reading from the upstream stops until `resume` is called.
         """
         self._write = write
         try:
@@ -115,12 +115,12 @@ class Answer(ABC):
     def resume(self) -> None:
         if self._is_paused:
             self._is_paused = False
-            self._quiet_since = self._clock()  # the silence was ours
+            self._quiet_since = self._clock()  # the proxy caused the silence
             if self._line:
                 self._line.resume_reading()
 
     def release(self) -> None:
-        """Keep the connection if the answer is complete, and abort it if not: nobody can tell what would come next."""
+        """Keep the connection if the answer is complete. Abort it if not: there is no telling what would come next."""
         if self._line is None:
             return
         self.resume()
@@ -137,7 +137,7 @@ class Answer(ABC):
         """Whether another request may follow on the connection."""
 
     def _hand_over(self) -> None:
-        """Everything that one read brought, in one piece."""
+        """Write everything that one read brought, in one piece."""
         chunks, write, is_last = self._chunks, self._write, self._is_complete
         if write is None or not (chunks or is_last):
             return
@@ -155,7 +155,7 @@ class Answer(ABC):
             self._line.pause_reading()
 
     async def _wait(self) -> None:
-        """Until something happens: the head, bytes, the end, or a failure."""
+        """Wait until something happens: the head, bytes, the end, or a failure."""
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter

@@ -1,4 +1,4 @@
-"""The files of the TLS context: read again when they change, because certificates are replaced while the proxy runs."""
+"""The files of the TLS context. They are read again when they change: certificates are replaced while the proxy runs."""
 
 import logging
 import os
@@ -18,10 +18,10 @@ Stamp = tuple[int, int, int]
 
 
 class CertificateFiles:
-    """The TLS context for new connections to the upstream, made anew when one of its files has changed.
+    """The TLS context for new connections to the upstream, rebuilt when one of its files has changed.
 
-    Connections that are open keep theirs. A file that cannot be used any more changes nothing but the log. `OSError` at the
-    start if one cannot be used then.
+    Open connections keep theirs. If a file becomes unusable, that is only logged. Raises `OSError` if a file is unusable at
+    the start.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class CertificateFiles:
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """Differs when the file does. A Kubernetes volume replaces files, so their times alone would not do."""
+    """Changes when the file does. A Kubernetes volume replaces files, so the time alone is not enough."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,14 +1,14 @@
-"""Which certificates are trusted, and how keys are exchanged."""
+"""Sets which certificates are trusted, and how keys are exchanged."""
 
 import ssl
 from pathlib import Path
 
 
 def context_for(ca_file: Path | None) -> ssl.SSLContext:
-    """Trusts the authorities in this PEM file alone, or those of the system.
+    """A context that trusts only the authorities in this PEM file, or those of the system.
 
-    Python 3.13 and newer also demand the extensions that RFC 5280 asks of an authority. Many a cluster's or company's
-    own CA has not got them, and kubectl, curl and every Go program do without. Raises OSError for a file that is none.
+    Python 3.13 and newer also require the extensions that RFC 5280 demands of an authority. Many clusters' and companies' own
+    CAs lack them, and kubectl, curl and Go programs do not require them. Raises OSError if the file is not such a PEM file.
     """
     context = ssl.create_default_context(cafile=ca_file)
     if ca_file is not None:
@@ -17,13 +17,13 @@ def context_for(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def offer_groups(context: ssl.SSLContext, groups: tuple[str, ...]) -> None:
-    """Exchange keys in these groups only (RFC 8446 4.2.7), by OpenSSL's names; none are those of OpenSSL's own choice.
+    """Exchange keys only in these groups (RFC 8446 4.2.7), by OpenSSL's names. Without any, OpenSSL chooses.
 
-    `ValueError`, with the reason, for a name that this OpenSSL does not know, or for more of them than this Python can set.
+    Raises `ValueError` with the reason if this OpenSSL does not know a name, or this Python cannot set that many.
     """
     if not groups:
         return
-    set_groups = getattr(context, "set_groups", None)  # of Python 3.15 and newer
+    set_groups = getattr(context, "set_groups", None)  # Python 3.15 and newer
     if set_groups is None and len(groups) > 1:
         raise ValueError("this Python can set one group only (3.15 and newer can set several)")
     try:

@@ -1,6 +1,6 @@
 """Makes connections to the upstream: TCP to one of its addresses, a tunnel if there is a proxy on the way, TLS.
 
-Each of these steps may take `connect_timeout`. Whatever goes wrong here, the request was not sent.
+Each of these steps may take `connect_timeout`. If anything fails here, the request was not sent.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from oauth_pool_proxy.upstream.tls import TlsConnection, TlsSessions
 from oauth_pool_proxy.upstream.tunnel import Tunnel, TunnelRefused, connect_request
 
 MOST_HANDSHAKES = 16
-"""TLS handshakes at once. Each is a millisecond of work or two, which the streams that run already must not wait for."""
+"""The most TLS handshakes at once. Each takes a millisecond or two of CPU, which must not hold up running streams."""
 
 
 class Connector:
-    """`addresses` are those of the proxy, if there is one; `certificates` are there for an https upstream."""
+    """`addresses` are those of the proxy, if there is one. `certificates` are given for an https upstream."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Connector:
         self.sessions = TlsSessions(owner.clock)
 
     async def connect(self) -> Connection:
-        """A connection that is ready for an exchange. `UpstreamTimeout`, `UpstreamUnreachable`."""
+        """A connection that is ready for an exchange. Raises `UpstreamTimeout` or `UpstreamUnreachable`."""
         if self._certificates is None:
             return await self._reach()
         async with self._turn():
@@ -59,7 +59,7 @@ class Connector:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """To shake hands."""
+        """Wait for a turn to do the TLS handshake."""
         try:
             async with asyncio.timeout(self._turn_timeout):
                 await self._turns.acquire()
@@ -71,7 +71,7 @@ class Connector:
             self._turns.release()
 
     async def _reach(self) -> Connection:
-        """TCP, to the upstream itself or through the proxy."""
+        """Connect over TCP, to the upstream itself or through the proxy."""
         try:
             async with asyncio.timeout(self._connect_timeout):
                 attempt = await first_connected(await self._addresses.current(), self._attempt, self._addresses.avoid)
@@ -122,7 +122,7 @@ class Connector:
             raise UpstreamUnreachable(message, was_sent=False) from error
 
     def _abandon(self, attempt: Connection | Tunnel) -> None:
-        """One that was cancelled in the moment in which it was made. uvloop closes it without a word to the protocol."""
+        """Clean up a connection cancelled at the moment it was made: uvloop closes it without telling the protocol."""
         attempt.abort()
         self._owner.closed(attempt.connection if isinstance(attempt, Tunnel) else attempt)
 

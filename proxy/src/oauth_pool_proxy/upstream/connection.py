@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection to the upstream: bytes in and out, and the exchange that it is in, if any.
+"""One HTTP/1.1 connection to the upstream: bytes in and out, and its current exchange, if any.
 
-A body goes out in slices, each when the one before is on its way: the event loop has its turn between two of them, an
-upstream that reads slowly costs no memory, and the moment in which the last byte went is known.
+A body is sent in slices, each once the previous one is on its way. So the event loop gets its turn in between, an upstream that
+reads slowly costs no memory, and the moment the last byte left is known.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ from oauth_pool_proxy.upstream.exchange import Exchange, NothingCameBack
 
 IDLE_SECONDS = 90.0
 SMALL_BODY_BYTES = 16 * 1024
-"""A body up to this goes out in one piece with its head. (As long as a TLS record may be.)"""
+"""A body up to this size is sent in one piece with its head. (The maximum length of a TLS record.)"""
 
 
 _NOTHING = memoryview(b"")
 
 
 class Owner(Protocol):
-    """Whoever keeps the connections."""
+    """The owner of the connections."""
 
     def clock(self) -> float: ...
     def opened(self, connection: "Connection") -> None: ...
@@ -28,7 +28,7 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """Over plain TCP. `TlsConnection` differs in what it does with bytes."""
+    """A plain TCP connection. `TlsConnection` differs in how it handles bytes."""
 
     __slots__ = (
         "_exchange",
@@ -49,15 +49,15 @@ class Connection(asyncio.Protocol):
         self._is_open = False
         self._is_unwanted = False
         self._is_full = False
-        """Whether the operating system takes no more for now."""
+        """Whether the operating system accepts no more for now."""
         self._exchange: Exchange | None = None
         self._unsent = _NOTHING
         self._waiting_bytes = 0
-        """How much of the request was still here when the watchdog looked."""
+        """How many bytes of the request were still unsent at the watchdog's last check."""
         self._idle_since = owner.clock()
 
     async def exchange(self, head: bytes, body: bytes, *, is_head: bool) -> Answer:
-        """Send the request and wait for the head of its answer. `NothingCameBack`, `UpstreamTimeout`, `UpstreamUnreachable`."""
+        """Send the request and wait for the answer's head. Raises `NothingCameBack`, `UpstreamTimeout`, `UpstreamUnreachable`."""
         if not self.is_usable:
             raise self._why_unusable()
         exchange = self._exchange = Exchange(self, self._owner.clock, is_head=is_head)
@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self._exchange = None
-        self._is_unwanted = True  # also if it is only just being opened
+        self._is_unwanted = True  # even if it is still being opened
         if self._is_open:
             self._transport.abort()
 
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
                 exchange.moved()
         exchange.check(now, timeout, idle_timeout)
 
-    # The request on its way
+    # Sending the request
 
     def _send(self, head: bytes, body: bytes) -> None:
         if len(body) <= SMALL_BODY_BYTES:
@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
         self._written()
 
     def _send_on(self) -> None:
-        """The next slice."""
+        """Send the next slice."""
         if not self.is_usable:
             return
         if self._unsent:
@@ -136,11 +136,11 @@ class Connection(asyncio.Protocol):
     def _written(self) -> None:
         exchange = self._exchange
         if self._is_full or exchange is None or exchange.is_sent:
-            return  # `resume_writing` comes, if it is full
+            return  # if it is full, `resume_writing` will be called
         if self._unsent:
             asyncio.get_running_loop().call_soon(self._send_on)
         else:
-            self._unsent = _NOTHING  # an empty view refers to the body, too
+            self._unsent = _NOTHING  # even an empty view keeps the body alive
             exchange.sent()
 
     def _write(self, parts: list[bytes | memoryview]) -> None:
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
-        self._transport.set_write_buffer_limits(high=0)  # full is what the operating system has not taken
+        self._transport.set_write_buffer_limits(high=0)  # full as soon as the operating system has not taken everything
         self._is_open = True
         self._owner.opened(self)
         if self._is_unwanted:
@@ -159,7 +159,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes | memoryview) -> None:
         """Bytes of HTTP."""
         if self._exchange is None:
-            self.abort()  # nobody asked
+            self.abort()  # there was no request
         else:
             self._exchange.received(data)
 

@@ -1,8 +1,8 @@
 """One request and its answer on the wire: llhttp's callbacks in, an `Answer` out.
 
-Made when the request is sent, dead when its answer is released. Strict where leniency would let two parties read the
-same bytes differently (RFC 9112 6.3, 11.2), patient where only time is at stake: silence is judged by the watchdog of
-`upstream.py`, which looks at all connections once a second.
+It is created when the request is sent, and dead once its answer is released. It is strict where leniency would let two parties
+read the same bytes differently (RFC 9112 6.3, 11.2), and patient where only time is at stake. Silence is judged by the watchdog in
+`upstream.py`, which checks all connections once a second.
 """
 
 import ssl
@@ -16,14 +16,14 @@ from oauth_pool_proxy.upstream.headers import Headers
 
 MOST_HEADERS, MOST_HEAD_BYTES = 128, 64 * 1024
 RACE_SECONDS = 1.0
-"""An upstream that closes an idle connection does not know of a request that is on its way. It learns of it within a
-round trip; whoever closes later has the request, and may have done what it asks for."""
+"""An upstream that closes an idle connection may not know of a request on the way. It learns of it within a round trip. If it
+closes later, it has the request, and may have acted on it."""
 
 _FORBIDDEN_IN_VALUE = bytes((*range(9), *range(10, 32), 127))
 
 
 class _NotHttp(Exception):
-    """Raised by the parser's callbacks for what llhttp lets through and RFC 9112 does not."""
+    """Raised by the parser's callbacks for what llhttp accepts but RFC 9112 does not."""
 
 
 class NothingCameBack(Exception):
@@ -32,11 +32,11 @@ class NothingCameBack(Exception):
     def __init__(self, *, is_unseen: bool) -> None:
         super().__init__("nothing came back")
         self.is_unseen = is_unseen
-        """Whether nobody can have acted on the request: it was not all sent, or the end crossed it on the way."""
+        """Whether the upstream cannot have acted on the request: it was not fully sent, or it crossed the close on the way."""
 
 
 class Exchange(Answer):
-    """`head` gives it to whoever asked; the rest is called by the connection, and by the parser."""
+    """`head` returns it as an `Answer`. The connection and the parser call the other methods."""
 
     __slots__ = (
         "_bytes_beside_body",
@@ -54,7 +54,7 @@ class Exchange(Answer):
         self._is_head = is_head
         self._parser = httptools.HttpResponseParser(self)
         self._lines: Headers = []
-        """Of a head, or of trailers."""
+        """The lines of a head, or of trailers."""
         self._bytes_beside_body = 0
         self._has_answered = False
         self._ends_at_close = False
@@ -62,7 +62,7 @@ class Exchange(Answer):
         self._sent_at: float | None = None
 
     async def head(self) -> Answer:
-        """The answer, once its head is there. `UpstreamUnreachable`, `UpstreamTimeout`, `NothingCameBack`."""
+        """The answer, once its head has arrived. Raises `UpstreamUnreachable`, `UpstreamTimeout` or `NothingCameBack`."""
         while not self.status:
             if self._error is not None:
                 raise self._error
@@ -72,24 +72,24 @@ class Exchange(Answer):
     def release(self) -> None:
         super().release()
         if hasattr(self, "_parser"):
-            del self._parser  # it refers to the exchange, and a cycle would wait for the garbage collector
+            del self._parser  # it refers back to the exchange, and the cycle would wait for the garbage collector
 
-    # The request on its way
+    # Sending the request
 
     @property
     def is_sent(self) -> bool:
-        """Whether the operating system has all of the request."""
+        """Whether the operating system has taken the whole request."""
         return self._sent_at is not None
 
     def sent(self) -> None:
         self._sent_at = self._quiet_since = self._clock()
 
     def moved(self) -> None:
-        """The upstream takes the request, or a part of it."""
+        """The upstream has taken a part of the request."""
         self._quiet_since = self._clock()
 
     def check(self, now: float, timeout: float, idle_timeout: float) -> None:
-        """Called by the watchdog. Only silence counts that somebody waits through."""
+        """Called by the watchdog. Silence counts only while a task waits for the upstream."""
         if self._waiter is None or self._is_paused:
             return
         silent = now - self._quiet_since
@@ -137,7 +137,7 @@ class Exchange(Answer):
             self._fail(StreamBroken("The upstream closed the connection in mid-answer", error_type="connection"))
 
     def _fail(self, error: Exception) -> None:
-        """Bytes that came before are read first."""
+        """End with this error. Bytes that arrived before it are still read first."""
         if not self._is_complete and self._error is None:
             self._error = error
             self._wake()
@@ -149,7 +149,7 @@ class Exchange(Answer):
         self._wake()
 
     def _can_be_kept(self) -> bool:
-        # An answer that came before the whole request was sent leaves the rest of it on the way.
+        # If the answer came before the whole request was sent, the rest of the request is still on the way.
         return self._is_complete and self._is_reusable and self.is_sent
 
     # llhttp's callbacks
@@ -169,7 +169,7 @@ class Exchange(Answer):
             self._lines = []  # interim (RFC 9110 15.2): the final answer follows
             return
         if not 200 <= status <= 599:
-            raise _NotHttp(f"its status is {status}")  # 101 too: no upgrade was offered
+            raise _NotHttp(f"its status is {status}")  # including 101: no upgrade was offered
         self._check_head()
         headers, self._lines = self._lines, []
         fields = dict(headers)
@@ -184,7 +184,7 @@ class Exchange(Answer):
         self._wake()
 
     def _check_head(self) -> None:
-        # A tab is allowed in a value, so it can stand between them.
+        # A tab is allowed in a value, so it can separate them.
         text = b"\t".join([b"\t".join(header) for header in self._lines])
         if len(text) > MOST_HEAD_BYTES or len(self._lines) > MOST_HEADERS:
             raise _NotHttp("its head is too long")
@@ -192,7 +192,7 @@ class Exchange(Answer):
             raise _NotHttp("a header value has a control character")
 
     def _keeps_alive(self, headers: Headers, fields: dict[bytes, bytes]) -> bool:
-        """RFC 9112 9.3. Not llhttp's answer, which takes a HEAD without length for a body until the end."""
+        """As in RFC 9112 9.3. llhttp gets it wrong: it takes a HEAD answer without length for a body that ends at the close."""
         if self._parser.get_http_version() != "1.1":
             return False
         if b"connection" not in fields:
@@ -203,7 +203,7 @@ class Exchange(Answer):
     def on_body(self, body: bytes) -> None:
         self._bytes_beside_body = 0
         if self._is_complete:
-            self._is_reusable = False  # a body where none may be
+            self._is_reusable = False  # a body where none is allowed
             return
         self._chunks.append(body)
         self._unread += len(body)
@@ -218,7 +218,7 @@ class Exchange(Answer):
 
     def _is_not_http(self, error: Exception) -> None:
         if self._is_complete:
-            self._is_reusable = False  # the answer is whole; what follows it is not ours
+            self._is_reusable = False  # the answer is complete; the bytes after it belong to no request
         elif not self.status:
             failure = UpstreamUnreachable("The upstream's answer is not valid HTTP")
             failure.__cause__ = error.__context__ or error
@@ -228,7 +228,7 @@ class Exchange(Answer):
 
 
 def _framing(headers: Headers, fields: dict[bytes, bytes]) -> tuple[bool, bool]:
-    """Whether the body comes in chunks, and whether it has a length."""
+    """Whether the body is chunked, and whether it has a length."""
     has_length = b"content-length" in fields
     if b"transfer-encoding" not in fields:
         return False, has_length

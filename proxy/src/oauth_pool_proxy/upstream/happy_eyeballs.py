@@ -1,11 +1,11 @@
-"""Connecting to the address that answers first, of several (RFC 8305)."""
+"""Connects to whichever of several addresses answers first (RFC 8305)."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Protocol, TypeVar
 
 ATTEMPT_DELAY = 0.25
-"""Seconds after which the next address is tried beside those that have not answered (RFC 8305 5)."""
+"""Seconds before the next address is tried in parallel (RFC 8305 5)."""
 
 
 class Attempt(Protocol):
@@ -20,14 +20,14 @@ async def first_connected(
     connect: Callable[[str], Coroutine[None, None, Connected]],
     avoid: Callable[[str], None],
 ) -> Connected:
-    """The first connection that is made. The other attempts are cancelled; if all fail, the last one's `OSError` is raised.
+    """The first connection made. The other attempts are cancelled. If all fail, raises the last one's `OSError`.
 
-    `avoid` is told each address that failed, or was overtaken by one that was tried after it.
+    `avoid` is called with each address that failed, or was overtaken by one tried after it.
     """
     if len(addresses) == 1:
         return await connect(addresses[0])
     untried = list(reversed(addresses))
-    attempts: dict[asyncio.Task[Connected], str] = {}  # in the order in which they were begun
+    attempts: dict[asyncio.Task[Connected], str] = {}  # in the order they were started
     try:
         while True:
             if untried:

@@ -1,6 +1,6 @@
-"""Which headers cross the proxy, in both directions. Pure: lists of (lower-case name, value) bytes in, a new list out.
+"""Decides which headers cross the proxy, in both directions. Pure: lists of (lower-case name, value) bytes in, a new list out.
 
-Every header that is not named here passes as it came, several lines of one name in their order.
+Every header not named here passes unchanged. Several lines of one name keep their order.
 """
 
 from collections.abc import Mapping
@@ -11,24 +11,24 @@ from oauth_pool_proxy.config import HOP_BY_HOP, Config, Header, split_list
 
 Headers = list[Header]
 Fields = Mapping[bytes, bytes]
-"""Headers by their lower-case names; of several lines of one name the last."""
+"""Headers by lower-case name. If a name occurs on several lines, the last one counts."""
 
-# The upstream client writes its own `host` and `content-length`; 100-continue ends at the server that the client speaks to.
+# The upstream client writes its own `host` and `content-length`. 100-continue ends at this hop.
 _REQUEST_FRAMING = frozenset((b"host", b"content-length", b"expect"))
 _CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"cookie"))
-_WHOSE = frozenset(  # what names the client, or the way that it came
+_WHOSE = frozenset(  # headers that identify the client, or the path the request took
     (b"forwarded", b"via", b"x-real-ip", b"origin", b"referer")
 )
 _WHOSE_PREFIXES = (b"tailscale-", b"x-forwarded-")
 _OF_ONE_ACCOUNT = frozenset((b"set-cookie", b"alt-svc"))
-"""Of an answer. What stands in them is about the account's connection, and the next request has another one."""
-_CORS = frozenset(  # https://fetch.spec.whatwg.org, 3.3.3: whether a web page may read it is decided by `allowed_origins`
+"""Answer headers that are about this account's connection. The next request may use another account."""
+_CORS = frozenset(  # https://fetch.spec.whatwg.org, 3.3.3: `allowed_origins` decides whether a web page may read an answer
     b"access-control-" + name
     for name in b"allow-origin allow-credentials allow-methods allow-headers max-age expose-headers allow-private-network".split()
 )
 _CODINGS = b"accept-encoding"
 _UNDERSTOOD = frozenset((b"gzip", b"x-gzip", b"deflate", b"identity"))
-"""Content codings that the pool can look into."""
+"""Content codings that the pool can decode."""
 _BETA = b"anthropic-beta"
 _VERSION = b"anthropic-version"
 _NO_NAMES: frozenset[bytes] = frozenset()
@@ -36,23 +36,23 @@ _NO_NAMES: frozenset[bytes] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class HeaderContract:
-    """What the configuration asks of every upstream request."""
+    """What the configuration requires of every upstream request."""
 
     configured: tuple[tuple[bytes, bytes], ...] = ()
-    """Replace what the client sent under the same name."""
+    """These replace the client's headers of the same name."""
     beta: tuple[bytes, ...] = ()
-    """Merged with the client's `anthropic-beta`: replacing its values would break the features it asked for."""
+    """Merged with the client's `anthropic-beta`: replacing its values would break features that it asked for."""
     version: bytes | None = None
     """`anthropic-version`, for clients that send none."""
     is_pool: bool = False
-    """The client's credentials end here, and so does what names it."""
+    """Whether to drop the client's credentials and the headers that identify it."""
     dropped: frozenset[bytes] = field(init=False)
-    """What of a client's headers never passes."""
+    """The client headers that never pass."""
     dropped_from_answers: frozenset[bytes] = field(init=False)
     adds_version: bool = field(init=False)
-    """Whether `version` is for clients that send none."""
+    """Whether to add `version` for clients that send none."""
     beta_header: tuple[bytes, bytes] = field(init=False)
-    """For clients that send none."""
+    """`anthropic-beta`, for clients that send none."""
 
     def __post_init__(self) -> None:
         if self.is_pool:
@@ -79,7 +79,7 @@ class HeaderContract:
 
 
 def request_headers(client: Headers, fields: Fields, contract: HeaderContract) -> Headers:
-    """The headers of the upstream request, but for `host`, `content-length` and the account's `authorization`."""
+    """The headers of the upstream request, except `host`, `content-length` and the account's `authorization`."""
     dropped = contract.dropped
     if b"connection" in fields and (named := _named_in_connection(client)):
         dropped |= named
@@ -102,19 +102,19 @@ def request_headers(client: Headers, fields: Fields, contract: HeaderContract) -
 
 
 def response_headers(upstream: Headers, fields: Fields, contract: HeaderContract, *, status: int) -> Headers:
-    """The headers of the answer to the client. Its framing is made anew from `content-length`, if there is one."""
+    """The headers of the answer to the client. Its framing is rebuilt from `content-length`, if present."""
     dropped = contract.dropped_from_answers
     if b"connection" in fields and (named := _named_in_connection(upstream)):
         dropped |= named
     if status in (204, 304):
-        # Neither has a body, and the server in front would wait for as many bytes as this says.
+        # Neither has a body, and the server would wait for as many bytes as this header says.
         dropped |= {b"content-length"}
     return [header for header in upstream if header[0] not in dropped]
 
 
 @lru_cache(256)
 def _understood(codings: bytes) -> bytes:
-    """`accept-encoding` without the codings that would blind the pool (RFC 9110 12.5.3)."""
+    """`accept-encoding` without the codings that the pool cannot decode (RFC 9110 12.5.3)."""
     kept = [coding for coding in split_list(codings) if coding.partition(b";")[0].strip().lower() in _UNDERSTOOD]
     if len(kept) == len(split_list(codings)) > 0:
         return codings
@@ -122,7 +122,7 @@ def _understood(codings: bytes) -> bytes:
 
 
 def _named_in_connection(headers: Headers) -> frozenset[bytes]:
-    """Names that `Connection` lists end at this hop, too. `close` and `keep-alive` are options, not names."""
+    """The headers that `Connection` lists: they end at this hop, too. `close` and `keep-alive` are options, not names."""
     values = [value.lower() for name, value in headers if name == b"connection"]
     if values == [b"keep-alive"]:
         return _NO_NAMES

@@ -1,7 +1,7 @@
-"""Keeps some connections to the upstream open ahead of need, so that a request does not wait for TCP and TLS.
+"""Keeps some connections to the upstream open ahead of need, so a request does not wait for TCP and TLS.
 
-How many: as many as are configured, or as the last minute was short of, up to a bound. An upstream that cannot be reached, or
-ends what is only just opened, is asked less and less often; requests find that out by themselves.
+It keeps as many as configured, or as many as the last minute was short of, up to a limit. If the upstream cannot be reached, or
+closes new connections at once, it tries less and less often. Requests find that out by themselves.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from oauth_pool_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 log = logging.getLogger(__name__)
 
 MOST_SPARE = 32
-"""However many requests found none. More than this at once is a burst, and bursts open their own."""
+"""The limit, however many requests found none. More at once is a burst, and bursts open their own connections."""
 WINDOW_SECONDS = 60.0
 LOOK_SECONDS = 1.0
-"""How often it is looked whether there are enough: some end unseen."""
+"""How often to check whether there are enough: some end unnoticed."""
 YOUNG_SECONDS = 10.0
-"""A connection that ends sooner than this without a request was not wanted by the upstream."""
+"""If a connection ends sooner than this without a request, the upstream did not want it."""
 LONGEST_PAUSE = 60.0
 
 
 class Owner(Protocol):
-    """Whoever keeps the connections."""
+    """The owner of the connections."""
 
     def clock(self) -> float: ...
     @property
@@ -33,37 +33,37 @@ class Owner(Protocol):
 
 
 class Spares:
-    """`count` is how many there are at least; `connect` makes one and hands it to the owner."""
+    """`count` is the minimum number of spares. `connect` makes one and hands it to the owner."""
 
     def __init__(self, owner: Owner, count: int, connect: Callable[[], Awaitable[None]]) -> None:
         self._owner, self._count, self._connect = owner, count, connect
         self._missed: deque[float] = deque(maxlen=MOST_SPARE)
-        """When requests found no connection."""
+        """The instants at which requests found no connection."""
         self._were_used = True
         self._opened_at = float("-inf")
         self._news = asyncio.Event()
 
     def missed(self) -> None:
-        """A request has found no connection, and makes its own."""
+        """Note that a request found no connection and makes its own."""
         self._missed.append(self._owner.clock())
         self._were_used = True
 
     def taken(self) -> None:
-        """A request has taken one. Called for each of them."""
+        """Note that a request took a connection. Called for every such request."""
         self._were_used = True
         if self._owner.idle_connections < self._count:
             self._news.set()
 
     @property
     def wanted(self) -> int:
-        """How many there should be now."""
+        """How many spares there should be now."""
         since = self._owner.clock() - WINDOW_SECONDS
         while self._missed and self._missed[0] < since:
             self._missed.popleft()
         return max(self._count, len(self._missed))
 
     async def run(self) -> None:
-        """Keep them, for ever."""
+        """Keep enough spares open, forever."""
         pause = LOOK_SECONDS
         while True:
             self._news.clear()
@@ -75,7 +75,7 @@ class Spares:
                 await asyncio.sleep(pause)
 
     async def refill(self) -> bool:
-        """Open what is missing. False: there is no use in trying again soon."""
+        """Open the missing connections. False: it is no use to try again soon."""
         began, were_used, self._were_used = self._owner.clock(), self._were_used, False
         missing = self.wanted - self._owner.idle_connections
         try:

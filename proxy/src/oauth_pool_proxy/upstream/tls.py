@@ -1,13 +1,13 @@
-"""A connection to the upstream over TLS: the same exchange, its bytes through OpenSSL on their way.
+"""A connection to the upstream over TLS: the same exchange, with its bytes passed through OpenSSL.
 
-uvloop's own TLS would do, but it keeps a quarter of a megabyte for each connection and tells a connection that was closed
-from one that was cut no better than TCP does. With TLS the difference is known (RFC 8446 6.1), and a body that only
-ends with the connection (RFC 9112 9.8) is whole only if it was closed.
+uvloop's own TLS would work, but it keeps a quarter of a megabyte per connection, and cannot tell a closed connection from one
+that was cut any better than TCP can. TLS itself makes the difference known (RFC 8446 6.1), and a body that ends only with the
+connection (RFC 9112 9.8) is complete only if the connection was closed.
 
-OpenSSL never gives back what one of its buffers once held, and connections are kept. So bytes go through in pieces of a
+OpenSSL never frees the memory that one of its buffers once used, and connections are kept. So bytes pass through in pieces of a
 record's size, in both directions.
 
-A new connection resumes the session of one before it (RFC 8446 2.2), which spares both sides half of the handshake's work.
+A new connection resumes an earlier session (RFC 8446 2.2), which saves both sides half of the handshake's work.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from oauth_pool_proxy.upstream.connection import Connection, Owner
 READ_BYTES = 64 * 1024
 RECORD_BYTES = 16 * 1024
 SESSION_SECONDS = 60.0
-"""How long a session is resumed before that of a newer connection takes its place. Servers keep theirs for minutes at least."""
+"""How long a session is resumed before a newer connection's replaces it. Servers keep sessions for minutes at least."""
 
 
 class _Tls(Protocol):
-    """`ssl.SSLObject`, as far as it is needed; typeshed does not know that `read` with a buffer returns a number."""
+    """The parts of `ssl.SSLObject` used here. typeshed does not know that `read` with a buffer returns a number."""
 
     session: ssl.SSLSession | None
     session_reused: bool | None
@@ -37,22 +37,22 @@ class _Tls(Protocol):
 
 
 class TlsSessions:
-    """The latest session with one origin. It is of one context: another certificate authority does not trust what the last did."""
+    """The latest session with one origin. It is tied to one context: another CA file may not trust the same server."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.handshakes = {"full": 0, "resumed": 0}
-        """How many were done."""
+        """The number of handshakes done, by kind."""
         self._clock = clock
         self._context: ssl.SSLContext | None = None
         self._session: ssl.SSLSession | None = None
         self._taken_at = 0.0
 
     def of(self, context: ssl.SSLContext) -> ssl.SSLSession | None:
-        """What may be resumed with this context."""
+        """The session that may be resumed with this context."""
         return self._session if self._context is context else None
 
     def offer(self, context: ssl.SSLContext, tls: _Tls) -> None:
-        """Take the connection's session, unless the one at hand was just resumed: to copy it costs half of what it saves."""
+        """Take the connection's session, unless the stored one was just resumed: a copy costs half of what it saves."""
         now = self._clock()
         if tls.session_reused and now - self._taken_at < SESSION_SECONDS:
             return
@@ -64,7 +64,7 @@ class TlsSessions:
 
 
 class TlsConnection(Connection):
-    """`secure` is awaited before the first exchange."""
+    """Await `secure` before the first exchange."""
 
     __slots__ = (
         "_context",
@@ -80,7 +80,7 @@ class TlsConnection(Connection):
     )
     SLICE_BYTES = 64 * 1024
     _buffer = memoryview(bytearray(READ_BYTES))
-    """What one read brought, decrypted. All connections share it, because nobody keeps it."""
+    """The decrypted bytes of one read. All connections share the buffer, since nothing keeps its contents."""
 
     def __init__(self, owner: Owner, context: ssl.SSLContext, server_name: str, sessions: TlsSessions) -> None:
         super().__init__(owner)
@@ -96,7 +96,7 @@ class TlsConnection(Connection):
         self._handshake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def secure(self) -> None:
-        """Returns when the handshake is done; `OSError` (`ssl.SSLError` is one) if it cannot be."""
+        """Return when the handshake is done. Raises `OSError` (`ssl.SSLError` is one) if it fails."""
         if not self._handshake.done():
             self._shake_hands()
         await self._handshake
@@ -115,7 +115,7 @@ class TlsConnection(Connection):
             error = self._failure or ConnectionResetError("the connection was cut")
         if not self._handshake.done():
             self._handshake.set_exception(ConnectionResetError("the connection ended in the handshake"))
-            self._handshake.exception()  # whoever waited may have left
+            self._handshake.exception()  # the waiter may have left
         super().connection_lost(error)
 
     def _why_unusable(self) -> Exception:
@@ -130,10 +130,10 @@ class TlsConnection(Connection):
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            self._sessions.forget()  # a server that cannot resume shall not refuse the next one, too
+            self._sessions.forget()  # a server that cannot resume must not refuse the next connection, too
             self._handshake.set_exception(error)
             self._handshake.exception()
-        self._flush()  # an alert, too
+        self._flush()  # including an alert
         if self._is_secured:
             self._sessions.handshakes["resumed" if self._tls.session_reused else "full"] += 1
             self._handshake.set_result(None)
@@ -141,25 +141,25 @@ class TlsConnection(Connection):
             self._transport.close()
 
     def _decrypt(self, data: bytes | memoryview) -> None:
-        """Hand on everything that one read brought, in one piece unless it is longer than the buffer."""
+        """Pass on everything that one read brought, in one piece unless it is longer than the buffer."""
         size = 0
         for piece in _records(data):
             self._incoming.write(piece)
             size = self._read(size)
         if size:
-            if not self._has_read:  # the server's tickets come behind the handshake, and before its first answer
+            if not self._has_read:  # the server's tickets come after the handshake and before its first answer
                 self._has_read = True
                 self._sessions.offer(self._context, self._tls)
             Connection.data_received(self, self._buffer[:size])
         if self._outgoing.pending:
-            self._flush()  # the answer to a change of keys
+            self._flush()  # the reply to a key update
         if self._is_closed:
             self._transport.close()
 
     def _read(self, size: int) -> int:
-        """Decrypt what there is behind the first `size` bytes of the buffer. How many are in it afterwards."""
+        """Decrypt into the buffer, after its first `size` bytes. Returns how many bytes it then holds."""
         try:
-            # Asking once more than there is an answer for would cost an exception for every read.
+            # One call too many would cost an exception for every read.
             while not self._is_closed and (self._incoming.pending or self._tls.pending()):
                 if size == READ_BYTES:
                     Connection.data_received(self, self._buffer)
@@ -170,7 +170,7 @@ class TlsConnection(Connection):
         except ssl.SSLWantReadError:
             pass  # the rest of a record is still to come
         except ssl.SSLError as error:
-            self._failure = error  # such as an alert, by which TLS 1.3 refuses a client certificate
+            self._failure = error  # such as the alert with which TLS 1.3 refuses a client certificate
             self._transport.abort()
         return size
 

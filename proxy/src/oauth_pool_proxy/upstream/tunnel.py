@@ -13,11 +13,11 @@ _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 
 
 class TunnelRefused(Exception):
-    """The message says what the proxy did, and nothing of what it was told."""
+    """The message says what the proxy did, and reveals nothing that it was sent."""
 
 
 class Tunnel(asyncio.Protocol):
-    """Speaks with the proxy until the tunnel is open; from then on the transport is the connection's."""
+    """Talks to the proxy until the tunnel is open. From then on, the connection owns the transport."""
 
     def __init__(self, request: bytes, connection: Connection) -> None:
         self.connection = connection
@@ -27,7 +27,7 @@ class Tunnel(asyncio.Protocol):
         self._open: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
 
     async def opened(self) -> Connection:
-        """The connection through the tunnel. `TunnelRefused` if there is none."""
+        """The connection through the tunnel. Raises `TunnelRefused` if there is none."""
         return await self._open
 
     def abort(self) -> None:
@@ -66,7 +66,7 @@ class Tunnel(asyncio.Protocol):
         assert self._transport
         self._transport.set_protocol(self.connection)
         self.connection.connection_made(self._transport)
-        if not self._open.done():  # whoever waited may have left
+        if not self._open.done():  # the waiter may have left
             self._open.set_result(self.connection)
 
     def _refuse(self, what: str) -> None:

@@ -1,8 +1,8 @@
-"""The HTTP/1.1 client that talks to the upstream: keeps connections, and uses the last one first.
+"""The HTTP/1.1 client that talks to the upstream. It keeps connections, and uses the most recent one first.
 
-`Upstream.send` gives an `Answer` once its head is complete; `Answer.read` gives body bytes as they arrive, and
-`Answer.release` ends the exchange. Nothing else knows how that works. Built on llhttp and `asyncio.Protocol`, because
-relaying is what this service is for, and no client library lets a chunk through as cheaply.
+`Upstream.send` returns an `Answer` once its head is complete. `Answer.read` returns body bytes as they arrive, and
+`Answer.release` ends the exchange. No other code knows how that works. It is built on llhttp and `asyncio.Protocol`, because
+relaying is what this service is for, and no client library passes on a chunk as cheaply.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ __all__ = ["Answer", "Headers", "Upstream"]
 
 
 class Upstream:
-    """Connections to one origin. `clock` is the event loop's unless a test passes time itself."""
+    """Connections to one origin. `clock` is the event loop's, unless a test controls time itself."""
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class Upstream:
         self._connections: set[Connection] = set()
         self._watchdog: asyncio.TimerHandle | None = None
         self.requests = {"new": 0, "reused": 0, "resent": 0}
-        """How many were sent, by the connection they took. `resent`: once more, because a kept one had ended."""
+        """Requests sent, by the connection they took. `resent`: sent again because a kept connection had ended."""
         self._spares = Spares(self, spare, self._connect_ahead)
         self._keeping = asyncio.create_task(self._spares.run()) if spare else None
 
     async def send(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> Answer:
-        """One request, one answer: `UpstreamTimeout` or `UpstreamUnreachable` if there is none.
+        """Send one request and return its answer. Raises `UpstreamTimeout` or `UpstreamUnreachable` if there is none.
 
-        A connection that died while it was idle costs a second try, not the request.
+        A connection that died while idle costs a second try, not the request.
         """
         head = self._render(method, target, headers, body)
         is_head = method == b"HEAD"
@@ -101,7 +101,7 @@ class Upstream:
 
     @property
     def handshakes(self) -> dict[str, int]:
-        """How many with TLS were done, by kind: `full`, `resumed`."""
+        """The number of TLS handshakes done, by kind: `full`, `resumed`."""
         return self._connector.sessions.handshakes
 
     @property
@@ -113,12 +113,12 @@ class Upstream:
         return len(self._idle)
 
     def _render(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> bytes:
-        if method != b"OPTIONS" or target != b"*":  # which is about the server, not about a resource (RFC 9112 3.2.4)
+        if method != b"OPTIONS" or target != b"*":  # `OPTIONS *` is about the server, not a resource (RFC 9112 3.2.4)
             target = self._url.base_path + target
         lines = [b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (method, target, self._url.authority)]
         lines.append(b"\r\n".join([b": ".join(header) for header in headers]))
         lines.append(b"\r\n" if headers else b"")
-        # RFC 9110 8.6: a method that has a body says how long it is, even if it is empty.
+        # RFC 9110 8.6: a method that expects a body sends its length, even if it is empty.
         if body or method in (b"POST", b"PUT", b"PATCH"):
             lines.append(b"content-length: %d\r\n" % len(body))
         lines.append(b"\r\n")
@@ -157,13 +157,13 @@ class Upstream:
     # The watchdog: one timer for all connections, instead of one per chunk
 
     def look(self) -> None:
-        """End what has been silent for too long."""
+        """End the exchanges that have been silent for too long, and old idle connections."""
         now = self.clock()
         for connection in list(self._connections):
             connection.check(now, self._timeout, self._idle_timeout)
 
     def _watch(self) -> None:
-        """It stops when there is nothing to watch."""
+        """Check and reschedule. The timer stops when there is nothing to watch."""
         self._watchdog = None
         self.look()
         if self._connections:

@@ -1,1 +1,1 @@
-"""Who is asking: by which proof a client is known, and what it may. Imported only where the configuration has `[clients]`."""
+"""Client identity: how clients prove who they are, and what each may do. Imported only if the configuration has `[clients]`."""

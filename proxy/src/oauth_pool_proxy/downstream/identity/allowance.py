@@ -1,4 +1,4 @@
-"""What the clients of a rule may, made ready to be asked for every request. Pure."""
+"""What a rule allows its clients, prepared for a fast check on every request. Pure."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,11 +14,11 @@ _EVERYTHING = ClientRule(("*",))
 _MOST_MODEL_CHARACTERS = 200
 _MOST_WRITTEN = 100
 _ROUNDING = 1e-6
-"""Seconds that sums of fractions of a minute may be off."""
+"""The rounding error, in seconds, allowed in sums of fractions of a minute."""
 
 
 class Allowance:
-    """Everything, for those whom no rule matches."""
+    """What one rule allows. The default allows everything, for clients that match no rule."""
 
     def __init__(self, rule: ClientRule = _EVERYTHING) -> None:
         self.rule = rule
@@ -27,16 +27,16 @@ class Allowance:
         self._models, self._denied_models = _pattern(rule.models), _pattern(rule.denied_models)
         self._allows_model = lru_cache(256)(self._look_at_model)
         self._allowed_as_written: set[bytes] = set()
-        """Some of the values of `model`, as JSON writes them, that have been found to be allowed. Clients ask for few models."""
+        """Raw JSON values of `model` known to be allowed. Their number is limited: clients use few models."""
 
     def refusal(self) -> NotPermitted:
-        """For a path that is not admitted."""
+        """The error for a path that is not allowed."""
         if self.rule.deny:
             return NotPermitted("A rule of the proxy's configuration keeps this client out")
         return NotPermitted("This client may not ask for this path: a rule of the proxy's configuration leaves it out")
 
     def has_allowed(self, written: bytes) -> bool:
-        """Whether this value of `model`, as JSON writes it, is known to be allowed."""
+        """Whether this raw JSON value of `model` is known to be allowed."""
         return written in self._allowed_as_written
 
     def note_allowed(self, written: bytes) -> None:
@@ -44,7 +44,7 @@ class Allowance:
             self._allowed_as_written.add(written)
 
     def check_models(self, models: Iterable[str] | None) -> None:
-        """Raises `NotPermitted`. None: the models cannot be read from the request."""
+        """Raise `NotPermitted` if a model is not allowed. `models` is None if they cannot be read from the request."""
         if models is None:
             raise NotPermitted("This client may ask for some models only, and the request is not JSON that names one")
         for model in models:
@@ -60,14 +60,14 @@ class Allowance:
 
 
 class Allowances:
-    """The rules, in their order."""
+    """The rules, in order."""
 
     def __init__(self, rules: Sequence[ClientRule]) -> None:
         self._allowances = [Allowance(rule) for rule in rules]
         self._none = Allowance()
 
     def of(self, name: str) -> Allowance:
-        """What the first rule that matches gives."""
+        """The allowance from the first matching rule."""
         for allowance in self._allowances:
             if any(fnmatchcase(name, glob) for glob in allowance.rule.match):
                 return allowance
@@ -75,9 +75,9 @@ class Allowances:
 
 
 class Caller:
-    """One client: its name, what it may, and how much of that it is using now.
+    """One client: its name, what it may do, and how much of that it uses now.
 
-    Its limits are this proxy's: another one counts for itself.
+    Its limits apply per proxy: each proxy counts for itself.
     """
 
     __slots__ = (
@@ -101,20 +101,20 @@ class Caller:
         self._admits_path = allowance.admits_path
         self._most, self._per_minute = allowance.rule.max_concurrent_requests, allowance.rule.requests_per_minute
         self._seconds = 60 / self._per_minute if self._per_minute else None
-        """Between two requests, on average."""
+        """The average interval between two requests."""
         self.accounts = allowance.rule.accounts
-        """Which it may have; none: all."""
+        """The accounts that it may use. None: all."""
         self.in_flight = 0
         self._full_at = 0.0
-        """When its bucket of requests is full again: the whole state of it (the GCRA way of counting)."""
+        """When its request bucket will be full again. That is the bucket's whole state (GCRA)."""
 
     def __repr__(self) -> str:
         return f"<Caller {self.name}>"
 
     def begin(self, path: str, now: float) -> None:
-        """One more request, until `end`; raises `NotPermitted` or `ClientLimited` if it may not begin.
+        """Begin one more request, until `end`. Raises `NotPermitted` or `ClientLimited` if it may not begin.
 
-        `now` is in seconds, and never goes back.
+        `now` is in seconds and never goes back.
         """
         if not self._admits_path(path):
             raise self.allowance.refusal()
@@ -142,5 +142,5 @@ def _nothing(_: str) -> bool:
 
 
 def _pattern(globs: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Upper and lower case are the same: whether they are to the upstream is not known here."""
+    """Ignores case: it is not known here whether the upstream does."""
     return re.compile("|".join(translate(glob.lower()) for glob in globs)) if globs else None

@@ -1,7 +1,7 @@
 """The keys with which the API server signs ServiceAccount tokens: fetched in the background, kept while it is away.
 
-A token that is signed with another key may be signed with a newer one: then the keys are fetched again, at most every ten
-seconds. Until that has been done, nobody can say whether such a token is good.
+A token signed with an unknown key may be signed with a newer one. Then the keys are fetched again, at most every ten seconds.
+Until that is done, such a token can be neither accepted nor refused.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 
 CONFIGURATION_PATH = "/.well-known/openid-configuration"
 KEYS_PATH = "/openid/v1/jwks"
-"""At the API server, whatever `jwks_uri` says: that is for those outside, and an issuer may be a name that nobody can look up."""
+"""On the API server, whatever `jwks_uri` says: that is for outsiders, and the issuer's name may not resolve."""
 REFRESH_SECONDS = 300.0
 AGAIN_SECONDS = 10.0
-"""Between two fetches, however many unknown keys are seen."""
+"""The shortest interval between two fetches, however many unknown keys are seen."""
 FIRST_RETRY = 0.5
 _MOST_UNKNOWN = 100
 
 
 class IssuerUnreachable(Exception):
-    """The document could not be had; the message says why."""
+    """The document could not be fetched. The message says why."""
 
 
 class _Configuration(msgspec.Struct):
@@ -38,9 +38,9 @@ _configuration = msgspec.json.Decoder(_Configuration)
 
 
 class Issuer:
-    """`fetch` gets a document of the API server, or raises `IssuerUnreachable`; `changed` is told of every other set of keys.
+    """`fetch` gets a document from the API server, or raises `IssuerUnreachable`. `changed` is called for each new set of keys.
 
-    Times are in seconds, by `clock`; `sleep` lets them pass.
+    Times are in seconds, by `clock`. `sleep` waits.
     """
 
     def __init__(
@@ -52,19 +52,19 @@ class Issuer:
     ) -> None:
         self._fetch, self._changed, self._clock, self._sleep = fetch, changed, clock, sleep
         self.name: str | None = None
-        """As `iss` of tokens has it; none until it is known."""
+        """The issuer, as in the tokens' `iss`. None until it is known."""
         self.keys: Keys = {}
         self._documents: tuple[bytes, bytes] | None = None
         self._asked_at = float("-inf")
-        """When the latest fetch that succeeded began."""
+        """When the latest successful fetch began."""
         self._next_at = float("-inf")
         self._wanted = asyncio.Event()
         self._unknown: dict[str, float] = {}
-        """When keys that are not known were first seen."""
+        """When each unknown key was first seen."""
         self._is_in_trouble = False
 
     async def run(self) -> None:
-        """Fetch, for ever."""
+        """Keep the keys up to date, forever."""
         pause = FIRST_RETRY
         while True:
             self._wanted.clear()
@@ -77,7 +77,7 @@ class Issuer:
                 pause = min(pause * 2, AGAIN_SECONDS)
 
     def seconds_until_known(self, kid: str) -> float | None:
-        """How long until it can be told whether there is such a key. None: it has been looked for, and there is none."""
+        """Seconds until it is known whether this key exists. None: the keys have been fetched since, and it does not."""
         now = self._clock()
         if len(self._unknown) >= _MOST_UNKNOWN:
             self._unknown.clear()

@@ -1,11 +1,11 @@
-"""What has been found out of credentials, by their digests: bounded, whatever is sent. No credential is kept."""
+"""Remembers the results of checking credentials, by digest. Its size is limited, whatever is sent. No credential is kept."""
 
 from typing import Any, NamedTuple
 
 from oauth_pool_proxy.downstream.identity.allowance import Caller
 
 MOST_CREDENTIAL_BYTES = 16 * 1024
-"""Whatever is longer is refused unseen. The API server's own tokens have about 1 KB."""
+"""Anything longer is refused unchecked. The API server's own tokens have about 1 KB."""
 MOST_PROVEN = 10_000
 MOST_REFUSED = 10_000
 MOST_ADDRESSES = 1_000
@@ -18,12 +18,12 @@ class Proven(NamedTuple):
 
 
 class Known:
-    """The oldest goes first when there are too many. Only who has a good proof adds to those that are proven."""
+    """If there are too many entries, the oldest goes first. Only valid proofs are added to `proven`."""
 
     def __init__(self) -> None:
         self.proven: dict[bytes, Proven] = {}
         self.refused: dict[bytes, str] = {}
-        """Why, in words. Nothing in here can become good again without `clear`."""
+        """Why each was refused, in words. No entry can become good again without `clear`."""
 
     def prove(self, digest: bytes, proven: Proven) -> None:
         _make_room(self.proven, MOST_PROVEN)
@@ -34,24 +34,24 @@ class Known:
         self.refused[digest] = why
 
     def clear(self) -> None:
-        """The keys that prove are others now."""
+        """Forget everything: the signing keys have changed."""
         self.proven.clear()
         self.refused.clear()
 
 
 class Failures:
-    """How often proofs with bad signatures come from each address: looking at one costs as much as a short request does.
+    """Counts bad signatures per address: checking one costs as much as a short request.
 
-    An address may fail `per_second` times a second, and that often for ten seconds at once after a while without.
+    An address may fail `per_second` times a second. After a while without failures, it may use up ten seconds' worth at once.
     """
 
     def __init__(self, per_second: float = 20) -> None:
         self._seconds = 1 / per_second
         self._over_at: dict[str, float] = {}
-        """When the failures of an address are forgotten."""
+        """When each address's failures are forgotten."""
 
     def seconds_left(self, address: str, now: float) -> float:
-        """How long the address has to wait; 0 for nearly all."""
+        """How long the address has to wait. 0 for nearly all."""
         return max(0.0, self._over_at.get(address, 0) - now - 10)
 
     def count(self, address: str, now: float) -> None:

@@ -1,8 +1,8 @@
-"""Who is asking: finds the proof in a request, and says whose it is.
+"""Identifies the client: finds the proof in a request, and tells whose it is.
 
-A proof is a ServiceAccount token or a configured key, in `Authorization: Bearer` or `x-api-key`, since those are what
-official clients can send; or a login that the Tailscale proxy adds, on the listener that only it can reach. Each
-credential is looked at once; after that its digest is known. Nothing here is logged, and no proof goes upstream.
+A proof is a ServiceAccount token or a configured key, in `Authorization: Bearer` or `x-api-key`, which official clients can send.
+Or it is a login that the Tailscale proxy adds, on the listener that only it can reach. Each credential is checked once; after
+that its digest is known. Nothing here is logged, and no proof goes upstream.
 """
 
 import re
@@ -18,7 +18,7 @@ from oauth_pool_proxy.errors import NotIdentified, ProxyError
 from oauth_pool_proxy.observe.client_metrics import STRANGER
 
 KEY_MARK = b"oap_"
-"""How keys begin that `kubectl oauthaccount key create` makes."""
+"""The prefix of keys made by `kubectl oauthaccount key create`."""
 MOST_CALLERS = 10_000
 LOGIN = b"tailscale-user-login"
 _TAILSCALE = b"tailscale-"
@@ -28,12 +28,12 @@ _FOREVER = float("inf")
 
 
 class Asked(Protocol):
-    """What is looked at of a request, and `headers` and `caller`, which are replaced."""
+    """The parts of a request that are checked, and `headers` and `caller`, which are replaced."""
 
     path: str
     headers: list[Header]
     fields: dict[bytes, bytes]
-    """The headers by their names."""
+    """The headers by name."""
     peer: str
     is_from_tailnet: bool
     began: float
@@ -41,17 +41,17 @@ class Asked(Protocol):
 
 
 class Tokens(Protocol):
-    """What can tell whose a ServiceAccount token is."""
+    """Identifies the owners of ServiceAccount tokens."""
 
     def identity(self, token: bytes, address: str, now: float) -> tuple[str, float]:
-        """The client's name, and until when the token is good; raises a `ProxyError`. Times are in seconds since 1970."""
+        """The client's name, and when the token ends. Raises a `ProxyError`. Times are in seconds since 1970."""
 
     def is_token(self, credential: bytes) -> bool: ...
     def is_of_a_service_account(self, credential: bytes) -> bool: ...
 
 
 class Reception:
-    """`tokens` is none where no ServiceAccount token counts; `keeps_credentials` says that what is no proof goes upstream."""
+    """`tokens` is None where no ServiceAccount token is accepted. With `keeps_credentials`, other credentials go upstream."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class Reception:
         self._how_to_get_in = _how_to_get_in(config)
 
     def admit(self, request: Asked) -> Caller:
-        """Who is asking, and may ask this now: one more request of that client has begun, which whoever called this ends.
+        """Identify the client and begin one more request for it. The calling code must end it.
 
-        The request's headers are without proofs then. Raises what the client is told.
+        Proofs are removed from headers that go upstream. Raises the error for the client.
         """
         now = self._clock()
         caller = self._known_caller(request.fields, now) or self._found_caller(request, now)
@@ -83,7 +83,7 @@ class Reception:
         return caller
 
     def _known_caller(self, fields: Mapping[bytes, bytes], now: float) -> Caller | None:
-        """By a credential that is known already, as it nearly always is: this is done for every request."""
+        """The client of a known credential. Nearly all are known, and this runs for every request."""
         authorization = fields.get(b"authorization")
         if authorization is None:
             credential = fields.get(b"x-api-key", b"")
@@ -100,7 +100,7 @@ class Reception:
             try:
                 return self._caller_of(credential, request.peer, now)
             except ProxyError as error:
-                # Of two, the one that was meant as a proof: clients send a key of no meaning because they must send one.
+                # Of two, report the one meant as a proof: clients that must send a key send a meaningless one.
                 if failure is None or self._looks_like_proof(credential):
                     failure = error
         if request.is_from_tailnet and (login := _login(request.headers)):
@@ -141,7 +141,7 @@ class Reception:
         return f"key:{key.name}", until
 
     def _key_of(self, digest: bytes) -> ClientKey | None:
-        """Looks at all of them, each to its end: how long it takes tells nothing of how near a guess came."""
+        """Compares all keys in full, so the time it takes does not reveal how close a guess was."""
         found = None
         for key in self._keys:
             if compare_digest(key.digest, digest):
@@ -157,14 +157,14 @@ class Reception:
         return caller
 
     def _forget_idle(self) -> None:
-        """All that have nothing under way: their limits begin anew, which so many clients will not notice."""
+        """Forget all clients without requests in flight. Their limits start anew, which hardly matters among so many."""
         self._callers = {name: caller for name, caller in self._callers.items() if caller.in_flight}
-        self._known.proven.clear()  # which would go on with those that are forgotten
+        self._known.proven.clear()  # its entries still refer to the forgotten clients
 
-    # What must not go upstream, in passthrough mode
+    # Keeping proofs from the upstream, in passthrough mode
 
     def _is_proof(self, header: Header) -> bool:
-        """Also one that has expired, or is for somebody else. What a client has for the upstream looks otherwise."""
+        """Includes proofs that have expired or are for another service. Credentials for the upstream look different."""
         name, value = header
         if name.startswith(_TAILSCALE):
             return True
@@ -182,7 +182,7 @@ class Reception:
 
 
 def credentials(headers: list[Header]) -> list[bytes]:
-    """What a proof may be among, in the order of the headers."""
+    """The credentials that may be proofs, in header order."""
     return [
         credential
         for name, value in headers
@@ -193,13 +193,13 @@ def credentials(headers: list[Header]) -> list[bytes]:
 def _credential(name: bytes, value: bytes) -> bytes | None:
     if name == b"x-api-key":
         return value.strip()
-    if name == b"authorization" and value[:7].lower() == _BEARER:  # RFC 9110 11.1: in any case
+    if name == b"authorization" and value[:7].lower() == _BEARER:  # RFC 9110 11.1: case-insensitive
         return value[7:].strip()
     return None
 
 
 def _login(headers: list[Header]) -> str | None:
-    """The Tailscale proxy takes this header off what it is sent, and adds one. Two of them are not its work."""
+    """The Tailscale login. Its proxy removes this header from requests and adds its own, so two of them are not from it."""
     logins = [value for name, value in headers if name == LOGIN]
     return logins[0].decode() if len(logins) == 1 and _LOGIN_VALUE.fullmatch(logins[0]) else None
 

@@ -1,4 +1,4 @@
-"""Whose a ServiceAccount token is, in the terms of the reception: names, and what a client is told."""
+"""Identifies the owner of a ServiceAccount token for the reception: the client's name, or the error for the client."""
 
 from oauth_pool_proxy.downstream.identity import tokens
 from oauth_pool_proxy.downstream.identity.issuer import Issuer
@@ -18,8 +18,8 @@ class ServiceAccountTokens:
         return tokens.is_of_a_service_account(credential)
 
     def identity(self, token: bytes, address: str, now: float) -> tuple[str, float]:
-        """Whose it is, and until when. Raises `NotIdentified`, `ProofUndecided` when that cannot be told yet, and `ClientLimited` for an address from
-        which too many tokens with bad signatures have come.
+        """The token's owner, and when it ends. Raises `NotIdentified`, `ProofUndecided` if it cannot be checked yet, and
+        `ClientLimited` for an address that has sent too many tokens with bad signatures.
         """
         if self._issuer.name is None:
             raise ProofUndecided("The API server's keys for ServiceAccount tokens are not known yet", retry_after=1)

@@ -1,7 +1,7 @@
-"""ServiceAccount tokens, verified without asking anybody: signature, issuer, audience and time (RFC 7515, RFC 7519).
+"""Verifies ServiceAccount tokens offline: signature, issuer, audience and time (RFC 7515, RFC 7519).
 
-Two steps, since a signature is what costs: `read` refuses what can be refused without one, in a few microseconds, and
-`Claim.verified` tells whether the API server has signed it. Nothing that is not signed is used for anything else.
+There are two steps, as the signature is the expensive part. `read` refuses what can be refused without it, in a few microseconds.
+`Claim.verified` checks that the API server has signed the token. Unsigned content is used for nothing else.
 """
 
 import re
@@ -19,9 +19,9 @@ from joserfc.jwk import ECKey, RSAKey
 from oauth_pool_proxy.downstream.identity.known import MOST_CREDENTIAL_BYTES
 
 LEEWAY = 60.0
-"""How many seconds clocks may differ, at both ends of a token's life."""
+"""How many seconds clocks may differ, at both ends of a token's lifetime."""
 ALGORITHMS = frozenset(("RS256", "ES256", "ES384", "ES512"))
-"""What API servers sign with. None of them can be computed with a public key, and none is "none" (RFC 8725 3.1)."""
+"""The algorithms of API servers. None of them can sign with a public key, and none is "none" (RFC 8725 3.1)."""
 
 _MOST_KID_CHARACTERS = 256
 _SUBJECT = re.compile(
@@ -31,7 +31,7 @@ _MARK = b"system:serviceaccount:"
 
 Key = RSAKey | ECKey
 Keys = Mapping[str, Key]
-"""By their ids (`kid`)."""
+"""Keys by id (`kid`)."""
 
 
 class _Header(msgspec.Struct):
@@ -63,7 +63,7 @@ _MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
 
 
 class TokenRefused(Exception):
-    """What is wrong with the token, in words for whoever sent it; nothing of the token is in them."""
+    """Says what is wrong with the token, worded for its sender. The message contains nothing of the token."""
 
     def __init__(self, why: str, *, is_final: bool = True) -> None:
         super().__init__(why)
@@ -72,7 +72,7 @@ class TokenRefused(Exception):
 
 
 class KeyUnknown(Exception):
-    """Signed with a key of this id, which is not among those that are known."""
+    """The token is signed with a key whose id is unknown."""
 
     def __init__(self, kid: str) -> None:
         super().__init__("a key that is not known")
@@ -84,12 +84,12 @@ class Identity:
     name: str
     """`namespace/serviceaccount`."""
     until: float
-    """When the token is over, in seconds since 1970; the leeway is in it."""
+    """When the token ends, in seconds since 1970, including the leeway."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a token says of itself, as long as nobody has looked at its signature."""
+    """What a token says about itself, before its signature is checked."""
 
     _token: bytes = field(repr=False)
     _algorithm: str
@@ -98,7 +98,7 @@ class Claim:
     _now: float
 
     def verified(self) -> Identity:
-        """Raises `TokenRefused` if the API server has not signed it."""
+        """The identity. Raises `TokenRefused` if the API server has not signed it."""
         try:
             signed = jws.deserialize_compact(self._token, self._key, algorithms=[self._algorithm])
         except (JoseError, ValueError, TypeError):
@@ -108,7 +108,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a token has to be like, beside its signature."""
+    """What a token must satisfy, apart from its signature."""
 
     issuer: str
     audience: str
@@ -133,13 +133,13 @@ class Rules:
 
 
 def is_token(credential: bytes) -> bool:
-    """Whether it has the form of a JWT; `ey` is how a JSON object begins in base64url."""
+    """Whether it has the form of a JWT. In base64url, a JSON object begins with `ey`."""
     return credential.startswith(b"ey") and credential.count(b".") == 2
 
 
 def is_of_a_service_account(credential: bytes) -> bool:
-    """Whether it says so itself, of whatever cluster, audience and time: such a thing is for API servers alone. One that is too
-    long to be looked into might be one.
+    """Whether it claims to be a ServiceAccount's, of any cluster, audience and time: only API servers should get those.
+    Also true for a token that is too long to check, since it might be one.
     """
     if not is_token(credential):
         return False
@@ -152,7 +152,7 @@ def is_of_a_service_account(credential: bytes) -> bool:
 
 
 def read(token: bytes, keys: Keys, rules: Rules, now: float) -> Claim:
-    """Raises `TokenRefused`, or `KeyUnknown` for a token that may be good. `now` is in seconds since 1970."""
+    """The token's claim. Raises `TokenRefused`, or `KeyUnknown` if the token may be good. `now` is in seconds since 1970."""
     if len(token) > MOST_CREDENTIAL_BYTES:
         raise TokenRefused(f"it is longer than {MOST_CREDENTIAL_BYTES} bytes")
     header_part, payload_part, _ = token.split(b".")
@@ -173,10 +173,10 @@ def read(token: bytes, keys: Keys, rules: Rules, now: float) -> Claim:
 
 
 def keys_of(document: bytes) -> dict[str, Key]:
-    """The public keys of a JWK set (RFC 7517) that API servers sign with; others are left out. `ValueError` if it has none."""
+    """The public keys in a JWK set (RFC 7517) of kinds that API servers use. Raises `ValueError` if there are none."""
     keys: dict[str, Key] = {}
     for raw in _keys_in(document):
-        # One that cannot be read costs no other. A warning is of a key that is too short (RFC 7518 3.3: MUST).
+        # An unreadable key does not affect the others. A warning means that a key is too short (RFC 7518 3.3: MUST).
         with (
             suppress(JoseError, ValueError, TypeError, RecursionError, SecurityWarning),
             warnings.catch_warnings(action="error", category=SecurityWarning),

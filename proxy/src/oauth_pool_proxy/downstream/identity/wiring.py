@@ -1,4 +1,4 @@
-"""Puts the parts of the reception together, and says what has to run beside it."""
+"""Assembles the reception, and returns what has to run beside it."""
 
 from collections.abc import Awaitable, Callable, Coroutine
 
@@ -16,9 +16,10 @@ def reception_of(
     *,
     keeps_credentials: bool,
 ) -> tuple[Reception, Run | None, Callable[[], bool]]:
-    """The reception; what to run for as long as it is asked, if anything; and whether it can tell clients from strangers yet.
+    """The reception, the task to run while it is in use, if any, and whether it can tell clients from strangers yet.
 
-    `fetch` gets documents of the API server whose tokens count; without it none does, and nothing of cryptography is imported.
+    `fetch` gets documents from the API server whose tokens are accepted. Without it, no token is accepted, and no cryptography
+    is imported.
     """
     known = Known()
     if fetch is None:

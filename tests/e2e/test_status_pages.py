@@ -70,7 +70,7 @@ def says_all(stack: Stack, url: str) -> bool:
     ask(stack, f"what is {random.random()}?")
     text = httpx2.get(url, trust_env=False).text
     known = (f"{name}<" in text for name in (*PEOPLE, "claude-3", "spare"))
-    return all(known) and "comes back by itself</span>" in text and text.count("7d window") == len(PEOPLE)
+    return all(known) and "recovers by itself</span>" in text and text.count("7d window") == len(PEOPLE)
 
 
 @every_program

@@ -63,7 +63,7 @@ def test_the_most_urgent_come_first_and_the_title_counts_all() -> None:
     parsed = rendered(*(Card(tone.value, "Word", tone) for tone in reversed(Tone)))
     headings = [parsed.texts[parsed.texts.index(tone.value)] for tone in Tone]
     assert headings == sorted(headings, key=parsed.texts.index) == ["act", "wait", "well", "off"]
-    counts = "4 accounts (1 in use, 1 comes back by itself, 1 needs a person, 1 switched off)"
+    counts = "4 accounts (1 in use, 1 recovers by itself, 1 needs a person, 1 switched off)"
     assert f"{counts}: anthropic" in parsed.texts
 
 

@@ -32,7 +32,7 @@ def card(of: Facts, **status: object) -> str:
 
 def test_an_account_that_works() -> None:
     shown = card(facts(credential=credential(expires_in=timedelta(hours=2))))
-    assert shown == "well: Available in use provider anthropic grant AuthorizationCode token ends in 2h"
+    assert shown == "well: Available in use provider anthropic grant AuthorizationCode token expires in 2h"
 
 
 def test_one_that_waits_for_a_person_says_what_to_type_and_shows_no_link() -> None:
@@ -40,14 +40,14 @@ def test_one_that_waits_for_a_person_says_what_to_type_and_shows_no_link() -> No
     assert "authorizationURL" in str(render_status(waiting, URL))
     shown = card(waiting)
     assert shown.startswith("act: LoginRequired needs a person")
-    assert shown.endswith("grant AuthorizationCode It waits for a login. kubectl oauthaccount login claude-1")
+    assert shown.endswith("grant AuthorizationCode It needs a login. kubectl oauthaccount login claude-1")
     assert "://" not in shown
 
 
 def test_one_that_cools_down_shows_windows_and_when_it_is_back() -> None:
     used_up = report(reason="QuotaExhausted", until=timedelta(hours=1))
     shown = card(facts(account(reports=(used_up,)), credential=credential()))
-    assert shown.startswith("wait: CoolingDown comes back by itself")
+    assert shown.startswith("wait: CoolingDown recovers by itself")
     assert "back in 1h" in shown
     assert shown.endswith(" QuotaExhausted")
 

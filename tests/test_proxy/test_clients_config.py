@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from oauth_pool_proxy.config import ClientsConfig, Config, KubernetesConfig, load_config
-from oauth_pool_proxy.config import load as config_module
+from oauth_pool_proxy.config import kubernetes as kubernetes_module
 from oauth_pool_proxy.config.selector import parse_selector
 from oauth_pool_proxy.errors import ConfigInvalid
 
@@ -24,7 +24,7 @@ ALONE = "[clients]\nservice_accounts = false\n"
 
 @pytest.fixture(autouse=True)
 def outside_a_pod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(config_module, "SERVICE_ACCOUNT", tmp_path / "no-service-account")
+    monkeypatch.setattr(kubernetes_module, "SERVICE_ACCOUNT", tmp_path / "no-service-account")
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
 

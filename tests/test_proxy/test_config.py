@@ -15,7 +15,7 @@ from oauth_pool_proxy.config import (
     parse_config,
     require_pod,
 )
-from oauth_pool_proxy.config import load as config_module
+from oauth_pool_proxy.config import kubernetes as kubernetes_module
 from oauth_pool_proxy.errors import ConfigInvalid
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -25,7 +25,7 @@ POOL = PROXY + '[oauth]\nsource = "file"\nindex_dir = "/i"\n'
 
 @pytest.fixture(autouse=True)
 def outside_a_pod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(config_module, "SERVICE_ACCOUNT", tmp_path / "no-service-account")
+    monkeypatch.setattr(kubernetes_module, "SERVICE_ACCOUNT", tmp_path / "no-service-account")
     for name in ("KUBERNETES_SERVICE_HOST", "CONFIG_PATH", "LOG_LEVEL"):
         monkeypatch.delenv(name, raising=False)
 
@@ -94,8 +94,8 @@ def test_inside_a_pod_nothing_has_to_be_said_about_the_api_server(
     account.mkdir()
     (account / "token").write_text("t")
     (account / "namespace").write_text("pool\n")
-    monkeypatch.setattr(config_module, "SERVICE_ACCOUNT", account)
-    monkeypatch.setattr(config_module, "_ca_file", lambda table, key, default=None: default)
+    monkeypatch.setattr(kubernetes_module, "SERVICE_ACCOUNT", account)
+    monkeypatch.setattr(kubernetes_module, "ca_file_of", lambda table, key, default=None: default)
     environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "6443"}
     config = load(PROXY + '[oauth]\nsource = "kubernetes"\n', tmp_path, **environment)
     assert oauth_of(config).source == KubernetesConfig(

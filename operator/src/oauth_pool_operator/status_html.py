@@ -27,7 +27,7 @@ class Tone(StrEnum):
 
 
 _ORDER = {tone: number for number, tone in enumerate(Tone)}
-_WORDS = {Tone.ACT: "needs a person", Tone.WAIT: "comes back by itself", Tone.WELL: "in use", Tone.OFF: "switched off"}
+_WORDS = {Tone.ACT: "needs a person", Tone.WAIT: "recovers by itself", Tone.WELL: "in use", Tone.OFF: "switched off"}
 
 
 @dataclass(frozen=True, slots=True)

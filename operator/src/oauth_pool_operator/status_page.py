@@ -44,7 +44,7 @@ def _card(account: Account, now: datetime) -> Card:
     if until := _instant(status.get("cooldown", {}).get("untilTime")):
         facts.append(("back", when(until, now.timestamp())))
     if expires := _instant(status.get("token", {}).get("expirationTime")):
-        facts.append(("token ends", when(expires, now.timestamp())))
+        facts.append(("token expires", when(expires, now.timestamp())))
     verb = "login" if needs_login else "resume" if word == c.SUSPENDED else "describe" if is_stalled else ""
     return Card(
         account.name,
@@ -60,7 +60,7 @@ def _card(account: Account, now: datetime) -> Card:
 def _advice(status: dict[str, Any], conditions: list[dict[str, Any]], ready: dict[str, Any]) -> str:
     """What the condition says, without what the card says better: until when, and how to log in."""
     if (c.find(conditions, c.LOGIN_REQUIRED) or {}).get("reason") in (c.AWAITING_CODE, c.AWAITING_APPROVAL):
-        return "It waits for a login."
+        return "It needs a login."
     if ready.get("status") == "True":
         return ""
     why = status.get("cooldown", {}).get("reason") if ready.get("reason") == c.COOLING_DOWN else None

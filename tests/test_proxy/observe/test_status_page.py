@@ -39,11 +39,11 @@ async def test_it_shows_accounts_with_their_windows_and_what_to_do(
     document = answer.body.decode()
     assert "3 accounts (1 in use, 1 needs a person, 1 switched off)" in document
     assert card(document, "claude-1").startswith(
-        "well: Available in use 5h 28% requests/min - under way 0 token ends in"
+        "well: Available in use 5h 28% requests/min - under way 0 token expires in"
     )
     waiting = "act: LoginRequired needs a person requests/min - under way 0"
     assert card(document, "claude-2").startswith(waiting)
-    assert card(document, "claude-2").endswith("It waits for a login. kubectl oauthaccount login claude-2")
+    assert card(document, "claude-2").endswith("It needs a login. kubectl oauthaccount login claude-2")
     assert card(document, "claude-3").startswith("off: Suspended switched off")
     assert len(upstream.requests) == 1
 
@@ -66,7 +66,7 @@ async def test_nothing_is_changed_and_no_secret_is_shown(start: Start, folder: P
         assert (await proxy.request(method, "/", port=proxy.metrics_port)).status == 405
     document = (await proxy.request("GET", "/?reload=no", port=proxy.metrics_port)).body.decode()
     assert "http-equiv" not in document
-    assert "token-" not in document.replace("token ends", "")
+    assert "token-" not in document.replace("token expires", "")
 
 
 async def test_without_a_pool_there_are_figures_only(start: Start) -> None:

@@ -1,16 +1,64 @@
-"""Reads and checks `[[clients.keys]]` and `[[clients.rules]]`."""
+"""Reads and checks `[clients]`, its keys and its rules."""
 
 import re
+from collections.abc import Mapping
 
-from oauth_pool_proxy.config.client_settings import ClientKey, ClientRule
+from oauth_pool_proxy.config.client_settings import ClientKey, ClientRule, ClientsConfig
+from oauth_pool_proxy.config.kubernetes import token_issuer_of
 from oauth_pool_proxy.config.selector import Selector, parse_selector
+from oauth_pool_proxy.config.settings import Address, KubernetesConfig, OAuthConfig, ProxyConfig
 from oauth_pool_proxy.config.table import Table
+from oauth_pool_proxy.config.values import address_of
 
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
-def keys_of(tables: list[Table]) -> tuple[ClientKey, ...]:
+def clients_of(
+    table: Table, environment: Mapping[str, str], proxy: ProxyConfig, oauth: OAuthConfig | None
+) -> ClientsConfig:
+    table.only(
+        "require",
+        "audience",
+        "service_accounts",
+        "tailscale_listen_addr",
+        "most_names",
+        "kubernetes",
+        "keys",
+        "rules",
+    )
+    clients = ClientsConfig(
+        require=table.flag("require", True),
+        audience=table.text("audience", "oauth-pool") or "",
+        kubernetes=_token_issuer(table, environment, oauth),
+        tailscale=_tailscale_address(table, proxy),
+        keys=_keys_of(table.tables("keys")),
+        rules=tuple(_rule_of(rule, has_pool=oauth is not None) for rule in table.tables("rules")),
+        most_names=table.number("most_names", 200, least=1, most=10_000),
+    )
+    if not (clients.kubernetes or clients.tailscale or clients.keys):
+        table.refuse(
+            "no client could prove who it is: there are no keys, no tailscale_listen_addr and no service_accounts"
+        )
+    return clients
+
+
+def _token_issuer(table: Table, environment: Mapping[str, str], oauth: OAuthConfig | None) -> KubernetesConfig | None:
+    if not table.flag("service_accounts", True):
+        return None
+    source = oauth.source if oauth else None
+    return token_issuer_of(table, environment, source if isinstance(source, KubernetesConfig) else None)
+
+
+def _tailscale_address(table: Table, proxy: ProxyConfig) -> Address | None:
+    key = "tailscale_listen_addr"
+    address = address_of(table, key) if table.has(key) else None
+    if address and address.port and address in (proxy.listen, proxy.metrics):
+        table.refuse("must be an address of its own, which nobody but the Tailscale proxy can reach", key)
+    return address
+
+
+def _keys_of(tables: list[Table]) -> tuple[ClientKey, ...]:
     """Names may occur twice, while one key replaces another. Digests may not."""
     keys = tuple(_key_of(table) for table in tables)
     for number, key in enumerate(keys):
@@ -31,7 +79,7 @@ def _key_of(table: Table) -> ClientKey:
     return ClientKey(name, bytes.fromhex(digest), table.instant("expires"))
 
 
-def client_rule_of(table: Table, *, has_pool: bool) -> ClientRule:
+def _rule_of(table: Table, *, has_pool: bool) -> ClientRule:
     table.only(
         "match",
         "deny",

@@ -14,8 +14,8 @@ _ADVICE = {
     "RateLimited": ("Too many requests in a short time.", ""),
     "CoolingDown": ("It met a limit.", ""),
     "Refreshing": ("The operator is getting it an access token.", ""),
-    "Suspended": ("Somebody took it out of use.", _RESUME),
-    "LoginRequired": ("It waits for a login.", _LOGIN),
+    "Suspended": ("Somebody suspended it.", _RESUME),
+    "LoginRequired": ("It needs a login.", _LOGIN),
     "Disabled": ("Its login has ended.", _LOGIN),
     "Unauthorized": ("The upstream refuses its access token.", _DESCRIBE),
     "Forbidden": ("The upstream refuses the account: its owner has to look at the provider's console.", _DESCRIBE),
@@ -67,7 +67,7 @@ def _card(account: Account, rate: int | None, now: float) -> Card:
         until = account.cooling_until
         facts.append(("back", when(until, now) if until < inf else "when the operator says so"))
     if account.token:
-        facts.append(("token ends", when(account.token.expires_at, now)))
+        facts.append(("token expires", when(account.token.expires_at, now)))
     command = f"kubectl oauthaccount {verb} {account.name}" if verb else ""
     bars = [Bar(window.name, window.utilization, window.resets_at) for window in account.windows]
     return Card(account.name, reason or "Available", _tone(reason), bars, facts, advice, command)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Known:
     account: Account
     memory: Memory = field(default_factory=Memory)

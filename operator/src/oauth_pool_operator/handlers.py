@@ -49,6 +49,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.client_timeout = 320
     settings.watching.inactivity_timeout = BOOKMARK_SECONDS
     settings.watching.reconnect_backoff = 1.0
+    # A worker for each object ends so long after its last event: of thousands that come at once, few are there together.
+    settings.queueing.idle_timeout = 1.0
     settings.posting.enabled = False
     settings.persistence.finalizer = f"{GROUP}/kopf"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"kopf.{GROUP}", v1=False)

@@ -28,7 +28,7 @@ LONGEST_SLEEP = 30.0
 SET_BACK_SECONDS = 2.0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Entry:
     due: datetime | None = None
     is_running: bool = False

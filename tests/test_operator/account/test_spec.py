@@ -1,5 +1,6 @@
 """API objects as accounts."""
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -38,6 +39,20 @@ def test_an_object_becomes_an_account() -> None:
 def test_labels_are_those_of_the_object() -> None:
     assert parse_account(body(labels={"tier": "gold"})).labels == {"tier": "gold"}
     assert parse_account(body()).labels == {}
+
+
+def test_annotations_of_others_are_not_kept() -> None:
+    parsed = parse_account(body(annotations={LOGIN_ANNOTATION: "now", "kubectl.kubernetes.io/last-applied": "{}"}))
+    assert parsed.annotations == {LOGIN_ANNOTATION: "now"}
+
+
+def test_accounts_share_the_words_of_their_status() -> None:
+    text = '{"conditions": [{"type": "Ready", "message": "until noon"}], "token": {"generation": 3}, "odd": null}'
+    one, other = (parse_account(body(status=json.loads(text))).status for _ in range(2))
+    assert one == other == json.loads(text)
+    (condition,), (same,) = one["conditions"], other["conditions"]
+    assert all(key is shared for key, shared in zip(condition, same, strict=True))
+    assert condition["type"] is same["type"]
 
 
 def test_an_object_with_a_time_of_deletion_is_being_deleted() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 
-@dataclass
+@dataclass(slots=True)
 class Backoff:
     """Of one thing that is tried again and again: after `first`, then twice as long each time, up to `longest`."""
 

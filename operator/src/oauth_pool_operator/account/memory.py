@@ -12,7 +12,7 @@ from oauth_pool_operator.account.trouble import Subject, Trouble
 _KEPT = (Subject.REFRESH, Subject.LOGIN, Subject.CLUSTER, Subject.REVOCATION)
 
 
-@dataclass
+@dataclass(slots=True)
 class Attempts(Backoff):
     """Of one subject: the backoff, and the trouble that it is in."""
 
@@ -46,7 +46,7 @@ class Attempts(Backoff):
         self.trouble = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Memory:
     """Of one account."""
 

@@ -5,6 +5,7 @@ are ignored, so a newer CRD does not break an older operator.
 """
 
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ LOGOUT_ANNOTATION = f"{GROUP}/logout-requested"
 # What a report says of time is brought between these: no sum of an instant and a cooldown, in any time zone, is out of range.
 FIRST_INSTANT, LAST_INSTANT = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 LONGEST_REQUEST = 1024  # requests are answered in status, which has limits
+_OURS = f"{GROUP}/"
 
 Grant = Literal["AuthorizationCode", "DeviceCode", "WorkloadIdentity"]
 
@@ -160,13 +162,25 @@ def parse_account(body: dict[str, Any]) -> Account:
         resource_version=metadata.get("resourceVersion", ""),
         deleting="deletionTimestamp" in metadata,
         finalizers=list(metadata.get("finalizers") or ()),
-        annotations=dict(metadata.get("annotations") or {}),
+        annotations={
+            name: text for name, text in (metadata.get("annotations") or {}).items() if name.startswith(_OURS)
+        },
         spec=spec,
         reports=parse_reports(status.get("reports") or []),
-        status=status,
+        status=_with_shared_words(status),
         labels=dict(metadata.get("labels") or {}),
         spec_problem=problem,
     )
+
+
+def _with_shared_words(value: Any) -> Any:
+    """An equal value in which all accounts share one object for each key and each text of one word. A JSON decoder makes new ones
+    for every object; sharing them saves 2 KB for each account."""
+    if isinstance(value, dict):
+        return {sys.intern(key): _with_shared_words(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_with_shared_words(item) for item in value]
+    return sys.intern(value) if isinstance(value, str) and value.isalpha() else value
 
 
 def parse_spec(raw: Any) -> tuple[Spec, str]:

@@ -60,7 +60,7 @@ e2e-argocd: setup ## The same from a Git repository, by the ArgoCD of KUBECONFIG
 crash-trials: setup ## Kill the operator around token rotations, in N trials (N=10000; ARGS=--help)
 	@$(BIN)/python -m tests.test_operator.crash_trials --trials $(N) $(ARGS)
 
-trust: setup ## See whether the promises of docs/reliability.md hold: just under an hour (ARGS="--short", "--only NAME", --help)
+trust: setup ## See whether the promises of docs/reliability.md hold: three quarters of an hour (ARGS="--short", "--only NAME", --help)
 	@$(BIN)/python -m tests.trust $(ARGS)
 
 check: lint types locks ## Formatting, lint, types, and whether the locks are up to date

@@ -205,6 +205,7 @@ async def test_a_refresh_token_that_is_not_replaced_stays(member: str) -> None:
         pytest.param('"1800"', timedelta(minutes=30), id="a number as text"),
         pytest.param("1e15", timedelta(days=366), id="not for ever"),
         pytest.param("0", timedelta(hours=1), id="nothing: no sense, an hour"),
+        pytest.param("2e-40", timedelta(hours=1), id="as good as nothing"),
         pytest.param("-5", timedelta(hours=1), id="less than nothing"),
         pytest.param("1e400", timedelta(hours=1), id="beyond all numbers"),
         pytest.param('"soon"', timedelta(hours=1), id="a word"),

@@ -11,6 +11,8 @@ from oauth_pool_operator.account.documents import Remark
 # RFC 6749 5.1 only recommends `expires_in`; this is assumed without it.
 DEFAULT_LIFETIME = timedelta(hours=1)
 LONGEST_LIFETIME = timedelta(days=366)
+# Less is nothing at all once it is rounded.
+_SHORTEST_SECONDS = 1e-6
 # Less is a refresh every few seconds.
 SHORT_LIFETIME = timedelta(minutes=1)
 # Milliseconds are told from seconds by this: more than ten days, and whole minutes if divided by 1,000. A lifetime of whole
@@ -23,7 +25,7 @@ def lifetime_of(value: Any) -> tuple[timedelta, Remark | None]:
     if value is None:
         return DEFAULT_LIFETIME, None
     seconds = _number(value)
-    if seconds is None or not 0 < seconds < math.inf:
+    if seconds is None or not _SHORTEST_SECONDS <= seconds < math.inf:
         return DEFAULT_LIFETIME, _odd("is not a number of seconds above 0; the token counts as valid for an hour")
     if seconds > _LONG_SECONDS and seconds % _MINUTE_IN_MILLISECONDS == 0:
         lifetime = timedelta(seconds=min(seconds / 1000, LONGEST_LIFETIME.total_seconds()))

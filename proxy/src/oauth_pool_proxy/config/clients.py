@@ -32,7 +32,7 @@ def clients_of(
         audience=table.text("audience", "oauth-pool") or "",
         kubernetes=_token_issuer(table, environment, oauth),
         tailscale=_tailscale_address(table, proxy),
-        keys=_keys_of(table.tables("keys")),
+        keys=keys_of(table.tables("keys")),
         rules=tuple(_rule_of(rule, has_pool=oauth is not None) for rule in table.tables("rules")),
         most_names=table.number("most_names", 200, least=1, most=10_000),
     )
@@ -58,7 +58,7 @@ def _tailscale_address(table: Table, proxy: ProxyConfig) -> Address | None:
     return address
 
 
-def _keys_of(tables: list[Table]) -> tuple[ClientKey, ...]:
+def keys_of(tables: list[Table]) -> tuple[ClientKey, ...]:
     """Names may occur twice, while one key replaces another. Digests may not."""
     keys = tuple(_key_of(table) for table in tables)
     for number, key in enumerate(keys):

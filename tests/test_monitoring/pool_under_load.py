@@ -27,6 +27,8 @@ STRANGER = ""
 CLIENTS = ("ci", "laptop", "notebook", STRANGER)
 HURRIED = "batch"
 """It asks more often than it may, which is not often."""
+CONVERSATIONS = 12
+"""Of each client. Accounts have other uids in each run, so with a few conversations one account might have none of them."""
 MODELS = ("claude-simulated-haiku", "claude-simulated-sonnet", "claude-simulated-opus")
 PEOPLE = {"claude-1": "alice@example.com", "claude-2": "bob@example.com", "claude-3": "carol@example.com"}
 USED = {"claude-1": (0.22, 0.4), "claude-2": (0.78, 0.66), "claude-3": (0.05, 0.12)}
@@ -184,7 +186,7 @@ class _Client:
             "stream": self._random.random() < 0.7,
             "messages": [{"role": "user", "content": words}],
         }
-        conversation = f"{self._name or 'nobody'}-{self._random.randint(1, 3)}"
+        conversation = f"{self._name or 'nobody'}-{self._random.randint(1, CONVERSATIONS)}"
         headers = {"x-claude-code-session-id": conversation, "content-type": "application/json"}
         with client.stream("POST", self._url, content=json.dumps(body), headers=headers) as answer:
             answer.read()

@@ -1,7 +1,7 @@
 """What the controller makes of events: the newest version of every account counts, whatever order they come in."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from oauth_pool_operator.account.documents import Retained
 from oauth_pool_operator.account.facts import NEVER
 from oauth_pool_operator.account.memory import Memory
-from oauth_pool_operator.account.spec import FINALIZER, Account
+from oauth_pool_operator.account.spec import FINALIZER, Account, parse_account
 from oauth_pool_operator.cluster.api import Cluster
 from oauth_pool_operator.cluster.index import IndexPublisher
 from oauth_pool_operator.cluster.leadership import Leadership
@@ -44,8 +44,18 @@ def body(version: str = "1", *, uid: str = UID, **metadata: Any) -> dict[str, An
     }
 
 
+def changed(version: str, **metadata: Any) -> dict[str, Any]:
+    """Somebody has changed the spec in this version."""
+    return body(version, generation=int(version), **metadata)
+
+
+def with_status(document: dict[str, Any], **status: Any) -> dict[str, Any]:
+    return {**document, "status": status}
+
+
 class Seen(Reconciler):
-    """Notes what it is given; `answers` are what it returns or raises, else the account as it came."""
+    """Notes what it is given; `answers` are what it returns or raises, else the account as it came. `meanwhile` happens while
+    it is at work."""
 
     def __init__(self) -> None:
         throttle = Throttle(1, clock=lambda: NOW)
@@ -53,6 +63,7 @@ class Seen(Reconciler):
         self.accounts: list[Account] = []
         self.memories: list[Memory] = []
         self.answers: list[Account | Exception] = []
+        self.meanwhile: Callable[[], None] = lambda: None
         self.hangs = False
 
     async def reconcile(self, account: Account, memory: Memory) -> tuple[Account, datetime]:
@@ -60,6 +71,7 @@ class Seen(Reconciler):
         self.memories.append(memory)
         if self.hangs:
             await asyncio.Event().wait()
+        self.meanwhile()
         answer = self.answers.pop(0) if self.answers else account
         if isinstance(answer, Exception):
             raise answer
@@ -119,23 +131,101 @@ async def observe(controller: Controller, kind: str | None, *bodies: dict[str, A
         await turns()
 
 
+def watched(controller: Controller, *bodies: dict[str, Any]) -> Callable[[], None]:
+    """What tells it of them, all at once."""
+
+    def tell() -> None:
+        for one in bodies:
+            controller.observe("MODIFIED", one)
+
+    return tell
+
+
 async def test_an_older_version_that_comes_late_is_not_looked_at() -> None:
     async with running() as (controller, seen):
-        await observe(controller, "MODIFIED", body("9"), body("8"), body("10"))
+        await observe(controller, "MODIFIED", changed("9"), changed("8"), changed("10"))
         assert seen.versions == ["9", "10"]
 
 
 async def test_what_we_wrote_ourselves_is_known_before_its_event() -> None:
     async with running() as (controller, seen):
-        await observe(controller, None, body("1"))
-        seen.answers = [msgspec.structs.replace(seen.accounts[0], resource_version="5")]
-        await observe(controller, "MODIFIED", body("2"), body("3"))
+        await observe(controller, None, changed("1"))
+        seen.answers = [msgspec.structs.replace(parse_account(changed("2")), resource_version="5")]
+        await observe(controller, "MODIFIED", changed("2"), changed("3"))
         assert seen.versions == ["1", "2"]
+
+
+async def test_the_events_of_what_we_wrote_ourselves_start_nothing() -> None:
+    async with running() as (controller, seen):
+        without, written = body("1", finalizers=[]), with_status(body("3"), observedGeneration=1)
+        seen.answers = [parse_account(written)]
+        seen.meanwhile = watched(controller, body("2"), written)
+        await observe(controller, "ADDED", without)
+        await observe(controller, "MODIFIED", body("2"), written)
+        assert seen.versions == ["1"]
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        pytest.param({"annotations": {"oauthpool.dev/refresh-requested": "now"}}, id="annotations"),
+        pytest.param({"labels": {"team": "a"}}, id="labels"),
+        pytest.param({"generation": 7}, id="spec"),
+        pytest.param({"finalizers": []}, id="our finalizer"),
+    ],
+)
+@pytest.mark.parametrize("is_seen_apart", [True, False])
+async def test_what_others_write_during_a_reconcile_is_looked_at_afterwards(
+    theirs: dict[str, Any], is_seen_apart: bool
+) -> None:
+    """The watch may tell of their write, or only of ours, which came after it."""
+    async with running() as (controller, seen):
+        ours = with_status(body("3", **theirs), observedGeneration=1)
+        events = [body("2", **theirs), ours] if is_seen_apart else [ours]
+        seen.answers = [parse_account(ours)]
+        seen.meanwhile = watched(controller, *events)
+        await observe(controller, "ADDED", body("1"))
+        assert seen.versions[:2] == ["1", "3"]
+
+
+async def test_a_report_that_comes_after_our_last_write_is_looked_at_afterwards() -> None:
+    async with running() as (controller, seen):
+        reports = [{"reporter": "proxy-1", "observedTime": "2026-11-20T12:00:00Z"}]
+        later = with_status(body("3"), observedGeneration=1, reports=reports)
+        seen.answers = [parse_account(with_status(body("2"), observedGeneration=1))]
+        seen.meanwhile = watched(controller, later)
+        await observe(controller, "ADDED", body("1"))
+        assert seen.versions == ["1", "3"]
+
+
+async def test_a_version_in_which_nothing_differs_that_is_read_here_is_only_remembered() -> None:
+    async with running() as (controller, seen):
+        await observe(controller, "ADDED", body("1"))
+        await observe(controller, "MODIFIED", body("2"))
+        assert seen.versions == ["1"]
+        known = controller.known(UID)
+        assert known is not None and known.resource_version == "2"
+
+
+async def test_what_is_listed_anew_is_looked_at_whether_it_has_changed_or_not() -> None:
+    async with running() as (controller, seen):
+        await observe(controller, None, body("1"), body("1"))
+        assert seen.versions == ["1", "1"]
+
+
+async def test_an_event_during_a_reconcile_that_fails_is_not_lost() -> None:
+    async with running() as (controller, seen):
+        seen.answers = [RuntimeError("odd")]
+        seen.meanwhile = watched(controller, body("2"))
+        await observe(controller, "ADDED", body("1"))
+        assert seen.versions == ["1"]  # again when its time has come
+        await observe(controller, "MODIFIED", body("3"))
+        assert seen.versions == ["1", "3"]
 
 
 async def test_the_memory_of_an_account_lasts_from_one_look_to_the_next() -> None:
     async with running() as (controller, seen):
-        await observe(controller, "MODIFIED", body("1"), body("2"), body("1", uid="another"))
+        await observe(controller, "MODIFIED", changed("1"), changed("2"), changed("1", uid="another"))
         assert seen.memories[0] is seen.memories[1]
         assert seen.memories[0] is not seen.memories[2]
 
@@ -251,8 +341,9 @@ class Lists(NoCluster):
     def __init__(self, *there: dict[str, Any]) -> None:
         self.there, self.namespace = list(there), "pool"
 
-    async def listed(self) -> list[dict[str, Any]]:
-        return self.there
+    async def show_all(self, see: Callable[[dict[str, Any]], None]) -> None:
+        for one in self.there:
+            see(one)
 
 
 @pytest.mark.parametrize(("ahead", "is_swept"), [(timedelta(0), True), (timedelta(days=30), False)])

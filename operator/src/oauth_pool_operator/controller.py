@@ -40,6 +40,9 @@ LOOK_SECONDS = 5.0
 class _Known:
     account: Account
     memory: Memory = field(default_factory=Memory)
+    is_at_work: bool = False
+    is_settled: bool = False
+    """The last reconcile has done all there was to do for `account`."""
 
 
 class Controller:
@@ -128,15 +131,16 @@ class Controller:
         known = self._known.setdefault(account.uid, _Known(account))
         if account.is_older_than(known.account):
             return  # our own patches are known before their events arrive
-        self._take(known, account)
+        self._take(known, account, is_listed=kind is None)
 
-    def _take(self, known: _Known, account: Account) -> None:
-        is_deleted_now = account.deleting and not known.account.deleting
-        known.account = account
-        if is_deleted_now:  # which must not wait for a reconcile that hangs
+    def _take(self, known: _Known, account: Account, *, is_listed: bool = False) -> None:
+        before, known.account = known.account, account
+        if account.deleting and not before.deleting:  # which must not wait for a reconcile that hangs
             self.scheduler.interrupt(account.uid)
-        else:
+        elif is_listed or account.deleting:
             self.scheduler.wake(account.uid)
+        elif not known.is_at_work and not (known.is_settled and account.says_the_same_as(before)):
+            self.scheduler.wake(account.uid)  # one that is at work looks at the end whether this was its own doing
 
     def accounts(self) -> list[Account]:
         """All of them, as last observed; may be called from any thread."""
@@ -293,7 +297,8 @@ class Controller:
         known = self._known.get(uid)
         if known is None:
             return None
-        before = known.account
+        before = observed = known.account
+        known.is_at_work, known.is_settled = True, False
         with metrics.RECONCILE_SECONDS.time():
             try:
                 if self._is_leaving:
@@ -301,9 +306,13 @@ class Controller:
                 account, due = await self._reconciler.reconcile(before, known.memory)
             except Exception as error:
                 metrics.RECONCILES.labels("error").inc()
+                if known.account is not observed:
+                    self.scheduler.wake(uid)
                 if is_gone(error.__cause__ or error):  # the event of its deletion is on its way
                     return NEVER
                 raise
+            finally:
+                known.is_at_work = False
         metrics.RECONCILES.labels("success").inc()
         if account.deleting and due == NEVER:
             del self._known[uid]
@@ -312,6 +321,10 @@ class Controller:
             return None
         if known.account.is_older_than(account):
             known.account = account
+        if not account.deleting:
+            known.is_settled = not known.account.has_changed_since(before, but_for=account)
+            if not known.is_settled:
+                self.scheduler.wake(uid)
         return due
 
     def _name_of(self, uid: str) -> str:

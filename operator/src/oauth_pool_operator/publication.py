@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import httpx2
 import msgspec
@@ -109,11 +110,9 @@ class Publication:
         """Status, once, and only what differs; Events for what a person would want to know of it."""
         account = facts.account
         desired = render_status(facts, self._authorization_url(facts))
-        current = {name: value for name, value in account.status.items() if name in OWNED}
-        patch = merge_patch(current, desired)
-        if not patch:
+        written = await self._write_status(account, desired)
+        if written is account:
             return account
-        written = await self._cluster.patch_status(account, patch)
         for happening in happenings(account.status, desired):
             log.info("%s: %s: %s", account.name, happening.reason, happening.message)
             try:
@@ -121,6 +120,15 @@ class Publication:
             except httpx2.HTTPError as error:
                 log.warning("%s: Event %s was not posted: %s", account.name, happening.reason, type(error).__name__)
         return written
+
+    async def _write_status(self, account: Account, desired: dict[str, Any]) -> Account:
+        """What differs; once more if the answer shows that somebody else has written there since we last saw it."""
+        for _ in range(2):
+            current = {name: value for name, value in account.status.items() if name in OWNED}
+            if not (patch := merge_patch(current, desired)):
+                break
+            account = await self._cluster.patch_status(account, patch)
+        return account
 
     def _authorization_url(self, facts: Facts) -> str | None:
         session, endpoint = facts.session, self._endpoints.get(facts.account.spec.provider)

@@ -110,24 +110,31 @@ class Upkeep:
             )
         self._said = deaf
 
-    async def _compare(self) -> dict[str, dict[str, Any]]:
-        """Observe what the watch has missed. Kopf, for one, tells of no deletion that fell between two of its watches."""
-        before = set(self._roll.uids)
-        listed = {body["metadata"]["uid"]: body for body in await self._cluster.listed()}
+    async def _compare(self) -> dict[str, bool]:
+        """Observe what the watch has missed. Kopf, for one, tells of no deletion that fell between two of its watches.
+
+        Returns the UIDs of all accounts, and whether they are being deleted.
+        """
+        before, listed = set(self._roll.uids), dict[str, bool]()
+
+        def see(body: dict[str, Any]) -> None:
+            metadata = body["metadata"]
+            listed[metadata["uid"]] = "deletionTimestamp" in metadata
+            known = self._roll.known(metadata["uid"])
+            if known is None or known.resource_version != metadata["resourceVersion"]:
+                self._roll.observe(None, body)
+
+        await self._cluster.show_all(see)
         for uid in before - listed.keys():
             if (account := self._roll.known(uid)) is not None:
                 log.warning("%s: it is gone, but the watch did not say so", account.name)
                 self._roll.observe_gone(uid)
-        for uid, body in listed.items():
-            account = self._roll.known(uid)
-            if account is None or account.resource_version != body["metadata"]["resourceVersion"]:
-                self._roll.observe(None, body)
         return listed
 
-    async def _look_at_folders(self, listed: dict[str, dict[str, Any]]) -> None:
+    async def _look_at_folders(self, listed: dict[str, bool]) -> None:
         """Note since when a folder is nobody's, and remove those that were for long enough."""
         namespace, owned = self._cluster.namespace, {*listed, *self._roll.uids}
-        staying = {uid for uid, body in listed.items() if "deletionTimestamp" not in body["metadata"]}
+        staying = {uid for uid, is_going in listed.items() if not is_going}
         await in_thread(self._store.end_retention, staying)
         left = await in_thread(self._store.left_behind, owned)
         self.orphans = len(left)

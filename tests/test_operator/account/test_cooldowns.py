@@ -216,8 +216,16 @@ def test_of_two_with_windows_only_the_later_says_something() -> None:
     old = report(None, observed_time=OLD, windows=[window()])
     new = report(None, observed_time=OLD + MINUTE, reporter="b", windows=[window()])
     of = account(reports=(old, new))
-    assert cooldowns.stale_at(old, of, 7, NOW) == OLD + HOUR
+    assert cooldowns.stale_at(old, of, 7, NOW) == OLD + cooldowns.REPLACED_AFTER
     assert cooldowns.stale_at(new, of, 7, NOW) == NOW + 2 * HOUR
+
+
+def test_what_proves_a_refusal_wrong_stays_until_something_later_does() -> None:
+    refused = report("QuotaExhausted", observed_time=OLD, until_time=NOW + HOUR, windows=[window()])
+    worked = report(None, observed_time=OLD + HOUR, reporter="b")
+    refused_again = report("QuotaExhausted", observed_time=NOW, until_time=NOW + HOUR, reporter="c", windows=[window()])
+    of = account(reports=(refused, worked, refused_again))
+    assert cooldowns.stale_at(worked, of, 7, NOW) == OLD + 2 * HOUR
 
 
 def test_windows_that_have_started_anew_are_not_shown() -> None:

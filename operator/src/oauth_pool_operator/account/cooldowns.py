@@ -29,8 +29,10 @@ PROBE_INTERVAL = timedelta(hours=6)
 # clocks may differ by some minutes.
 PROVEN_AFTER = timedelta(minutes=15)
 
-# A stale report is removed when it is this old.
+# A stale report is removed when it is this old; one that says nothing but what a later one says, sooner: where proxies come and
+# go, reports of those that are gone would pile up.
 STALE_AFTER = timedelta(hours=1)
+REPLACED_AFTER = timedelta(minutes=10)
 
 # What a person reads about a cooldown: that it will pass, or that somebody has to check the provider's console.
 LIMITS = (c.QUOTA_EXHAUSTED, c.RATE_LIMITED)
@@ -132,4 +134,11 @@ def stale_at(report: Report, account: Account, token_generation: int | None, now
     if report.observed_time == latest_windows(account, now)[1]:
         resets = [window.reset_time for window in _live_windows(report, now)]
         return None if None in resets else max([oldest, *filter(None, resets)])
+    if report.reason is None and _is_replaced(report, account.reports):
+        return report.observed_time + REPLACED_AFTER
     return oldest
+
+
+def _is_replaced(report: Report, reports: Sequence[Report]) -> bool:
+    """A later report shows as well that the account works."""
+    return any(other.reason is None and other.observed_time > report.observed_time for other in reports)

@@ -148,6 +148,19 @@ class Account(msgspec.Struct, frozen=True):
         except ValueError:
             return False
 
+    def says_the_same_as(self, other: "Account") -> bool:
+        """True when nothing differs but the version: something was written that nobody here reads."""
+        return self == msgspec.structs.replace(other, resource_version=self.resource_version)
+
+    def has_changed_since(self, before: "Account", *, but_for: "Account") -> bool:
+        """True when somebody else has changed it since it was as `before`. `but_for` is what we have made of that: we write
+        status and finalizers, and while we did, others may have written what `but_for` says, too."""
+        expected = msgspec.structs.replace(before, finalizers=self.finalizers, status=but_for.status)
+        return FINALIZER not in self.finalizers or not self.says_the_same_as(expected)
+
+
+_OF_A_REPORT = ("reporter", "observedTime", "requestsPerMinute")
+
 
 def parse_account(body: dict[str, Any]) -> Account:
     """An API object as an `Account`. Only its metadata has to be in order: what cannot be read of the spec is `spec_problem`."""
@@ -167,10 +180,20 @@ def parse_account(body: dict[str, Any]) -> Account:
         },
         spec=spec,
         reports=parse_reports(status.get("reports") or []),
-        status=_with_shared_words(status),
+        status=_with_shared_words(_without_windows(status)),
         labels=dict(metadata.get("labels") or {}),
         spec_problem=problem,
     )
+
+
+def _without_windows(status: dict[str, Any]) -> dict[str, Any]:
+    """The same, but of reports what is not in a `Report`, and what names them."""
+    if not isinstance(reports := status.get("reports"), list):
+        return status
+    kept = [
+        {name: one[name] for name in _OF_A_REPORT if name in one} if isinstance(one, dict) else {} for one in reports
+    ]
+    return {**status, "reports": kept}
 
 
 def _with_shared_words(value: Any) -> Any:

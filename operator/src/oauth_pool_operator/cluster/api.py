@@ -48,8 +48,9 @@ NAMESPACE_TERMINATING = "NamespaceTerminating"
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# Objects per answer, so that a list takes a bounded amount of memory.
-LIST_CHUNK = 500
+# Objects per answer, so that a list takes a bounded amount of memory: an object with many reports has some 10 KB, and parsed ten
+# times that.
+LIST_CHUNK = 50
 
 # The shortest life that the API server grants (TokenRequest: at least 10 minutes); it is used once, at once.
 _ASSERTION_SECONDS = 600
@@ -114,14 +115,15 @@ class Cluster:
 
     @_translated
     async def account_names(self) -> set[str]:
-        return {
-            item.metadata.name async for item in self._client.list(OAuthAccount) if item.metadata and item.metadata.name
-        }
+        listed = self._client.list(OAuthAccount, chunk_size=LIST_CHUNK)
+        return {item.metadata.name async for item in listed if item.metadata and item.metadata.name}
 
     @_translated
-    async def listed(self) -> list[dict[str, Any]]:
-        """All accounts as the API server has them now, including those that this operator does not understand."""
-        return [item async for item in self._client.list(OAuthAccount, chunk_size=LIST_CHUNK)]
+    async def show_all(self, see: Callable[[dict[str, Any]], None]) -> None:
+        """Call `see` with every account as the API server has it now, including those that this operator does not understand. They
+        are not there all at the same time: of thousands, that would take a lot of memory."""
+        async for item in self._client.list(OAuthAccount, chunk_size=LIST_CHUNK):
+            see(item)
 
     @_translated
     async def listed_proxies(self) -> list[dict[str, Any]]:
@@ -132,7 +134,7 @@ class Cluster:
     async def accounts(self) -> list[Account]:
         """All accounts that this operator understands."""
         found = []
-        async for item in self._client.list(OAuthAccount):
+        async for item in self._client.list(OAuthAccount, chunk_size=LIST_CHUNK):
             with suppress(msgspec.ValidationError):
                 found.append(parse_account(item))
         return found
@@ -176,7 +178,7 @@ class Cluster:
         """
         patch: list[dict[str, Any]] = []
         for number, report in reversed(list(enumerate(account.status["reports"]))):
-            if report["reporter"] in reporters:
+            if report.get("reporter") in reporters:
                 path = f"/status/reports/{number}"
                 patch += [
                     {"op": "test", "path": f"{path}/reporter", "value": report["reporter"]},

@@ -132,7 +132,8 @@ class Handover:
         return DONE
 
     async def _left_behind(self) -> dict[str, LeftBehind]:
-        owned = {body["metadata"]["uid"] for body in await self.cluster.listed()}
+        owned = set[str]()
+        await self.cluster.show_all(lambda body: owned.add(body["metadata"]["uid"]))
         return await in_thread(self.store.left_behind, owned)
 
     # --- steps -------------------------------------------------------------------------------------------------------

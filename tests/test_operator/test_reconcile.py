@@ -1462,6 +1462,28 @@ async def test_a_patch_of_status_holds_only_what_differs(tmp_path: Path) -> None
         assert patch.keys() == {"conditions", "cooldown", "columns"}
 
 
+async def test_what_somebody_else_wrote_into_our_status_meanwhile_is_put_right_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event of our own patch, which has their words in it, starts no other look."""
+    async with world(tmp_path, credential=credential()) as w:
+        patch_status = w.cluster.patch_status
+
+        async def after_somebody_else(account: Account, changes: dict[str, Any]) -> Account:
+            if not w.cluster.patches:
+                w.observed(status={**w.cluster.object.status, "subject": "mallory"})
+            return await patch_status(account, changes)
+
+        await w.reconcile()
+        subject = w.cluster.object.status.get("subject")
+        w.observed(reports=[report("RateLimited", until=HOUR)])
+        w.cluster.patches.clear()
+        monkeypatch.setattr(w.cluster, "patch_status", after_somebody_else)
+        await w.reconcile()
+        assert len(w.cluster.patches) == 2
+        assert w.cluster.object.status.get("subject") == subject != "mallory"
+
+
 async def test_an_event_that_is_not_taken_costs_nothing_else(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         w.cluster.failures["event"] = NO_API_SERVER

@@ -55,6 +55,15 @@ def test_accounts_share_the_words_of_their_status() -> None:
     assert condition["type"] is same["type"]
 
 
+def test_what_a_report_says_is_kept_once() -> None:
+    """Where many proxies come and go, reports are most of what an account takes in memory."""
+    windows = [{"name": "5h", "utilization": 0.3}]
+    parsed = parse_account(body(status={"reports": [{**GOOD, "requestsPerMinute": 7, "windows": windows}, "odd"]}))
+    named = {"reporter": "proxy-a", "observedTime": "2026-11-20T12:00:00Z", "requestsPerMinute": 7}
+    assert parsed.status == {"reports": [named, {}]}
+    assert [(report.reporter, report.windows[0].utilization) for report in parsed.reports] == [("proxy-a", 0.3)]
+
+
 def test_an_object_with_a_time_of_deletion_is_being_deleted() -> None:
     assert parse_account(body(deletionTimestamp="2026-11-20T12:00:00Z")).deleting
 

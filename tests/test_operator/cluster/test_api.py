@@ -62,6 +62,22 @@ async def test_finalizers_are_replaced_only_in_the_version_that_was_seen(
         assert call.content_type == "application/merge-patch+json"
 
 
+async def test_a_list_is_shown_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All objects of a large pool at the same time would take a lot of memory."""
+    async with cluster(tmp_path, monkeypatch) as (made, api):
+        seen: list[str] = []
+        showing = asyncio.create_task(made.show_all(lambda body: seen.append(body["metadata"]["name"])))
+        first = await api.call()
+        assert first.query["limit"] == "50"
+        await first.answer({"metadata": {"continue": "there is more"}, "items": [OBJECT]})
+        second = await api.call()
+        assert second.query["continue"] == "there is more"
+        assert seen == ["claude-1"]
+        await second.answer({"metadata": {}, "items": [OBJECT]})
+        await showing
+        assert seen == ["claude-1", "claude-1"]
+
+
 async def test_status_is_written_to_this_very_object_and_not_to_a_newer_one_of_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

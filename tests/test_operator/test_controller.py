@@ -172,6 +172,7 @@ async def test_the_events_of_what_we_wrote_ourselves_start_nothing() -> None:
         pytest.param({"labels": {"team": "a"}}, id="labels"),
         pytest.param({"generation": 7}, id="spec"),
         pytest.param({"finalizers": []}, id="our finalizer"),
+        pytest.param({"annotations": {"example.com/poke": "1"}}, id="annotations of others"),
     ],
 )
 @pytest.mark.parametrize("is_seen_apart", [True, False])
@@ -205,6 +206,13 @@ async def test_a_version_in_which_nothing_differs_that_is_read_here_is_only_reme
         assert seen.versions == ["1"]
         known = controller.known(UID)
         assert known is not None and known.resource_version == "2"
+
+
+async def test_whoever_wants_an_account_looked_at_may_write_any_annotation() -> None:
+    async with running() as (controller, seen):
+        await observe(controller, "ADDED", body("1"))
+        await observe(controller, "MODIFIED", body("2", annotations={"example.com/poke": "1"}))
+        assert seen.versions == ["1", "2"]
 
 
 async def test_what_is_listed_anew_is_looked_at_whether_it_has_changed_or_not() -> None:

@@ -98,6 +98,8 @@ class Account(msgspec.Struct, frozen=True):
     reports: list[Report]
     status: dict[str, Any]
     labels: dict[str, str] = {}
+    # a hash: nobody reads them, but whoever wants the account looked at may write any
+    annotations_of_others: int = 0
     # why this operator cannot read the spec, of which `spec` then holds what it can; empty when it can
     spec_problem: str = ""
 
@@ -149,7 +151,7 @@ class Account(msgspec.Struct, frozen=True):
             return False
 
     def says_the_same_as(self, other: "Account") -> bool:
-        """True when nothing differs but the version: something was written that nobody here reads."""
+        """True when nothing differs but the version, as after a write of what nobody here reads."""
         return self == msgspec.structs.replace(other, resource_version=self.resource_version)
 
     def has_changed_since(self, before: "Account", *, but_for: "Account") -> bool:
@@ -165,6 +167,7 @@ _OF_A_REPORT = ("reporter", "observedTime", "requestsPerMinute")
 def parse_account(body: dict[str, Any]) -> Account:
     """An API object as an `Account`. Only its metadata has to be in order: what cannot be read of the spec is `spec_problem`."""
     metadata = body["metadata"]
+    annotations = metadata.get("annotations") or {}
     status = body.get("status") or {}
     spec, problem = parse_spec(body.get("spec"))
     return Account(
@@ -175,13 +178,12 @@ def parse_account(body: dict[str, Any]) -> Account:
         resource_version=metadata.get("resourceVersion", ""),
         deleting="deletionTimestamp" in metadata,
         finalizers=list(metadata.get("finalizers") or ()),
-        annotations={
-            name: text for name, text in (metadata.get("annotations") or {}).items() if name.startswith(_OURS)
-        },
+        annotations={name: text for name, text in annotations.items() if name.startswith(_OURS)},
         spec=spec,
         reports=parse_reports(status.get("reports") or []),
         status=_with_shared_words(_without_windows(status)),
         labels=dict(metadata.get("labels") or {}),
+        annotations_of_others=hash(frozenset(item for item in annotations.items() if not item[0].startswith(_OURS))),
         spec_problem=problem,
     )
 

@@ -61,7 +61,7 @@ def pool_under_load(
             wait_until(lambda: _available(first) == _available(second) == 4, "both proxies to have four accounts")
             time.sleep(3 * scrape_seconds)  # what is at rest is seen at rest
             rest_ended = time.time()
-            _load(stack, urls, seconds)
+            _load(stack, urls, (first, second), seconds, 2 * scrape_seconds)
             wait_until(lambda: _available(first) == _available(second) == 4, "both proxies to have them back")
             time.sleep(3 * scrape_seconds)
             yield Watched(stack, server, rest_ended, time.time())
@@ -111,7 +111,15 @@ def _available(metrics_addr: str) -> int:
     return [account["status"] for account in health["pool"]["accounts"]].count("available")
 
 
-def _load(stack: Stack, urls: Sequence[str], seconds: float) -> None:
+def _has_answered(metrics_addr: str, account: str) -> bool:
+    """Through this proxy: from then on it counts how often a request left the account, beginning with 0."""
+    text = httpx2.get(f"http://{metrics_addr}/metrics", trust_env=False).text
+    return f'pool_failovers_total{{from_account="{account}"' in text
+
+
+def _load(
+    stack: Stack, urls: Sequence[str], metrics_addrs: Sequence[str], seconds: float, seconds_to_see: float
+) -> None:
     stack.simulator.set(
         headers_delay=0.1, event_delay=0.02, cache_read_tokens=900, cache_creation_tokens=60,
         utilization_per_request=0.3 / (4 * seconds),
@@ -122,6 +130,11 @@ def _load(stack: Stack, urls: Sequence[str], seconds: float) -> None:
     with ThreadPoolExecutor(len(asking) + len(impatient)) as threads:
         running = [threads.submit(client.ask_until, over) for client in (*asking, *impatient)]
         try:
+            wait_until(
+                lambda: all(_has_answered(one, "claude-2") for one in metrics_addrs),
+                "the account that will run out to be in use in both proxies",
+            )
+            time.sleep(seconds_to_see)  # a counter has to be scraped before it counts what is to be seen
             _make_trouble(stack, seconds)
         finally:
             over.set()

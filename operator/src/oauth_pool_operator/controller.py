@@ -137,10 +137,11 @@ class Controller:
         before, known.account = known.account, account
         if account.deleting and not before.deleting:  # which must not wait for a reconcile that hangs
             self.scheduler.interrupt(account.uid)
-        elif is_listed or account.deleting:
+            return
+        # A reconcile that is at work looks at its end whether this was its own doing.
+        needs_no_look = known.is_at_work or (known.is_settled and account.says_the_same_as(before))
+        if is_listed or account.deleting or not needs_no_look:
             self.scheduler.wake(account.uid)
-        elif not known.is_at_work and not (known.is_settled and account.says_the_same_as(before)):
-            self.scheduler.wake(account.uid)  # one that is at work looks at the end whether this was its own doing
 
     def accounts(self) -> list[Account]:
         """All of them, as last observed; may be called from any thread."""
@@ -297,7 +298,7 @@ class Controller:
         known = self._known.get(uid)
         if known is None:
             return None
-        before = observed = known.account
+        before = known.account
         known.is_at_work, known.is_settled = True, False
         with metrics.RECONCILE_SECONDS.time():
             try:
@@ -306,7 +307,7 @@ class Controller:
                 account, due = await self._reconciler.reconcile(before, known.memory)
             except Exception as error:
                 metrics.RECONCILES.labels("error").inc()
-                if known.account is not observed:
+                if known.account is not before:
                     self.scheduler.wake(uid)
                 if is_gone(error.__cause__ or error):  # the event of its deletion is on its way
                     return NEVER

@@ -5,7 +5,7 @@ try again later. That includes answers that are not the API server's: some clust
 """
 
 import os
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import wraps
@@ -48,8 +48,7 @@ NAMESPACE_TERMINATING = "NamespaceTerminating"
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# Objects per answer, so that a list takes a bounded amount of memory: an object with many reports has some 10 KB, and parsed ten
-# times that.
+# Objects per answer, so that a list takes a bounded amount of memory: with many proxies, an object has many reports.
 LIST_CHUNK = 50
 
 # The shortest life that the API server grants (TokenRequest: at least 10 minutes); it is used once, at once.
@@ -115,26 +114,26 @@ class Cluster:
 
     @_translated
     async def account_names(self) -> set[str]:
-        listed = self._client.list(OAuthAccount, chunk_size=LIST_CHUNK)
+        listed = self._listed(OAuthAccount)
         return {item.metadata.name async for item in listed if item.metadata and item.metadata.name}
 
     @_translated
     async def show_all(self, see: Callable[[dict[str, Any]], None]) -> None:
         """Call `see` with every account as the API server has it now, including those that this operator does not understand. They
         are not there all at the same time: of thousands, that would take a lot of memory."""
-        async for item in self._client.list(OAuthAccount, chunk_size=LIST_CHUNK):
+        async for item in self._listed(OAuthAccount):
             see(item)
 
     @_translated
     async def listed_proxies(self) -> list[dict[str, Any]]:
         """All proxies that have declared themselves, as the API server has them now."""
-        return [item async for item in self._client.list(OAuthProxy, chunk_size=LIST_CHUNK)]
+        return [item async for item in self._listed(OAuthProxy)]
 
     @_translated
     async def accounts(self) -> list[Account]:
         """All accounts that this operator understands."""
         found = []
-        async for item in self._client.list(OAuthAccount, chunk_size=LIST_CHUNK):
+        async for item in self._listed(OAuthAccount):
             with suppress(msgspec.ValidationError):
                 found.append(parse_account(item))
         return found
@@ -298,6 +297,9 @@ class Cluster:
             return parsed(await self._client.create(new))
         patched = await self._client.patch(coordination_v1.Lease, LEASE_NAME, body, patch_type=PatchType.MERGE)
         return parsed(patched)
+
+    def _listed(self, kind: Any) -> AsyncIterable[Any]:
+        return self._client.list(kind, chunk_size=LIST_CHUNK)
 
     def _explained(self, error: ApiError, name: str) -> Exception:
         where = f"ServiceAccount {name} in namespace {self.namespace}"

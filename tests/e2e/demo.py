@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx2
 
-from tests.support.control_plane import ControlPlane, ControlPlaneError
+from tests.support.control_plane import ControlPlane, ControlPlaneError, wait_until
 from tests.support.stack import ROOT, Stack, serve_accounts
 
 COLOURS = {"operator": 36, "proxy": 35, "simulator": 33, "demo": 32}
@@ -72,6 +72,7 @@ class Demo:
         self._stack.start()
         self._declare_accounts()
         self._log_in()
+        wait_until(self._both_can_be_used, "the proxy to have the tokens of both accounts")
         self._send("Hello")
         self._screen.write(f"(cold start to first answer: {time.monotonic() - started:.1f} s)")
         self._stream("Count to five")
@@ -95,6 +96,11 @@ class Demo:
         self._stack.paste("alice", pasted)
         self._kubectl("wait", "--for=condition=Ready", "oauthaccount/alice", "--timeout=30s")
         self._show_pool()
+
+    def _both_can_be_used(self) -> bool:
+        """A proxy that has just started announces its key first, and tokens are sealed to that."""
+        pool = httpx2.get(f"{self._stack.proxy_url}/health").json()["pool"]
+        return bool(pool["accounts_available"] == 2)
 
     def _send(self, text: str) -> None:
         self._screen.stage("a JSON request through the proxy, without any credential")
